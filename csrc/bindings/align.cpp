@@ -1,0 +1,78 @@
+#include "tokentiming/align.h"
+
+#include <array>
+#include <optional>
+
+#include "operations.h"
+#include "tensor.h"
+
+namespace tokentiming::python {
+namespace {
+
+constexpr const char* kAlign = "align";
+
+// One side's offsets; without any, the side is one sequence.
+class Offsets {
+ public:
+  Offsets(py::handle object, const char* argument, std::int64_t tokens) : whole_{0, tokens} {
+    if (!object.is_none()) {
+      tensor_.emplace(object, kAlign, argument);
+      tensor_->require_dimensions(1, "[B + 1]");
+      tensor_->elements<std::int64_t>();
+    }
+  }
+  std::span<const std::int64_t> get() const {
+    return tensor_ ? tensor_->elements<std::int64_t>() : std::span<const std::int64_t>(whole_);
+  }
+
+ private:
+  std::array<std::int64_t, 2> whole_;
+  std::optional<Tensor> tensor_;
+};
+
+ByteTable byte_table(const Tensor& bytes, const Tensor& offsets) {
+  bytes.require_dimensions(1, "[N]");
+  offsets.require_dimensions(1, "[V + 1]");
+  return {bytes.elements<std::uint8_t>(), offsets.elements<std::int64_t>()};
+}
+
+void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle target_ids,
+                   py::handle target_offsets, py::handle draft_table_bytes,
+                   py::handle draft_table_offsets, py::handle target_table_bytes,
+                   py::handle target_table_offsets, std::int64_t band, py::handle target_spans,
+                   py::handle cost) {
+  const Tensor draft(draft_ids, kAlign, "draft_ids");
+  const Tensor target(target_ids, kAlign, "target_ids");
+  draft.require_dimensions(1, "[K]");
+  target.require_dimensions(1, "[M]");
+  const Offsets draft_rows(draft_offsets, "draft_offsets", draft.count());
+  const Offsets target_rows(target_offsets, "target_offsets", target.count());
+  const Tensor draft_bytes(draft_table_bytes, kAlign, "draft_vocab.bytes");
+  const Tensor draft_starts(draft_table_offsets, kAlign, "draft_vocab.offsets");
+  const Tensor target_bytes(target_table_bytes, kAlign, "target_vocab.bytes");
+  const Tensor target_starts(target_table_offsets, kAlign, "target_vocab.offsets");
+  const ByteTable draft_table = byte_table(draft_bytes, draft_starts);
+  const ByteTable target_table = byte_table(target_bytes, target_starts);
+  const Tensor spans(target_spans, kAlign, "out.target_spans");
+  const Tensor costs(cost, kAlign, "out.cost");
+  spans.require_dimensions(2, "[T, 2]");
+  const auto spans_out = spans.writable_elements<std::int32_t>();
+  const auto costs_out = costs.writable_elements<std::int64_t>();
+
+  const auto run = [&]<class Id>(Id) {
+    const Ragged<Id> draft_side{draft.elements<Id>(), draft_rows.get()};
+    const Ragged<Id> target_side{target.elements<Id>(), target_rows.get()};
+    const py::gil_scoped_release unlocked;
+    align(draft_side, target_side, draft_table, target_table, band, spans_out, costs_out);
+  };
+  const DLDataType ids = draft.dtype();
+  if (ids.code != kDLInt || (ids.bits != 32 && ids.bits != 64)) draft.refuse_dtype("int32 or int64");
+  if (!same_dtype(ids, target.dtype())) target.refuse_dtype("of the dtype of draft_ids");
+  ids.bits == 32 ? run(std::int32_t{}) : run(std::int64_t{});
+}
+
+}  // namespace
+
+void bind_align(py::module_& module) { module.def("align", align_tensors); }
+
+}  // namespace tokentiming::python

@@ -1,0 +1,11 @@
+// Each operation's binding is a file that registers itself here.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace tokentiming::python {
+
+void bind_align(pybind11::module_& module);
+void bind_sample(pybind11::module_& module);
+
+}  // namespace tokentiming::python

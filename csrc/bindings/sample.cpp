@@ -1,0 +1,61 @@
+#include "tokentiming/sample.h"
+
+#include "operations.h"
+#include "tensor.h"
+
+namespace tokentiming::python {
+namespace {
+
+constexpr const char* kSample = "sample";
+
+// The same 64 bits under another name: torch has no arithmetic on uint64 to make keys with.
+std::span<const std::uint64_t> as_unsigned(std::span<const std::int64_t> keys) {
+  return {reinterpret_cast<const std::uint64_t*>(keys.data()), keys.size()};
+}
+
+std::span<const State> as_states(const Tensor& states) {
+  static_assert(sizeof(State) == 3 * sizeof(std::int64_t));
+  states.require_dimensions(2, "[R, 3]");
+  if (states.size(1) != 3) {
+    states.refuse("must have 3 columns (row, byte offset, empty tokens), got " +
+                  std::to_string(states.size(1)));
+  }
+  const auto elements = states.elements<std::int64_t>();
+  return {reinterpret_cast<const State*>(elements.data()), elements.size() / 3};
+}
+
+void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint64_t seed,
+                    py::handle states_object, py::handle out_object) {
+  const Tensor logits(logits_object, kSample, "logits");
+  const Tensor keys(keys_object, kSample, "keys");
+  const Tensor states(states_object, kSample, "states");
+  const Tensor out(out_object, kSample, "out");
+  logits.require_dimensions(2, "[R, V]");
+  keys.require_dimensions(1, "[N]");
+  out.require_dimensions(1, "[R]");
+  if (logits.size(1) > 1 && logits.stride(1) != 1) {
+    logits.refuse("must be contiguous along the vocabulary; use .contiguous()");
+  }
+  const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
+  const auto draws = as_states(states);
+  const auto ids = out.writable_elements<std::int64_t>();
+
+  const auto run = [&]<class Logit>(Logit) {
+    const LogitRows<Logit> rows{logits.data<const Logit>(), static_cast<std::size_t>(logits.size(0)),
+                                static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
+    const py::gil_scoped_release unlocked;
+    sample(rows, token_keys, seed, draws, ids);
+  };
+  const DLDataType dtype = logits.dtype();
+  if (dtype.code == kDLBfloat && dtype.bits == 16) return run(BFloat16{});
+  if (dtype.code == kDLFloat && dtype.bits == 16) return run(Half{});
+  if (dtype.code == kDLFloat && dtype.bits == 32) return run(float{});
+  if (dtype.code == kDLFloat && dtype.bits == 64) return run(double{});
+  logits.refuse_dtype("float16, bfloat16, float32 or float64");
+}
+
+}  // namespace
+
+void bind_sample(py::module_& module) { module.def("sample", sample_tensors); }
+
+}  // namespace tokentiming::python

@@ -1,0 +1,154 @@
+#include "tensor.h"
+
+namespace tokentiming::python {
+namespace {
+
+// The exchange API of a tensor's type, or null. The last answer is kept, for a process asks about
+// one type nearly always; so is the type, lest its address come to mean another one.
+const DLPackExchangeAPI* exchange_api(py::handle object) {
+  static PyTypeObject* last_type = nullptr;
+  static const DLPackExchangeAPI* last_api = nullptr;
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  if (type == last_type) return last_api;
+
+  const DLPackExchangeAPI* api = nullptr;
+  const py::object capsule = py::getattr(reinterpret_cast<PyObject*>(type),
+                                         "__dlpack_c_exchange_api__", py::none());
+  constexpr const char* kName = "dlpack_exchange_api";
+  if (PyCapsule_IsValid(capsule.ptr(), kName)) {
+    api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+    const bool usable = api->header.version.major == DLPACK_MAJOR_VERSION &&
+                        api->dltensor_from_py_object_no_sync != nullptr;
+    if (!usable) api = nullptr;
+  }
+  Py_INCREF(type);
+  Py_XDECREF(last_type);
+  last_type = type;
+  last_api = api;
+  return api;
+}
+
+py::object dlpack_capsule(py::handle object) {
+  const py::object method = object.attr("__dlpack__");
+  try {
+    return method(py::arg("max_version") = py::make_tuple(DLPACK_MAJOR_VERSION, 0));
+  } catch (const py::error_already_set& error) {
+    // A producer from before DLPack 1.0 takes no version.
+    if (!error.matches(PyExc_TypeError)) throw;
+    return method();
+  }
+}
+
+bool is_true(PyObject* new_reference) {
+  if (new_reference == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(new_reference).ptr() == Py_True;
+}
+
+std::string name(DLDataType dtype) {
+  static constexpr const char* kNames[] = {"int",      "uint",    "float", "opaque",
+                                           "bfloat",   "complex", "bool"};
+  if (dtype.code >= std::size(kNames)) return "an 8-bit or smaller float";
+  return kNames[dtype.code] + (dtype.code == kDLBool ? "" : std::to_string(dtype.bits));
+}
+
+}  // namespace
+
+Tensor::Tensor(py::handle object, const char* function, const char* argument)
+    : function_(function), argument_(argument) {
+  const DLPackExchangeAPI* api = exchange_api(object);
+  if (api == nullptr && !py::hasattr(object, "__dlpack__")) {
+    throw py::type_error(message("must be a tensor, got " +
+                                 std::string(Py_TYPE(object.ptr())->tp_name)));
+  }
+  try {
+    if (api != nullptr) {
+      if (api->dltensor_from_py_object_no_sync(object.ptr(), &view_) != 0) {
+        throw py::error_already_set();
+      }
+    } else {
+      owner_ = dlpack_capsule(object);
+      if (PyCapsule_IsValid(owner_.ptr(), "dltensor_versioned")) {
+        const auto* managed = owner_.cast<py::capsule>().get_pointer<DLManagedTensorVersioned>();
+        view_ = managed->dl_tensor;
+        read_only_ = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+      } else {
+        view_ = owner_.cast<py::capsule>().get_pointer<DLManagedTensor>()->dl_tensor;
+      }
+    }
+  } catch (py::error_already_set& error) {
+    // Only the first line: torch appends a native stack trace.
+    const std::string reason = py::str(error.value());
+    const auto text = message("cannot be read: " + reason.substr(0, reason.find('\n')));
+    py::raise_from(error, PyExc_ValueError, text.c_str());
+    throw py::error_already_set();
+  }
+  const DLDeviceType device = view_.device.device_type;
+  if (device != kDLCPU && device != kDLCUDAHost) {
+    refuse("is not in CPU memory; move it with .cpu()");
+  }
+  if (view_.data == nullptr && count() > 0) refuse("has no memory behind it (a fake tensor?)");
+
+  // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for; only
+  // floating-point tensors carry such things.
+  if (api != nullptr && (view_.dtype.code == kDLFloat || view_.dtype.code == kDLBfloat)) {
+    static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    if (is_true(PyObject_GetAttr(object.ptr(), requires_grad))) {
+      refuse("requires grad, and no gradient passes through here; use .detach()");
+    }
+    if (is_true(PyObject_CallMethodNoArgs(object.ptr(), is_neg))) {
+      refuse("has a pending negation; use .resolve_neg()");
+    }
+  }
+}
+
+std::int64_t Tensor::count() const {
+  std::int64_t count = 1;
+  for (int axis = 0; axis < view_.ndim; ++axis) count *= view_.shape[axis];
+  return count;
+}
+
+std::int64_t Tensor::stride(int axis) const {
+  if (view_.strides != nullptr) return view_.strides[axis];
+  std::int64_t stride = 1;
+  for (int inner = axis + 1; inner < view_.ndim; ++inner) stride *= view_.shape[inner];
+  return stride;
+}
+
+void Tensor::require_dimensions(int dimensions, const char* axes) const {
+  if (view_.ndim == dimensions) return;
+  refuse("must have shape " + std::string(axes) + ", got " + std::to_string(view_.ndim) +
+         " dimensions");
+}
+
+void Tensor::require_dtype(DLDataTypeCode code, int bits) const {
+  const DLDataType expected{static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1};
+  if (!same_dtype(view_.dtype, expected)) refuse_dtype(name(expected));
+}
+
+void Tensor::require_contiguous() const {
+  if (count() == 0) return;
+  std::int64_t expected = 1;
+  for (int axis = view_.ndim - 1; axis >= 0; --axis) {
+    if (size(axis) != 1 && stride(axis) != expected) {
+      refuse("must be contiguous; use .contiguous()");
+    }
+    expected *= size(axis);
+  }
+}
+
+void Tensor::require_writable() const {
+  if (read_only_) refuse("is read-only and cannot take a result");
+}
+
+void Tensor::refuse_dtype(const std::string& expected) const {
+  throw py::type_error(message("must be " + expected + ", got " + name(view_.dtype)));
+}
+
+void Tensor::refuse(const std::string& reason) const { throw py::value_error(message(reason)); }
+
+std::string Tensor::message(const std::string& reason) const {
+  return std::string(function_) + ": " + argument_ + " " + reason;
+}
+
+}  // namespace tokentiming::python

@@ -1,0 +1,77 @@
+// A Python tensor as the core sees it.
+#pragma once
+
+#include <dlpack/dlpack.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <type_traits>
+
+namespace tokentiming::python {
+
+namespace py = pybind11;
+
+// A borrowed view of a tensor in CPU memory; nothing is copied. It is valid while it lives and the
+// caller holds the Python object, and must be destroyed with the GIL held.
+//
+// torch tensors come through DLPack's C exchange API, found once for each type; all else (NumPy
+// arrays among it) through __dlpack__. Every check raises TypeError for a wrong type or dtype and
+// ValueError for anything else, with a message that begins "function: argument".
+class Tensor {
+ public:
+  // Refuses what is no tensor, is not in CPU memory, or whose values are not what lies in memory (a
+  // gradient to be recorded, a pending negation).
+  Tensor(py::handle object, const char* function, const char* argument);
+
+  int dimensions() const { return view_.ndim; }
+  std::int64_t size(int axis) const { return view_.shape[axis]; }
+  std::int64_t count() const;
+  // Elements from one entry of the axis to the next.
+  std::int64_t stride(int axis) const;
+  DLDataType dtype() const { return view_.dtype; }
+
+  template <class T>
+  T* data() const {
+    return reinterpret_cast<T*>(static_cast<char*>(view_.data) + view_.byte_offset);
+  }
+
+  // The checked elements of a contiguous tensor.
+  template <class Int>
+  std::span<const Int> elements() const {
+    require_dtype(std::is_signed_v<Int> ? kDLInt : kDLUInt, 8 * sizeof(Int));
+    require_contiguous();
+    return {data<const Int>(), static_cast<std::size_t>(count())};
+  }
+  template <class Int>
+  std::span<Int> writable_elements() const {
+    require_writable();
+    const auto readable = elements<Int>();
+    return {const_cast<Int*>(readable.data()), readable.size()};
+  }
+
+  // `axes` describes the expected shape, such as "[R, V]".
+  void require_dimensions(int dimensions, const char* axes) const;
+  [[noreturn]] void refuse_dtype(const std::string& expected) const;
+  [[noreturn]] void refuse(const std::string& reason) const;
+
+ private:
+  void require_dtype(DLDataTypeCode code, int bits) const;
+  void require_contiguous() const;
+  void require_writable() const;
+  std::string message(const std::string& reason) const;
+
+  const char* function_;
+  const char* argument_;
+  DLTensor view_{};
+  py::object owner_;  // the capsule that frees what __dlpack__ lent
+  bool read_only_ = false;
+};
+
+// True where both name integers or floats of the same kind and width.
+inline bool same_dtype(DLDataType a, DLDataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+}  // namespace tokentiming::python

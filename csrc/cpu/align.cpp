@@ -1,0 +1,184 @@
+#include "tokentiming/align.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "levenshtein.h"
+#include "parallel.h"
+
+namespace tokentiming {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw std::invalid_argument("align: " + message);
+}
+
+// A pair takes microseconds: fewer of them than this are not worth waking a thread for.
+constexpr std::size_t kPairsPerTask = 16;
+
+enum Step : std::uint8_t { kDiagonal, kDraft, kTarget };
+
+// Far above any cost, and far enough below the limit that adding a cost does not overflow.
+constexpr std::int64_t kUnreachable = std::numeric_limits<std::int64_t>::max() / 4;
+
+// One thread's working memory, kept from pair to pair and from call to call.
+class Aligner {
+ public:
+  // Writes 2 * target.size() entries of `spans` and returns the cost of the path.
+  std::int64_t operator()(std::span<const Token> draft, std::span<const Token> target,
+                          std::int64_t band, std::int32_t* spans) {
+    if (draft.empty()) return 0;
+    const auto rows = static_cast<std::int64_t>(draft.size());
+    const auto columns = static_cast<std::int64_t>(target.size());
+    const std::int64_t reach =
+        std::min(std::max(band, std::abs(rows - columns)), std::max(rows, columns) - 1);
+    const std::int64_t cost = fill(draft, target, reach);
+    trace_back(rows, columns, reach, spans);
+    return cost;
+  }
+
+ private:
+  // One row of C is kept, indexed by the diagonal d = j - i + reach: in place, entry d still holds
+  // C[i-1, j-1], entry d + 1 holds C[i-1, j], and entry d - 1 already holds C[i, j-1]. Entries no
+  // row has written lie outside the matrix or the band.
+  std::int64_t fill(std::span<const Token> draft, std::span<const Token> target,
+                    std::int64_t reach) {
+    const auto rows = static_cast<std::int64_t>(draft.size());
+    const auto columns = static_cast<std::int64_t>(target.size());
+    const std::int64_t width = 2 * reach + 1;
+    costs_.assign(static_cast<std::size_t>(width + 2), kUnreachable);
+    steps_.resize(static_cast<std::size_t>(rows * width));
+    std::int64_t* cost = costs_.data() + 1;
+    cost[reach] = 0;  // the diagonal predecessor of (0, 0)
+    Levenshtein levenshtein;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      levenshtein.set_pattern(draft[static_cast<std::size_t>(i)]);
+      const std::int64_t end = std::min(columns, i + reach + 1);
+      for (std::int64_t j = std::max<std::int64_t>(0, i - reach); j < end; ++j) {
+        const std::int64_t d = j - i + reach;
+        std::int64_t best = cost[d];
+        Step step = kDiagonal;
+        if (cost[d + 1] < best) best = cost[d + 1], step = kDraft;
+        if (cost[d - 1] < best) best = cost[d - 1], step = kTarget;
+        cost[d] = best + levenshtein.distance(target[static_cast<std::size_t>(j)]);
+        steps_[static_cast<std::size_t>(i * width + d)] = step;
+      }
+    }
+    return cost[columns - rows + reach];
+  }
+
+  void trace_back(std::int64_t rows, std::int64_t columns, std::int64_t reach,
+                  std::int32_t* spans) const {
+    const std::int64_t width = 2 * reach + 1;
+    std::int64_t i = rows - 1;
+    for (std::int64_t j = columns - 1; j >= 0; --j) {
+      spans[2 * j + 1] = static_cast<std::int32_t>(i + 1);
+      const auto step = [&] { return steps_[static_cast<std::size_t>(i * width + j - i + reach)]; };
+      while (step() == kDraft) --i;
+      spans[2 * j] = static_cast<std::int32_t>(i);
+      if (step() == kDiagonal) --i;
+    }
+  }
+
+  std::vector<std::int64_t> costs_;
+  std::vector<std::uint8_t> steps_;
+};
+
+template <class Id>
+void check_offsets(const Ragged<Id>& side, const char* name) {
+  const auto& offsets = side.offsets;
+  if (offsets.empty() || offsets.front() != 0 || !std::ranges::is_sorted(offsets) ||
+      offsets.back() != static_cast<std::int64_t>(side.ids.size())) {
+    refuse(std::string(name) + "_offsets must rise from 0 to the number of " + name + "_ids (" +
+           std::to_string(side.ids.size()) + ")");
+  }
+}
+
+// The bytes of every token of one side. Checks what it looks up, not the whole table: a table has
+// 10^5 entries and a pair has 10.
+template <class Id>
+void look_up(const Ragged<Id>& side, const ByteTable& table, const char* name,
+             std::vector<Token>& tokens) {
+  tokens.clear();
+  for (std::size_t k = 0; k < side.ids.size(); ++k) {
+    const std::int64_t id = side.ids[k];
+    if (id < 0 || id >= table.size()) {
+      refuse(std::string(name) + "_ids[" + std::to_string(k) + "] is " + std::to_string(id) +
+             ", outside a vocabulary of " + std::to_string(table.size()) + " tokens");
+    }
+    const std::int64_t begin = table.offsets[static_cast<std::size_t>(id)];
+    const std::int64_t end = table.offsets[static_cast<std::size_t>(id) + 1];
+    if (begin < 0 || begin > end || end > static_cast<std::int64_t>(table.bytes.size())) {
+      refuse(std::string(name) + "_vocab.offsets of token " + std::to_string(id) + " are " +
+             std::to_string(begin) + ".." + std::to_string(end) + ", not a range of its " +
+             std::to_string(table.bytes.size()) + " bytes");
+    }
+    tokens.push_back(table.bytes.subspan(static_cast<std::size_t>(begin),
+                                         static_cast<std::size_t>(end - begin)));
+  }
+}
+
+template <class Id>
+std::span<const Token> sequence(const std::vector<Token>& tokens, const Ragged<Id>& side,
+                                std::size_t b) {
+  const auto begin = static_cast<std::size_t>(side.offsets[b]);
+  return std::span(tokens).subspan(begin, static_cast<std::size_t>(side.offsets[b + 1]) - begin);
+}
+
+}  // namespace
+
+template <class Id>
+void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
+           const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,
+           std::span<std::int64_t> costs) {
+  if (band < 0) refuse("band is " + std::to_string(band) + "; it must be 0 or more");
+  check_offsets(draft, "draft");
+  check_offsets(target, "target");
+  const std::size_t batch = draft.offsets.size() - 1;
+  if (target.offsets.size() != draft.offsets.size()) {
+    refuse("target_offsets has " + std::to_string(target.offsets.size() - 1) +
+           " sequences, draft_offsets has " + std::to_string(batch));
+  }
+  if (target_spans.size() != 2 * target.ids.size()) {
+    refuse("target_spans must have 2 entries for each of the " +
+           std::to_string(target.ids.size()) + " target_ids");
+  }
+  if (costs.size() != batch) {
+    refuse("cost must have " + std::to_string(batch) + " entries, one a sequence");
+  }
+
+  thread_local std::vector<Token> draft_tokens;
+  thread_local std::vector<Token> target_tokens;
+  look_up(draft, draft_table, "draft", draft_tokens);
+  look_up(target, target_table, "target", target_tokens);
+  for (std::size_t b = 0; b < batch; ++b) {
+    const bool no_draft = draft.offsets[b] == draft.offsets[b + 1];
+    const bool no_target = target.offsets[b] == target.offsets[b + 1];
+    if (no_draft != no_target) {
+      refuse(std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +
+             std::to_string(b) + " is empty and the other side is not; no path joins them");
+    }
+  }
+
+  // Bound by name: a thread_local named inside the loop would be each worker's own, empty one.
+  const std::vector<Token>& draft_bytes = draft_tokens;
+  const std::vector<Token>& target_bytes = target_tokens;
+  parallel_for(batch, kPairsPerTask, [&](std::size_t b) {
+    thread_local Aligner aligner;
+    costs[b] = aligner(sequence(draft_bytes, draft, b), sequence(target_bytes, target, b), band,
+                       target_spans.data() + 2 * target.offsets[b]);
+  });
+}
+
+template void align(const Ragged<std::int32_t>&, const Ragged<std::int32_t>&, const ByteTable&,
+                    const ByteTable&, std::int64_t, std::span<std::int32_t>,
+                    std::span<std::int64_t>);
+template void align(const Ragged<std::int64_t>&, const Ragged<std::int64_t>&, const ByteTable&,
+                    const ByteTable&, std::int64_t, std::span<std::int32_t>,
+                    std::span<std::int64_t>);
+
+}  // namespace tokentiming

@@ -1,0 +1,85 @@
+// Drawing tokens by an exponential race on shared noise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tokentiming/philox.h"
+
+namespace tokentiming {
+
+// IEEE binary16 and bfloat16 as they lie in memory.
+struct Half {
+  std::uint16_t bits;
+};
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// Where a draw stands: which sequence, and how much text that sequence has generated. Draft and
+// target reach the same state when they have generated the same bytes, whatever their tokens.
+struct State {
+  std::int64_t row;           // the sequence's index, 0 or more
+  std::int64_t byte_offset;   // bytes generated so far, below 2^32
+  std::int64_t empty_tokens;  // tokens without bytes generated so far, below 2^32
+};
+
+// A matrix of unnormalised log-probabilities, one row a draw; rows are `stride` elements apart.
+template <class Logit>
+struct LogitRows {
+  const Logit* data;
+  std::size_t rows;
+  std::size_t columns;
+  std::ptrdiff_t stride;
+};
+
+// The noise of one draw: 64 random bits for each token key.
+//
+// Philox runs under a key of its own for every (seed, row), itself drawn from Philox, over the
+// counter (token key, byte offset, empty tokens): states that differ never meet in one counter.
+class Noise {
+ public:
+  Noise(std::uint64_t seed, const State& state);
+
+  std::uint64_t bits(std::uint64_t token_key) const;
+
+  // log E for the token's E ~ Exp(1), in double precision.
+  double log_exponential(std::uint64_t token_key) const;
+
+  const Philox::Key& key() const { return key_; }
+  std::uint32_t byte_offset() const { return byte_offset_; }
+  std::uint32_t empty_tokens() const { return empty_tokens_; }
+
+ private:
+  Philox::Key key_;
+  std::uint32_t byte_offset_;
+  std::uint32_t empty_tokens_;
+};
+
+// log E, where E is the Exp(1) variate at quantile u = (bits + 1/2) / 2^64.
+double log_exponential(std::uint64_t bits);
+
+// Draws one token a row: ids[r] = argmax over v of logits[r, v] - log E(states[r], keys[v]).
+//
+// Since E / p is exponential with rate p, token v wins the race with probability
+// softmax(logits[r])[v]; equal keys get equal noise, so two distributions raced at one state under
+// one seed mostly agree. -inf never wins. Columns from keys.size() on are padding of the model's
+// head: they are not read. Scores are compared in double precision; ties go to the lowest id.
+//
+// The ids depend on the arguments alone: neither on the number of threads nor on the processor.
+//
+//   keys  one 64-bit key a token, at most `columns` of them
+//   ids   `rows` entries
+//
+// Throws std::invalid_argument, before anything is written, if sizes disagree, a state is out of
+// range, a row holds NaN or +inf, or a row has no finite logit.
+//
+// Defined for Logit = Half, BFloat16, float and double. Race: Maddison, Tarlow, Minka, "A* sampling",
+// 2014; shared noise for speculative decoding: Daliri, Musco, Suresh, "Coupling without
+// communication and drafter-invariant speculative decoding", arXiv 2408.07978.
+template <class Logit>
+void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
+            std::span<const State> states, std::span<std::int64_t> ids);
+
+}  // namespace tokentiming

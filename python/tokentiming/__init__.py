@@ -1,0 +1,20 @@
+"""Any draft model speeds up any target model, losslessly."""
+
+from tokentiming import ops
+from tokentiming.decoder import SpeculativeDecoder, SpeculativeOutput
+from tokentiming.drafters import Draft, Drafter, ModelDrafter
+from tokentiming.huggingface import custom_generate
+from tokentiming.stats import Stats
+from tokentiming.vocabulary import Vocabulary
+
+__all__ = [
+    "Draft",
+    "Drafter",
+    "ModelDrafter",
+    "SpeculativeDecoder",
+    "SpeculativeOutput",
+    "Stats",
+    "Vocabulary",
+    "custom_generate",
+    "ops",
+]

@@ -1,0 +1,21 @@
+"""The native core; see tokentiming.ops for what each function does."""
+
+from torch import Tensor
+
+def align(
+    draft_ids: Tensor,
+    draft_offsets: Tensor | None,
+    target_ids: Tensor,
+    target_offsets: Tensor | None,
+    draft_table_bytes: Tensor,
+    draft_table_offsets: Tensor,
+    target_table_bytes: Tensor,
+    target_table_offsets: Tensor,
+    band: int,
+    target_spans: Tensor,
+    cost: Tensor,
+    /,
+) -> None: ...
+def sample(
+    logits: Tensor, keys: Tensor, seed: int, states: Tensor, out: Tensor, /
+) -> None: ...

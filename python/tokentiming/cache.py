@@ -1,0 +1,100 @@
+"""One model and its key-value cache, asked for the logits of a whole sequence each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from tokentiming.few_rows import few_rows
+
+_RECORDED_AT_MOST = 512
+"""States of a sliding window kept for a roll-back before the outdated ones are dropped."""
+
+
+class CachedModel:
+    """A borrowed causal language model that remembers the sequence it has read.
+
+    There is no call to roll back: asking for the logits of another sequence keeps the common
+    beginning and forgets the rest.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        refuse_what_cannot_roll_back(model)
+        self.model = model
+        self.forwards = 0
+        self._limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.reset()
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens that the model can read, where its config says so."""
+        return self._limit
+
+    def reset(self) -> None:
+        """Forget everything read so far."""
+        self._ids: list[int] = []
+        self._cache: Any = DynamicCache(config=self.model.config)
+        self._cache.activate_past_recording()
+        self._recorded = 0
+
+    @torch.inference_mode()
+    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+        """Logits after each of the last ``keep`` tokens of ``ids``, ``[keep, V]`` in model dtype."""
+        known = self._take_back(min(common_prefix(self._ids, ids), len(ids) - keep))
+        fresh = ids[known:]
+        rows = torch.tensor([fresh], device=self.model.device)
+        self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
+        with few_rows(self.model, len(fresh)):
+            output = self.model(
+                rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
+            )
+        self._ids = list(ids)
+        self._recorded += len(fresh)
+        self.forwards += 1
+        return output.logits[0, -keep:]
+
+    def _take_back(self, known: int) -> int:
+        """Shorten the cache to its first ``known`` tokens; returns how many it then holds.
+
+        A full sliding window keeps older states only since it was last cropped. Taken back further
+        it has to be read anew.
+        """
+        surplus = len(self._ids) - known
+        if surplus > self._recorded and self._slides():
+            self.reset()
+            return 0
+        if surplus or self._recorded > _RECORDED_AT_MOST:
+            self._cache.crop(-surplus)
+            self._recorded = 0
+        return known
+
+    def _slides(self) -> bool:
+        return any(
+            layer.is_sliding and layer.get_seq_length() >= layer.sliding_window
+            for layer in self._cache.layers
+        )
+
+
+def common_prefix(left: list[int], right: list[int]) -> int:
+    """Length of the longest common beginning of two sequences."""
+    shorter = min(len(left), len(right))
+    if left[:shorter] == right[:shorter]:
+        return shorter
+    return next(i for i in range(shorter) if left[i] != right[i])
+
+
+def refuse_what_cannot_roll_back(model: PreTrainedModel) -> None:
+    """Raise for a model whose state cannot be taken back to an earlier token."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"SpeculativeDecoder: {name} is an encoder-decoder; pass a decoder-only language model"
+        )
+    cache = DynamicCache(config=model.config)
+    if getattr(model, "_is_stateful", False) or not cache.is_croppable:
+        raise ValueError(
+            f"SpeculativeDecoder: {name} keeps a recurrent state, which cannot be rolled back after "
+            "a rejected token; pass a model with attention layers only"
+        )

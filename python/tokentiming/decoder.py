@@ -1,0 +1,266 @@
+"""The user's way in: two models, two tokenizers, one ``generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+from transformers.utils import ModelOutput
+
+from tokentiming import checks, models
+from tokentiming.cache import CachedModel
+from tokentiming.drafters import Drafter, ModelDrafter
+from tokentiming.loop import Decoding, Request, Round
+from tokentiming.methods import check_name
+from tokentiming.noise import Noise
+from tokentiming.pace import AdaptivePace, Costs, FixedPace
+from tokentiming.prompts import Prompt, parse
+from tokentiming.stats import Stats
+from tokentiming.vocabulary import Vocabulary
+
+
+@dataclass
+class SpeculativeOutput(ModelOutput):
+    """What ``generate`` returns. Of one prompt ``text`` and ``stats`` are single, else lists."""
+
+    sequences: torch.Tensor | None = None
+    """int64 ``[B, L]``: prompts and new ids, padded on the right."""
+    text: str | list[str] | None = None
+    """The generated part, special tokens left out."""
+    stats: Stats | list[Stats] | None = None
+
+
+class SpeculativeDecoder:
+    """Generates what the target model would, with a drafter to hasten it.
+
+    The models are borrowed: nothing of them is changed.
+
+    Args:
+        target_model: a causal language model of transformers, in eval mode.
+        target_tokenizer: its tokenizer.
+        drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
+        method: a key of ``tokentiming.methods.METHODS``.
+        draft_length: tokens to draft in every round; by default this follows what pays.
+
+    Raises:
+        TypeError: the target is no causal language model of transformers.
+        ValueError: unknown method, a recurrent target, a model in training mode, or a tokenizer of
+            an unknown kind.
+    """
+
+    def __init__(
+        self,
+        target_model: PreTrainedModel,
+        target_tokenizer: Any,
+        drafter: Drafter | None = None,
+        *,
+        method: str = "coupled",
+        draft_length: int | None = None,
+    ) -> None:
+        self.method = check_name(method)
+        checks.model(target_model)
+        self.target_model = target_model
+        self.target_tokenizer = target_tokenizer
+        self.drafter = drafter
+        self._fixed = None if draft_length is None else FixedPace(draft_length)
+        self._costs = Costs()
+        self._target = CachedModel(target_model)
+        self.vocabulary = Vocabulary.from_tokenizer(
+            target_tokenizer, eos_token_ids=target_model.generation_config.eos_token_id
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        target: str,
+        draft: str | None = None,
+        *,
+        method: str = "coupled",
+        draft_length: int | None = None,
+        dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "cpu",
+    ) -> SpeculativeDecoder:
+        """Load both models and their tokenizers.
+
+        Args:
+            target: a hub id, a folder, a ``.gguf`` file, or a name of ``tokentiming models list``.
+            draft: the same for the draft; None for no drafter.
+            method: as in the constructor.
+            draft_length: as in the constructor.
+            dtype: of both models' weights.
+            device: where both models go.
+        """
+        check_name(method)
+        places = [models.resolve(name) for name in (target, draft) if name is not None]
+        loaded = [_load(place, dtype, device) for place in places]
+        drafter = ModelDrafter(*loaded[1]) if draft is not None else None
+        return cls(*loaded[0], drafter, method=method, draft_length=draft_length)
+
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+        streamer: Any = None,
+        stop_strings: str | Sequence[str] | None = None,
+        watch: Callable[[Round], None] | None = None,
+        **generate_kwargs: Any,
+    ) -> SpeculativeOutput:
+        """Generate as ``target_model.generate`` would.
+
+        Args:
+            prompt: text, chat messages, ids, or a list of them, which run one after another.
+            max_new_tokens: most tokens to generate for each prompt.
+            seed: of the one random stream, 0 to 2**63 - 1; by default drawn from torch's global
+                generator.
+            streamer: a transformers streamer; takes a single prompt.
+            stop_strings: strings at whose first occurrence generation ends.
+            watch: called with a ``Round`` after each one.
+            **generate_kwargs: anything else that ``target_model.generate`` takes for greedy
+                decoding or sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``,
+                ``min_p``, ``repetition_penalty``, ``logits_processor``, ``eos_token_id`` ...
+
+        Raises:
+            TypeError: the prompt is of an unknown kind.
+            ValueError: something is empty, out of range, or cannot be honoured; nothing has run.
+        """
+        checks.generate_arguments(generate_kwargs)
+        checks.prompt_device(prompt, self.target_model)
+        prompts = parse(prompt, self.target_tokenizer)
+        checks.single_for_streamer(streamer, len(prompts))
+        for single in prompts:
+            checks.lengths(single.ids, max_new_tokens, self.target_model)
+        if seed is None:
+            seed = draw_seed()
+        checks.seed(seed)
+        criteria = list(generate_kwargs.pop("stopping_criteria", None) or [])
+        if stop_strings is not None:
+            criteria.append(StopStringCriteria(self.target_tokenizer, stop_strings))
+        results: list[tuple[list[int], Stats]] = []
+        for single in prompts:
+
+            def decode(
+                model: Any,
+                input_ids: torch.Tensor,
+                logits_processor: Any,
+                stopping_criteria: Any,
+                generation_config: Any,
+                _prompt: Prompt = single,
+                **unused: Any,
+            ) -> None:
+                for _ in input_ids:  # one for each of num_return_sequences
+                    results.append(
+                        self.decode(
+                            _prompt,
+                            logits_processor,
+                            stopping_criteria,
+                            generation_config,
+                            room=max_new_tokens,
+                            noise=Noise(seed, len(results)),
+                            streamer=streamer,
+                            watch=watch,
+                        )
+                    )
+
+            ids = torch.tensor([single.ids], device=self.target_model.device)
+            self.target_model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                custom_generate=decode,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList(criteria),
+                **generate_kwargs,
+            )
+        return self._output(results, [len(ids) - stats.tokens for ids, stats in results])
+
+    def decode(
+        self,
+        prompt: Prompt,
+        processors: LogitsProcessorList,
+        criteria: StoppingCriteriaList,
+        config: Any,
+        *,
+        room: int,
+        noise: Noise,
+        streamer: Any = None,
+        watch: Callable[[Round], None] | None = None,
+    ) -> tuple[list[int], Stats]:
+        """Generate one sequence of at most ``room`` new tokens with what transformers prepared.
+
+        Returns:
+            All ids, the prompt's too, and the statistics.
+        """
+        checks.generation_mode(config)
+        checks.lengths(prompt.ids, room, self.target_model)
+        warpers = LogitsProcessorList(p for p in processors if checks.is_warper(p))
+
+        def commit(round_: Round) -> None:
+            if streamer is not None:
+                streamer.put(torch.tensor(round_.tokens))
+            if watch is not None:
+                watch(round_)
+
+        request = Request(
+            prompt, processors, warpers, criteria, room, config.do_sample, noise, commit
+        )
+        pace = self._fixed or AdaptivePace(self._costs)
+        decoding = Decoding(
+            self._target, self.vocabulary, self.drafter, self.method, pace, request
+        )
+        if streamer is not None:
+            streamer.put(torch.tensor([prompt.ids]))
+        ids = decoding.run(self.target_tokenizer)
+        if streamer is not None:
+            streamer.end()
+        return ids, decoding.stats
+
+    def _output(
+        self, results: list[tuple[list[int], Stats]], prompt_lengths: list[int]
+    ) -> SpeculativeOutput:
+        texts = [
+            self.target_tokenizer.decode(
+                ids[length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for (ids, _), length in zip(results, prompt_lengths, strict=True)
+        ]
+        stats = [stats for _, stats in results]
+        sequences = pad([ids for ids, _ in results], self.target_model)
+        if len(results) == 1:
+            return SpeculativeOutput(sequences=sequences, text=texts[0], stats=stats[0])
+        return SpeculativeOutput(sequences=sequences, text=texts, stats=stats)
+
+
+def pad(rows: list[list[int]], model: PreTrainedModel) -> torch.Tensor:
+    """Rows of ids as one tensor ``[B, L]``, padded on the right with the model's pad id."""
+    config = model.generation_config
+    eos = config.eos_token_id
+    padding = config.pad_token_id
+    if padding is None:
+        padding = eos if isinstance(eos, int) else (eos or [0])[0]
+    longest = max(map(len, rows))
+    padded = [row + [padding] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, device=model.device)
+
+
+def draw_seed() -> int:
+    """A seed from torch's global generator, so that ``torch.manual_seed`` governs it."""
+    return int(torch.randint(2**63 - 1, ()))
+
+
+def _load(
+    place: Any, dtype: torch.dtype | str, device: torch.device | str
+) -> tuple[PreTrainedModel, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    return model.to(device).eval(), tokenizer

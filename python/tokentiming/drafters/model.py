@@ -1,0 +1,86 @@
+"""A causal language model as drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from tokentiming.cache import CachedModel
+from tokentiming.drafters.base import Choose, Draft, WantsMore
+from tokentiming.noise import State
+from tokentiming.prompts import Prompt
+from tokentiming.transcode import follow, unfinished
+from tokentiming.vocabulary import Vocabulary
+
+
+class ModelDrafter:
+    """Any causal language model of transformers, with its own tokenizer and cache.
+
+    Args:
+        model: borrowed, never changed.
+        tokenizer: the model's.
+
+    Raises:
+        ValueError: the model keeps a recurrent state, or the tokenizer's kind is unknown.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.vocabulary = Vocabulary.from_tokenizer(
+            tokenizer, eos_token_ids=model.generation_config.eos_token_id
+        )
+        self._reader = CachedModel(model)
+        self._prompt: list[int] = []
+        self._context: list[int] = []
+
+    @property
+    def forwards(self) -> int:
+        return self._reader.forwards
+
+    @property
+    def context(self) -> list[int]:
+        """The generated part as this model reads it: prompt not included."""
+        return self._context
+
+    def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
+        self._prompt = prompt.ids_for(self.tokenizer, target_tokenizer)
+        self._context = []
+        self._warpers = warpers
+        self._reader.reset()
+
+    def propose(
+        self, text: bytes, state: State, limit: int, choose: Choose, wants_more: WantsMore
+    ) -> Draft:
+        """Draft as described by ``Drafter``.
+
+        Nothing is drafted inside a character whose bytes have no tokens of their own here, nor
+        beyond the model's context.
+        """
+        tail = unfinished(text)
+        if tail and not self.vocabulary.can_spell(text[-tail:]):
+            return Draft()
+        self._context = follow(self._context, text, self.vocabulary)
+        read = self._prompt + self._context
+        room = limit if self._reader.max_length is None else self._reader.max_length - len(read)
+        draft = Draft()
+        while len(draft.ids) < min(limit, room):
+            token, confidence = self._next(read + draft.ids, state, choose)
+            if token in self.vocabulary.special_ids:
+                draft.ends = token in self.vocabulary.eos_ids
+                break
+            draft.ids.append(token)
+            draft.confidences.append(confidence)
+            state = state.after(self.vocabulary.token_bytes(token))
+            if len(draft.ids) == limit or not wants_more(draft.confidences):
+                break
+        self._context = self._context + draft.ids
+        return draft
+
+    def _next(self, ids: list[int], state: State, choose: Choose) -> tuple[int, float]:
+        logits = self._reader.logits(ids)[:, : len(self.vocabulary)].float()
+        scores = self._warpers(torch.tensor([ids]), logits)[0]
+        token = choose(scores, state)
+        return token, float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))

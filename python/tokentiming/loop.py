@@ -1,0 +1,217 @@
+"""The loop: draft, transcode, verify, commit. The only room that knows all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList
+
+from tokentiming import transcode
+from tokentiming.cache import CachedModel
+from tokentiming.drafters import Draft, Drafter
+from tokentiming.methods import METHODS, Greedy, Method
+from tokentiming.noise import Noise, State
+from tokentiming.pace import Pace
+from tokentiming.prompts import Prompt
+from tokentiming.stats import Stats
+from tokentiming.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round committed, for those who watch."""
+
+    tokens: list[int]
+    """Emitted target ids."""
+    accepted: int
+    """How many of them, from the first on, had been proposed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How one sequence is to be generated, as transformers prepared it."""
+
+    prompt: Prompt
+    processors: LogitsProcessorList
+    warpers: LogitsProcessorList
+    """Those of the processors that the draft's scores go through as well."""
+    finished: Callable[[torch.Tensor, Any], Any]
+    """Stopping criteria: ids ``[1, L]`` -> bool ``[1]``."""
+    room: int
+    """Most tokens to generate."""
+    do_sample: bool
+    noise: Noise
+    watch: Callable[[Round], None]
+
+
+class Decoding:
+    """One sequence in the making.
+
+    Args:
+        target: the target model, read through its cache.
+        vocabulary: the target's.
+        drafter: None makes every round a plain step of the target.
+        method: a key of ``METHODS``; greedy decoding has one rule for all of them.
+        pace: decides the drafts' lengths.
+        request: what to generate.
+    """
+
+    def __init__(
+        self,
+        target: CachedModel,
+        vocabulary: Vocabulary,
+        drafter: Drafter | None,
+        method: str,
+        pace: Pace,
+        request: Request,
+    ) -> None:
+        self._target = target
+        self._vocabulary = vocabulary
+        self._drafter = drafter
+        self._pace = pace
+        self._request = request
+        rule = METHODS[method] if request.do_sample else Greedy
+        self._method: Method = rule(request.noise, drafter and drafter.vocabulary, vocabulary)
+        self.stats = Stats(method=method, exact=rule.exact)
+        self.ids = list(request.prompt.ids)
+        self._text = b""
+        self._state = State()
+        self._done = False
+
+    def run(self, target_tokenizer: Any) -> list[int]:
+        """Generate to the end; returns prompt and new ids."""
+        start = perf_counter()
+        self._target.reset()
+        before = self._target.forwards, self._drafter.forwards if self._drafter else 0
+        if self._drafter:
+            with self.stats.stage("drafting"):
+                self._drafter.begin(
+                    self._request.prompt, target_tokenizer, self._request.warpers
+                )
+        while not self._done:
+            self._round()
+        self.stats.seconds = perf_counter() - start
+        self.stats.target_forwards = self._target.forwards - before[0]
+        self.stats.draft_forwards = (self._drafter.forwards if self._drafter else 0) - before[1]
+        return self.ids
+
+    def _round(self) -> None:
+        start = perf_counter()
+        room = self._request.room - self.stats.tokens
+        draft = self._propose(room - 1)
+        drafting = perf_counter() - start
+        with self.stats.stage("transcoding"):
+            proposal = self._transcode(draft, room - 1)
+        read = self.ids + proposal
+        first = not self.stats.tokens
+        with self.stats.stage("target"):
+            logits = self._target.logits(read, keep=len(proposal) + 1)
+        with self.stats.stage("verifying"):
+            rows = Rows(logits, read, proposal, self._request.processors, self._states(proposal))
+            emitted = self._method.verify(rows, proposal)
+        tokens = self._commit(emitted)
+        accepted = min(len(emitted) - 1, len(tokens))
+        self.stats.drafted += len(draft.ids)
+        self.stats.proposed += len(proposal)
+        self.stats.accepted += accepted
+        self.stats.accepted_per_round[accepted] += 1
+        if not first:  # the first pass reads the prompt too and says nothing about later ones
+            self._pace.observe(
+                draft.confidences,
+                self._drafted_and_kept(draft, proposal[: len(emitted) - 1]),
+                len(proposal) + 1,
+                drafting,
+                perf_counter() - start,
+            )
+        self._request.watch(Round(tokens, accepted))
+
+    def _propose(self, room: int) -> Draft:
+        limit = min(self._pace.begin_round(), room) if self._drafter else 0
+        if not self._drafter or limit < 1:
+            return Draft()
+        with self.stats.stage("drafting"):
+            return self._drafter.propose(
+                self._text, self._state, limit, self._method.choose_draft, self._pace.wants_more
+            )
+
+    def _transcode(self, draft: Draft, room: int) -> list[int]:
+        if not self._drafter or not (draft.ids or draft.ends):
+            return []
+        ids = transcode.proxies(
+            draft.ids, draft.ends, self._drafter.vocabulary, self._vocabulary
+        )
+        return ids[:room]
+
+    def _states(self, proposal: Sequence[int]) -> list[State]:
+        states = [self._state]
+        for token in proposal:
+            states.append(states[-1].after(self._vocabulary.token_bytes(token)))
+        return states
+
+    def _commit(self, emitted: Sequence[int]) -> list[int]:
+        """Append emitted tokens one by one, up to where a stopping criterion says so."""
+        committed: list[int] = []
+        for token in emitted:
+            data = self._vocabulary.token_bytes(token)
+            self.ids.append(token)
+            committed.append(token)
+            self._text += data
+            self._state = self._state.after(data)
+            ids = torch.tensor([self.ids], device=self._target.model.device)
+            self._done = bool(self._request.finished(ids, None))
+            if self._done or self.stats.tokens + len(committed) == self._request.room:
+                self._done = True
+                break
+        self.stats.tokens += len(committed)
+        return committed
+
+    def _drafted_and_kept(self, draft: Draft, accepted: Sequence[int]) -> int:
+        """How many drafted tokens lie wholly inside the accepted bytes."""
+        if not self._drafter:
+            return 0
+        left = len(self._vocabulary.decode(accepted))
+        kept = 0
+        for token in draft.ids:
+            left -= len(self._drafter.vocabulary.token_bytes(token))
+            if left < 0:
+                break
+            kept += 1
+        return kept
+
+
+class Rows:
+    """The target's scores along a proposal, processed one by one as they are asked for.
+
+    Logits processors can cost as much as a row of the forward pass, and a rejection makes the rows
+    behind it needless.
+    """
+
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        read: list[int],
+        proposal: Sequence[int],
+        processors: LogitsProcessorList,
+        states: Sequence[State],
+    ) -> None:
+        self._logits = logits
+        self._read = read
+        self._committed = len(read) - len(proposal)
+        self._processors = processors
+        self._states = states
+
+    def scores(self, j: int) -> torch.Tensor:
+        row = self._logits[j : j + 1].float()
+        if not self._processors:
+            return row[0]
+        ids = torch.tensor([self._read[: self._committed + j]], device=row.device)
+        scores: torch.Tensor = self._processors(ids, row)
+        return scores[0]
+
+    def state(self, j: int) -> State:
+        return self._states[j]
+

@@ -1,0 +1,29 @@
+"""Shared-noise coupling: draft and target race on the same exponentials."""
+
+from __future__ import annotations
+
+import torch
+
+from tokentiming.methods.base import Matching
+from tokentiming.noise import State
+
+
+class Coupled(Matching):
+    """Both models draw with the same noise, so that near distributions draw the same bytes.
+
+    The emitted token depends on the target's distribution and on the noise at its state, which is
+    drawn from once; a draft changes neither. The law is therefore the target's own for any
+    drafter, and a seed gives the same text with any drafter or none.
+
+    Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
+    """
+
+    name = "coupled"
+    exact = True
+
+    def choose_draft(self, scores: torch.Tensor, state: State) -> int:
+        assert self.draft is not None
+        return self.noise.race(scores, self.draft, state)
+
+    def choose_target(self, scores: torch.Tensor, state: State) -> int:
+        return self.noise.race(scores, self.target, state)

@@ -1,0 +1,21 @@
+"""Greedy decoding, the same for every method that re-encodes the draft."""
+
+from __future__ import annotations
+
+import torch
+
+from tokentiming.methods.base import Matching
+from tokentiming.noise import State
+
+
+class Greedy(Matching):
+    """Both models take their most likely token, of equals the lowest id."""
+
+    name = "greedy"
+    exact = True
+
+    def choose_draft(self, scores: torch.Tensor, state: State) -> int:
+        return int(scores.argmax())
+
+    def choose_target(self, scores: torch.Tensor, state: State) -> int:
+        return int(scores.argmax())

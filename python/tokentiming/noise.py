@@ -1,0 +1,53 @@
+"""The shared noise: one exponential race per state, the same for every model and token spelling."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from tokentiming import ops
+from tokentiming.vocabulary import Vocabulary
+
+
+class State(NamedTuple):
+    """Where in the generated part a token is emitted; no state comes twice in a sequence."""
+
+    offset: int = 0
+    """Bytes generated so far."""
+    zero_byte_tokens: int = 0
+    """Tokens without bytes generated so far."""
+
+    def after(self, data: bytes) -> State:
+        """The state that follows the emission of a token with these bytes."""
+        if data:
+            return State(self.offset + len(data), self.zero_byte_tokens)
+        return State(self.offset, self.zero_byte_tokens + 1)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Independent Exp(1) variates ``E(state, token)``, fixed by a seed and a sequence's index."""
+
+    seed: int
+    row: int = 0
+
+    def race(self, scores: torch.Tensor, vocabulary: Vocabulary, state: State) -> int:
+        """The token with the least ``E(state, token) / p(token)``: an exact draw from ``p``.
+
+        Args:
+            scores: float ``[V]`` or longer, log ``p`` up to a constant; entries beyond the
+                vocabulary (padding of the model's head) never win.
+            vocabulary: gives each token its key, so that equal bytes meet equal noise.
+            state: where the token is emitted.
+        """
+        states = torch.tensor([[self.row, *state]])
+        inside = scores[None, : len(vocabulary)]
+        return int(ops.sample(inside, vocabulary.keys, seed=self.seed, states=states))
+
+    def independent(self) -> Noise:
+        """Another noise, independent of this one, fixed by the same seed and index."""
+        digest = hashlib.blake2b(b"independent", key=self.seed.to_bytes(8, "little"), digest_size=8)
+        return Noise(int.from_bytes(digest.digest(), "little"), self.row)
