@@ -66,7 +66,8 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
     align(draft_side, target_side, draft_table, target_table, band, spans_out, costs_out);
   };
   const DLDataType ids = draft.dtype();
-  if (ids.code != kDLInt || (ids.bits != 32 && ids.bits != 64)) draft.refuse_dtype("int32 or int64");
+  if (ids.code != kDLInt || (ids.bits != 32 && ids.bits != 64))
+    draft.refuse_dtype("int32 or int64");
   if (!same_dtype(ids, target.dtype())) target.refuse_dtype("of the dtype of draft_ids");
   ids.bits == 32 ? run(std::int32_t{}) : run(std::int64_t{});
 }

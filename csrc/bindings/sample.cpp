@@ -41,7 +41,8 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
   const auto ids = out.writable_elements<std::int64_t>();
 
   const auto run = [&]<class Logit>(Logit) {
-    const LogitRows<Logit> rows{logits.data<const Logit>(), static_cast<std::size_t>(logits.size(0)),
+    const LogitRows<Logit> rows{logits.data<const Logit>(),
+                                static_cast<std::size_t>(logits.size(0)),
                                 static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
     const py::gil_scoped_release unlocked;
     sample(rows, token_keys, seed, draws, ids);

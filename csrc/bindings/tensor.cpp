@@ -12,8 +12,8 @@ const DLPackExchangeAPI* exchange_api(py::handle object) {
   if (type == last_type) return last_api;
 
   const DLPackExchangeAPI* api = nullptr;
-  const py::object capsule = py::getattr(reinterpret_cast<PyObject*>(type),
-                                         "__dlpack_c_exchange_api__", py::none());
+  const py::object capsule =
+      py::getattr(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__", py::none());
   constexpr const char* kName = "dlpack_exchange_api";
   if (PyCapsule_IsValid(capsule.ptr(), kName)) {
     api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
@@ -45,8 +45,8 @@ bool is_true(PyObject* new_reference) {
 }
 
 std::string name(DLDataType dtype) {
-  static constexpr const char* kNames[] = {"int",      "uint",    "float", "opaque",
-                                           "bfloat",   "complex", "bool"};
+  static constexpr const char* kNames[] = {"int",    "uint",    "float", "opaque",
+                                           "bfloat", "complex", "bool"};
   if (dtype.code >= std::size(kNames)) return "an 8-bit or smaller float";
   return kNames[dtype.code] + (dtype.code == kDLBool ? "" : std::to_string(dtype.bits));
 }
@@ -57,8 +57,8 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
     : function_(function), argument_(argument) {
   const DLPackExchangeAPI* api = exchange_api(object);
   if (api == nullptr && !py::hasattr(object, "__dlpack__")) {
-    throw py::type_error(message("must be a tensor, got " +
-                                 std::string(Py_TYPE(object.ptr())->tp_name)));
+    throw py::type_error(
+        message("must be a tensor, got " + std::string(Py_TYPE(object.ptr())->tp_name)));
   }
   try {
     if (api != nullptr) {
@@ -88,8 +88,8 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
   }
   if (view_.data == nullptr && count() > 0) refuse("has no memory behind it (a fake tensor?)");
 
-  // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for; only
-  // floating-point tensors carry such things.
+  // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;
+  // only floating-point tensors carry such things.
   if (api != nullptr && (view_.dtype.code == kDLFloat || view_.dtype.code == kDLBfloat)) {
     static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");

@@ -144,8 +144,8 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
            " sequences, draft_offsets has " + std::to_string(batch));
   }
   if (target_spans.size() != 2 * target.ids.size()) {
-    refuse("target_spans must have 2 entries for each of the " +
-           std::to_string(target.ids.size()) + " target_ids");
+    refuse("target_spans must have 2 entries for each of the " + std::to_string(target.ids.size()) +
+           " target_ids");
   }
   if (costs.size() != batch) {
     refuse("cost must have " + std::to_string(batch) + " entries, one a sequence");

@@ -166,9 +166,9 @@ void check_states(std::span<const State> states) {
 
 }  // namespace
 
-// A double near 0 is fine-grained and a double near 1 is not. So u is used as it stands in the lower
-// half, where E is small and decides who wins, and 1 - u, built from the complemented bits, in the
-// upper half: both ends keep all the 64 bits can say.
+// A double near 0 is fine-grained and a double near 1 is not. So u is used as it stands in the
+// lower half, where E is small and decides who wins, and 1 - u, built from the complemented bits,
+// in the upper half: both ends keep all the 64 bits can say.
 double log_exponential(std::uint64_t bits) {
   constexpr double kScale = 0x1p-64;
   if (bits >> 63 == 0) {
@@ -190,10 +190,10 @@ Noise::Noise(std::uint64_t seed, const State& state)
 }
 
 std::uint64_t Noise::bits(std::uint64_t token_key) const {
-  const auto words = philox({static_cast<std::uint32_t>(token_key),
-                             static_cast<std::uint32_t>(token_key >> 32), byte_offset_,
-                             empty_tokens_},
-                            key_);
+  const auto words =
+      philox({static_cast<std::uint32_t>(token_key), static_cast<std::uint32_t>(token_key >> 32),
+              byte_offset_, empty_tokens_},
+             key_);
   return std::uint64_t{words[0]} << 32 | words[1];
 }
 
@@ -226,7 +226,8 @@ void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys,
   const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;
   std::vector<Leader> leaders(chunks * logits.rows);
   // All rows of a chunk before the next chunk: its keys are read from memory once.
-  const std::size_t grain = std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
+  const std::size_t grain =
+      std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
   parallel_for(leaders.size(), grain, [&](std::size_t task) {
     const std::size_t begin = task / logits.rows * kChunk;
     const std::size_t row = task % logits.rows;

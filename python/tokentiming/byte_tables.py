@@ -27,9 +27,9 @@ class Kind(Protocol):
 
 def kind_of(backend: Tokenizer) -> Kind:
     """Tell the kind of a tokenizer by its decoder; an unknown one is refused by name."""
-    decoder = _state(backend.decoder)
-    steps = decoder["decoders"] if decoder and decoder["type"] == "Sequence" else [decoder]
-    types = [step["type"] if step else None for step in steps]
+    decoder = _state(backend.decoder) or {"type": "nothing"}
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    types = [step["type"] for step in steps]
     if types == ["ByteLevel"]:
         return ByteLevel()
     if types == ["WordPiece"]:
@@ -38,17 +38,17 @@ def kind_of(backend: Tokenizer) -> Kind:
         return SuffixedWords(suffix=steps[0]["suffix"])
     if types == ["Metaspace"]:
         return SentencePiece(space=steps[0]["replacement"])
-    spaces = [s for s in steps if s and s["type"] == "Replace" and s["content"] == " "]
+    spaces = [s for s in steps if s["type"] == "Replace" and s["content"] == " "]
     if set(types) <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and (
         spaces or "Metaspace" in types
     ):
         space = spaces[0]["pattern"].get("String") if spaces else "\N{LOWER ONE EIGHTH BLOCK}"
         if space and types.count("Replace") == len(spaces):
             return SentencePiece(space=space)
-    named = " + ".join(str(t) for t in types)
     raise ValueError(
-        f"Vocabulary.from_tokenizer: tokenizer decodes with {named}, a kind whose token bytes are "
-        "not known; known are ByteLevel, Metaspace, Replace + ByteFallback, WordPiece, BPEDecoder"
+        f"Vocabulary.from_tokenizer: tokenizer decodes with {' + '.join(types)}, a kind whose "
+        "token bytes are not known; known are ByteLevel, Metaspace, Replace + ByteFallback, "
+        "WordPiece and BPEDecoder"
     )
 
 
@@ -100,7 +100,7 @@ class WordPiece:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self.byte_pieces = []
+        self.byte_pieces: list[str] = []
 
     def token_bytes(self, piece: str, *, added: bool) -> bytes:
         if piece.startswith(self._prefix) and not added:
@@ -116,7 +116,7 @@ class SuffixedWords:
 
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
-        self.byte_pieces = []
+        self.byte_pieces: list[str] = []
 
     def token_bytes(self, piece: str, *, added: bool) -> bytes:
         return piece.replace(self._suffix, " ").encode()

@@ -18,19 +18,23 @@ class CachedModel:
 
     There is no call to roll back: asking for the logits of another sequence keeps the common
     beginning and forgets the rest.
+
+    Attributes:
+        device: where the model is.
+        max_length: most tokens that it can read, where its config says so.
+        forwards: forward passes so far.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         refuse_what_cannot_roll_back(model)
         self.model = model
+        self._weights = model.get_input_embeddings().weight
         self.forwards = 0
-        self._limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.device = model.device
+        self.max_length: int | None = getattr(
+            model.config.get_text_config(), "max_position_embeddings", None
+        )
         self.reset()
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens that the model can read, where its config says so."""
-        return self._limit
 
     def reset(self) -> None:
         """Forget everything read so far."""
@@ -41,19 +45,20 @@ class CachedModel:
 
     @torch.inference_mode()
     def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        """Logits after each of the last ``keep`` tokens of ``ids``, ``[keep, V]`` in model dtype."""
+        """Logits after each of the last ``keep`` tokens of ``ids``: ``[keep, V]``, model dtype."""
         known = self._take_back(min(common_prefix(self._ids, ids), len(ids) - keep))
         fresh = ids[known:]
-        rows = torch.tensor([fresh], device=self.model.device)
+        rows = torch.tensor([fresh], device=self.device)
         self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
-        with few_rows(self.model, len(fresh)):
+        with few_rows(self._weights, len(fresh)):
             output = self.model(
                 rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
             )
         self._ids = list(ids)
         self._recorded += len(fresh)
         self.forwards += 1
-        return output.logits[0, -keep:]
+        logits: torch.Tensor = output.logits[0, -keep:]
+        return logits
 
     def _take_back(self, known: int) -> int:
         """Shorten the cache to its first ``known`` tokens; returns how many it then holds.
@@ -95,6 +100,6 @@ def refuse_what_cannot_roll_back(model: PreTrainedModel) -> None:
     cache = DynamicCache(config=model.config)
     if getattr(model, "_is_stateful", False) or not cache.is_croppable:
         raise ValueError(
-            f"SpeculativeDecoder: {name} keeps a recurrent state, which cannot be rolled back after "
-            "a rejected token; pass a model with attention layers only"
+            f"SpeculativeDecoder: {name} keeps a recurrent state, which cannot be rolled back "
+            "after a rejected token; pass a model with attention layers only"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class SpeculativeDecoder:
         max_new_tokens: int = 128,
         seed: int | None = None,
         streamer: Any = None,
-        stop_strings: str | Sequence[str] | None = None,
+        stop_strings: str | list[str] | None = None,
         watch: Callable[[Round], None] | None = None,
         **generate_kwargs: Any,
     ) -> SpeculativeOutput:
@@ -215,9 +215,7 @@ class SpeculativeDecoder:
             prompt, processors, warpers, criteria, room, config.do_sample, noise, commit
         )
         pace = self._fixed or AdaptivePace(self._costs)
-        decoding = Decoding(
-            self._target, self.vocabulary, self.drafter, self.method, pace, request
-        )
+        decoding = Decoding(self._target, self.vocabulary, self.drafter, self.method, pace, request)
         if streamer is not None:
             streamer.put(torch.tensor([prompt.ids]))
         ids = decoding.run(self.target_tokenizer)

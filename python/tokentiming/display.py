@@ -15,9 +15,8 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tokentiming.models import ModelSpec
@@ -89,15 +88,19 @@ class PullBars:
         columns = (
             TextColumn("{task.description:<12}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            DownloadColumn(table_column=Column(no_wrap=True, min_width=17)),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
+            TextColumn("[dim]{task.fields[detail]}", table_column=Column(no_wrap=True)),
         )
-        with Progress(*columns, console=messages()) as bars:
+        bars = Progress(*columns, console=messages())
+        try:
             yield cls(bars)
+        finally:
+            if bars.live.is_started:  # else it would end in an empty line
+                bars.stop()
 
     def __call__(self, progress: PullProgress) -> None:
+        self._bars.start()  # not before there is something to draw
         if progress.stage not in self.STAGES:
             self._bars.console.print(Text(progress.detail, style="yellow"), soft_wrap=True)
             return

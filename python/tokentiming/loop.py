@@ -74,8 +74,9 @@ class Decoding:
         self._drafter = drafter
         self._pace = pace
         self._request = request
-        rule = METHODS[method] if request.do_sample else Greedy
-        self._method: Method = rule(request.noise, drafter and drafter.vocabulary, vocabulary)
+        rule: type[Method] = METHODS[method] if request.do_sample else Greedy
+        drafts = drafter.vocabulary if drafter else None
+        self._method = rule(request.noise, drafts, vocabulary)
         self.stats = Stats(method=method, exact=rule.exact)
         self.ids = list(request.prompt.ids)
         self._text = b""
@@ -89,9 +90,7 @@ class Decoding:
         before = self._target.forwards, self._drafter.forwards if self._drafter else 0
         if self._drafter:
             with self.stats.stage("drafting"):
-                self._drafter.begin(
-                    self._request.prompt, target_tokenizer, self._request.warpers
-                )
+                self._drafter.begin(self._request.prompt, target_tokenizer, self._request.warpers)
         while not self._done:
             self._round()
         self.stats.seconds = perf_counter() - start
@@ -141,9 +140,7 @@ class Decoding:
     def _transcode(self, draft: Draft, room: int) -> list[int]:
         if not self._drafter or not (draft.ids or draft.ends):
             return []
-        ids = transcode.proxies(
-            draft.ids, draft.ends, self._drafter.vocabulary, self._vocabulary
-        )
+        ids = transcode.proxies(draft.ids, draft.ends, self._drafter.vocabulary, self._vocabulary)
         return ids[:room]
 
     def _states(self, proposal: Sequence[int]) -> list[State]:
@@ -161,7 +158,7 @@ class Decoding:
             committed.append(token)
             self._text += data
             self._state = self._state.after(data)
-            ids = torch.tensor([self.ids], device=self._target.model.device)
+            ids = torch.tensor([self.ids], device=self._target.device)
             self._done = bool(self._request.finished(ids, None))
             if self._done or self.stats.tokens + len(committed) == self._request.room:
                 self._done = True
@@ -214,4 +211,3 @@ class Rows:
 
     def state(self, j: int) -> State:
         return self._states[j]
-

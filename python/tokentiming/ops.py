@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokentiming import _core
 
-__all__ = ["Alignment", "ByteTable", "align", "sample"]
+__all__ = ["Alignment", "ByteTable", "align", "linear", "linear_is_fast", "sample"]
 
 
 class ByteTable(Protocol):
@@ -66,8 +66,8 @@ def align(
 
     With ``i`` over draft tokens and ``j`` over target tokens,
     ``C[i, j] = levenshtein(i, j) + min(C[i-1, j-1], C[i-1, j], C[i, j-1])`` on the tokens' bytes,
-    within ``|i - j| <= max(band, |K - M|)``; ties go to the predecessor named first. Two empty sides
-    align at cost 0.
+    within ``|i - j| <= max(band, |K - M|)``; ties go to the predecessor named first. Two empty
+    sides align at cost 0.
 
     Args:
         draft_ids: int32 or int64 ``[K]``, contiguous.
@@ -75,9 +75,9 @@ def align(
         draft_vocab: bytes of the draft's tokens; a ``Vocabulary`` is one.
         target_vocab: bytes of the target's tokens.
         band: how far, in tokens, the path may stray from the diagonal; 0 or more.
-        draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end in ``draft_ids``:
-            sequence ``b`` is ``draft_ids[draft_offsets[b]:draft_offsets[b + 1]]``. Without offsets
-            there is one sequence.
+        draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end in
+            ``draft_ids``: sequence ``b`` is ``draft_ids[draft_offsets[b]:draft_offsets[b + 1]]``.
+            Without offsets there is one sequence.
         target_offsets: the same for ``target_ids``; give both or neither.
         out: tensors to fill instead of new ones.
 
@@ -129,14 +129,14 @@ def sample(
     Row ``r`` draws ``argmax_v logits[r, v] - log E(seed, states[r], keys[v])``, where the ``E`` are
     independent Exp(1) variates from Philox 4x32-10: token ``v`` is drawn with probability
     ``softmax(logits[r])[v]``. Equal states and equal keys meet equal noise, so that two models that
-    give a text similar probabilities mostly draw the same token. ``-inf`` is never drawn; ties go to
-    the lowest id. The result depends on the arguments alone, not on threads or processor.
+    give a text similar probabilities mostly draw the same token. ``-inf`` is never drawn; ties go
+    to the lowest id. The result depends on the arguments alone, not on threads or processor.
 
     Args:
         logits: float16, bfloat16, float32 or float64 ``[R, V]``, contiguous along the vocabulary;
             rows may be any distance apart. Unnormalised log-probabilities, after temperature.
-        keys: int64 ``[N]``, N <= V: one 64-bit key a token. Ids from N on are padding of the model's
-            head; they are not read and never drawn.
+        keys: int64 ``[N]``, N <= V: one 64-bit key a token. Ids from N on are padding of the
+            model's head; they are not read and never drawn.
         seed: the stream, in [0, 2^64).
         states: int64 ``[R, 3]``: index of the row's sequence, bytes generated so far, zero-byte
             tokens generated so far; the last two below 2^32.
@@ -147,8 +147,8 @@ def sample(
 
     Raises:
         TypeError: an argument has another dtype or is no tensor.
-        ValueError: NaN, +inf or no finite logit in a row (the message names it), a state or seed out
-            of range, sizes that disagree, logits that require grad, a tensor not in CPU memory.
+        ValueError: NaN, +inf or no finite logit in a row (the message names it), a state or seed
+            out of range, sizes that disagree, logits that require grad, a tensor not in CPU memory.
 
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
     """
@@ -158,3 +158,36 @@ def sample(
         out = torch.empty(len(logits), dtype=torch.int64)
     _core.sample(logits, keys, seed, states, out)
     return out
+
+
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """A linear layer over a few rows, reading the weights once for all of them.
+
+    ``out = input @ weight.T + bias``, summed in float32 and rounded once. A row of the result depends
+    on its own row of the input alone, whatever the number of rows. Fast where ``linear_is_fast()``.
+
+    Args:
+        input: bfloat16 ``[R, K]``, contiguous; meant for R of a dozen or so.
+        weight: bfloat16 ``[N, K]``, contiguous.
+        bias: bfloat16 ``[N]``, contiguous, or None.
+        out: bfloat16 ``[R, N]`` to fill instead of a new tensor.
+
+    Returns:
+        bfloat16 ``[R, N]``.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor.
+        ValueError: shapes disagree, or a tensor is not contiguous, requires grad, or is not in CPU
+            memory.
+    """
+    if out is None:
+        out = torch.empty((len(input), len(weight)), dtype=torch.bfloat16)
+    _core.linear(input, weight, bias, out)
+    return out
+
+
+def linear_is_fast() -> bool:
+    """Whether this processor has a fast ``linear`` (x86-64 with AVX2 and FMA)."""
+    return _core.linear_is_fast()

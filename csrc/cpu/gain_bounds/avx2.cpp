@@ -26,9 +26,7 @@ inline Lanes operator*(Lanes a, Lanes b) {
 inline Lanes operator^(Lanes a, Lanes b) {
   return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
 }
-inline Lanes high(Lanes a) {
-  return {_mm256_srli_epi64(a.low, 32), _mm256_srli_epi64(a.high, 32)};
-}
+inline Lanes high(Lanes a) { return {_mm256_srli_epi64(a.low, 32), _mm256_srli_epi64(a.high, 32)}; }
 
 inline void store_bounds(Lanes words, float* bounds) {
   // Even words of both registers, put back in order: the shuffle works on 128-bit halves.
@@ -37,8 +35,8 @@ inline void store_bounds(Lanes words, float* bounds) {
   const __m256i ordered = _mm256_permute4x64_epi64(gathered, _MM_SHUFFLE(3, 1, 2, 0));
   const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(ordered, 8));
   const __m256 bits = _mm256_cvtepi32_ps(_mm256_castps_si256(w));
-  const __m256 unlimited = _mm256_sub_ps(_mm256_set1_ps(kBoundOffset),
-                                         _mm256_mul_ps(_mm256_set1_ps(kBoundSlope), bits));
+  const __m256 unlimited =
+      _mm256_sub_ps(_mm256_set1_ps(kBoundOffset), _mm256_mul_ps(_mm256_set1_ps(kBoundSlope), bits));
   _mm256_storeu_ps(bounds, _mm256_min_ps(unlimited, _mm256_set1_ps(kMaxGain)));
 }
 

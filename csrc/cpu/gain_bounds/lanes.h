@@ -21,8 +21,8 @@ inline constexpr float kBoundOffset = kLog2 * (24 + 127) + 0.001f;
 
 // Writes bounds for as many keys as fill whole vectors and returns that number.
 //
-// A Lanes holds Lanes::kCount lanes of 64 bits. A word of Philox lies in the lower half of its lane;
-// the upper half may hold anything, for a multiplication reads the lower halves alone.
+// A Lanes holds Lanes::kCount lanes of 64 bits. A word of Philox lies in the lower half of its
+// lane; the upper half may hold anything, for a multiplication reads the lower halves alone.
 template <class Lanes>
 std::size_t gain_bounds_in_lanes(const Noise& noise, const std::uint64_t* keys, std::size_t count,
                                  float* bounds) {

@@ -75,8 +75,8 @@ double log_exponential(std::uint64_t bits);
 // Throws std::invalid_argument, before anything is written, if sizes disagree, a state is out of
 // range, a row holds NaN or +inf, or a row has no finite logit.
 //
-// Defined for Logit = Half, BFloat16, float and double. Race: Maddison, Tarlow, Minka, "A* sampling",
-// 2014; shared noise for speculative decoding: Daliri, Musco, Suresh, "Coupling without
+// Defined for Logit = Half, BFloat16, float and double. Race: Maddison, Tarlow, Minka, "A*
+// sampling", 2014; shared noise for speculative decoding: Daliri, Musco, Suresh, "Coupling without
 // communication and drafter-invariant speculative decoding", arXiv 2408.07978.
 template <class Logit>
 void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,

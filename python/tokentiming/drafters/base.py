@@ -35,8 +35,10 @@ class Drafter(Protocol):
     """A source of proposals. It knows the text so far, not how its guesses are judged."""
 
     vocabulary: Vocabulary
-    forwards: int
-    """Forward passes so far."""
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes so far."""
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
         """Start on a new prompt; ``warpers`` shape scores ``[1, V]`` as the target's are shaped."""

@@ -100,7 +100,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = N
     if isinstance(name_or_path, str) and (spec := find(text)):
         return pull(spec, progress=progress)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         check_folder(path)
         return path
     if path.suffix.lower() == ".gguf":

@@ -34,7 +34,7 @@ def from_hub(spec: ModelSpec, folder: Path, report: Report) -> None:
     from huggingface_hub import HfApi, snapshot_download
     from tqdm.asyncio import tqdm_asyncio  # type: ignore[import-untyped]
 
-    class Silent(tqdm_asyncio):  # type: ignore[misc]
+    class Silent(tqdm_asyncio):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})
 
@@ -126,13 +126,14 @@ def _download(wheel: Wheel, wheels: Path, advance: Callable[[int], None]) -> Pat
         )
     incoming = wheels.with_name("incoming")
     shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir()
+    temporary = incoming / "pip"
+    temporary.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     command += ["download", "--quiet", "--progress-bar", "off", "--no-cache-dir"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(incoming), wheel.requirement]
     # pip writes into its temporary folder first: inside ours it is measured, and cleared away.
-    environment = {**os.environ, "TMPDIR": str(incoming)}
-    with _watched(incoming, advance):
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with _watched(temporary, advance):
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     arrived = next(incoming.glob("*.whl"), None)
     if answer.returncode or arrived is None:
@@ -182,13 +183,16 @@ def _join(paths: list[Path], spec: ModelSpec, gguf: Path, report: Report) -> Non
 
 @contextmanager
 def _watched(folder: Path, advance: Callable[[int], None]) -> Iterator[None]:
-    """Tell `advance` five times a second how many bytes lie under `folder`."""
+    """Tell `advance` five times a second how many bytes have come to lie under `folder`."""
     stop = threading.Event()
 
     def watch() -> None:
+        most = 0
         while not stop.wait(0.2):
             with suppress(OSError):  # a file moved away between listing and looking
-                advance(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                most = max(most, size)
+                advance(most)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

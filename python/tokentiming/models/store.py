@@ -104,6 +104,7 @@ def fault(folder: Path, *, verify: bool = False, report: Report = lambda _: None
         if verify or found.st_mtime_ns != entry["mtime_ns"]:
             report(Progress("verify", name, 0, found.st_size))
             digest = sha256(path)
+            report(Progress("verify", name, found.st_size, found.st_size))
             if digest != entry["sha256"]:
                 return f"'{path}' has SHA-256 {digest[:12]}... instead of {entry['sha256'][:12]}..."
             # The bytes are proven: with the old time back, they need no second proof.
@@ -125,7 +126,7 @@ def _seal(folder: Path, facts: dict[str, Any], report: Report) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found = path.stat()
-        report(Progress("verify", path.name, 0, found.st_size))
+        report(Progress("verify", path.name, found.st_size, found.st_size))
         files[path.relative_to(folder).as_posix()] = {
             "size": found.st_size,
             "mtime_ns": found.st_mtime_ns,

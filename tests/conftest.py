@@ -1,0 +1,38 @@
+"""What several tests share: toy vocabularies, and real models with their tokenizers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent / "python"))
+
+
+def _real(name: str):
+    from tokentiming import models
+
+    try:
+        folder = models.pull(name)
+    except models.ModelError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"needs the weights of {name}, which cannot be had here: {error}")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct in float32: (model, tokenizer)."""
+    return _real("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """Gemma-3-270M in float32: (model, tokenizer)."""
+    return _real("gemma-3-270m")

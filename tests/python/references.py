@@ -1,0 +1,95 @@
+"""Slow, obvious twins of the core's operations: the oracles of the tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+WORD = 2**32
+
+
+def levenshtein(a: bytes, b: bytes) -> int:
+    """Edit distance by the textbook matrix, with row 0 and column 0 for the empty prefixes."""
+    matrix = [
+        [i + j if i == 0 or j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)
+    ]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            matrix[i][j] = min(
+                matrix[i - 1][j] + 1,
+                matrix[i][j - 1] + 1,
+                matrix[i - 1][j - 1] + (a[i - 1] != b[j - 1]),
+            )
+    return matrix[-1][-1]
+
+
+def align(
+    draft: Sequence[bytes], target: Sequence[bytes], band: int
+) -> tuple[list[tuple[int, int]], int]:
+    """Dynamic time warping, the matrix a dictionary: the target tokens' spans, and the cost."""
+    if not draft and not target:
+        return [], 0
+    reach = max(band, abs(len(draft) - len(target)))
+    best: dict[tuple[int, int], int] = {}
+    came_from: dict[tuple[int, int], tuple[int, int]] = {}
+    for i, a in enumerate(draft):
+        for j, b in enumerate(target):
+            if abs(i - j) > reach:
+                continue
+            before = [c for c in [(i - 1, j - 1), (i - 1, j), (i, j - 1)] if c in best]
+            best[i, j] = levenshtein(a, b)
+            if before:
+                came_from[i, j] = min(before, key=best.__getitem__)  # the first of equals
+                best[i, j] += best[came_from[i, j]]
+    cell = (len(draft) - 1, len(target) - 1)
+    cost = best[cell]
+    path = [cell]
+    while cell in came_from:
+        cell = came_from[cell]
+        path.append(cell)
+    spans = []
+    for j in range(len(target)):
+        beside = [i for i, column in path if column == j]
+        spans.append((min(beside), max(beside) + 1))
+    return spans, cost
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
+    """Philox 4x32-10 in the notation of its paper (Random123, SC 2011)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        hi0, lo0 = divmod(0xD2511F53 * c0, WORD)
+        hi1, lo1 = divmod(0xCD9E8D57 * c2, WORD)
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + 0x9E3779B9) % WORD, (k1 + 0xBB67AE85) % WORD
+    return [c0, c1, c2, c3]
+
+
+def noise(seed: int, state: Sequence[int], key: int) -> float:
+    """Log of the Exp(1) variate of one token at one state."""
+    row, byte_offset, empty_tokens = state
+    key %= 2**64
+    stream = philox([row % WORD, row // WORD, 0, 0], [seed % WORD, seed // WORD])[:2]
+    words = philox([key % WORD, key // WORD, byte_offset, empty_tokens], stream)
+    bits = words[0] * WORD + words[1]
+    if bits < 2**63:
+        return math.log(-math.log1p(-(bits + 0.5) / 2**64))
+    return math.log(-math.log((2**64 - 1 - bits + 0.5) / 2**64))
+
+
+def sample(
+    logits: Sequence[Sequence[float]],
+    keys: Sequence[int],
+    seed: int,
+    states: Sequence[Sequence[int]],
+) -> list[int]:
+    """Draw the argmax of logit - log E over the tokens that have a key."""
+    ids = []
+    for row, state in zip(logits, states, strict=True):
+        scores = [
+            logit - noise(seed, state, key) if logit > -math.inf else -math.inf
+            for logit, key in zip(row, keys, strict=False)
+        ]
+        ids.append(scores.index(max(scores)))
+    return ids

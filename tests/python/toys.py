@@ -1,0 +1,192 @@
+"""Toy tokenizers, models and drafters: small enough to reason about, driven by the real code."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import LogitsProcessorList, PreTrainedTokenizerFast
+
+from tokentiming import Draft, Vocabulary
+from tokentiming.byte_tables import ByteLevel
+from tokentiming.loop import Decoding, Request
+from tokentiming.noise import Noise
+from tokentiming.pace import FixedPace
+from tokentiming.prompts import Prompt
+
+
+def byte_level_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over all bytes, with some merges and an end-of-turn token, id 0."""
+    alphabet = ByteLevel().byte_pieces
+    pieces = ["<eos>", *sorted(alphabet), *(left + right for left, right in merges)]
+    backend = Tokenizer(
+        tokenizer_models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merges))
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<eos>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+def letters(tokens: Sequence[str]) -> Vocabulary:
+    """A vocabulary of a few strings, ``<eos>`` being the end of turn; longest first encodes."""
+    table = [b"" if token == "<eos>" else token.encode() for token in tokens]
+    return Letters(table, [i for i, token in enumerate(tokens) if token == "<eos>"])
+
+
+class Letters(Vocabulary):
+    """Encodes greedily by the longest token."""
+
+    def __init__(self, table: list[bytes], eos_ids: list[int]) -> None:
+        super().__init__(
+            table, encoder=Tokenizer(tokenizer_models.BPE()), eos_ids=eos_ids, special_ids=eos_ids
+        )
+        self._longest_first = sorted(range(len(table)), key=lambda i: -len(table[i]))
+
+    def encode(self, data: bytes) -> list[int]:
+        ids: list[int] = []
+        while data:
+            fitting = [i for i in self._longest_first if self.token_bytes(i)]
+            token = next(i for i in fitting if data.startswith(self.token_bytes(i)))
+            ids.append(token)
+            data = data[len(self.token_bytes(token)) :]
+        return ids
+
+
+class TableModel:
+    """Stands in for ``CachedModel``: log-probabilities are a function of the last two ids."""
+
+    device = torch.device("cpu")
+    max_length = None
+
+    def __init__(self, size: int, seed: int, sharpness: float = 1.5) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.table = torch.randn(size, size, size, generator=generator).mul_(sharpness)
+        self.table = self.table.log_softmax(-1)
+        self.forwards = 0
+
+    def reset(self) -> None:
+        pass
+
+    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+        self.forwards += 1
+        rows = [self.table[ids[i - 1], ids[i]] for i in range(len(ids) - keep, len(ids))]
+        return torch.stack(rows)
+
+    def law(self, prompt: Sequence[int], length: int) -> torch.Tensor:
+        """Exact joint law of the next tokens, ``[V] * length``."""
+        law = torch.ones(())
+        for n in range(length):
+            size = self.table.shape[0]
+            parts = []
+            for flat in range(size**n):
+                path = [flat // size**k % size for k in reversed(range(n))]
+                a, b = [*prompt, *path][-2:]
+                parts.append(self.table[a, b].exp())
+            law = law[..., None] * torch.stack(parts).reshape([size] * (n + 1))
+        return law
+
+
+class TableDrafter:
+    """Drafts from a ``TableModel`` over its own vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary, model: TableModel) -> None:
+        self.vocabulary = vocabulary
+        self.model = model
+
+    @property
+    def forwards(self) -> int:
+        return self.model.forwards
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        self.warpers = warpers
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        ids = [0, 0, *self.vocabulary.encode(text)]
+        draft = Draft()
+        while len(draft.ids) < limit:
+            scores = self.model.logits(ids + draft.ids)[0]
+            token = choose(scores, state)
+            if token in self.vocabulary.special_ids:
+                draft.ends = token in self.vocabulary.eos_ids
+                break
+            draft.ids.append(token)
+            draft.confidences.append(float(scores[token].exp()))
+            state = state.after(self.vocabulary.token_bytes(token))
+            if not wants_more(draft.confidences):
+                break
+        return draft
+
+
+class RandomDrafter:
+    """Useless: any tokens but special ones, whatever the text."""
+
+    forwards = 0
+
+    def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
+        self.vocabulary = vocabulary
+        self._random = random.Random(seed)
+        self._ordinary = [i for i in range(len(vocabulary)) if vocabulary.token_bytes(i)]
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        ids = self._random.choices(self._ordinary, k=limit)
+        return Draft(ids, [1.0] * len(ids), ends=self._random.random() < 0.1)
+
+
+class ProphetDrafter:
+    """Knows the continuation, and spells it in its own vocabulary; every fifth byte is wrong."""
+
+    forwards = 0
+
+    def __init__(self, vocabulary: Vocabulary, continuation: bytes) -> None:
+        self.vocabulary = vocabulary
+        self.continuation = continuation
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        told = bytearray(self.continuation[len(text) :])
+        for i in range(len(told)):
+            if (len(text) + i) % 23 == 22:
+                told[i] ^= 1
+        ids = self.vocabulary.encode(bytes(told))[:limit]
+        return Draft(ids, [1.0] * len(ids))
+
+
+def decode(
+    target: TableModel,
+    vocabulary: Vocabulary,
+    drafter,
+    *,
+    method: str = "coupled",
+    seed: int = 0,
+    row: int = 0,
+    room: int = 2,
+    draft_length: int = 3,
+    do_sample: bool = True,
+    watch: Callable = lambda round_: None,
+) -> list[int]:
+    """Run the real loop on toy parts; returns the new ids."""
+
+    def finished(ids, scores):
+        return int(ids[0, -1]) in vocabulary.eos_ids
+
+    request = Request(
+        Prompt([0, 0]),
+        LogitsProcessorList(),
+        LogitsProcessorList(),
+        finished,
+        room,
+        do_sample,
+        Noise(seed, row),
+        watch,
+    )
+    decoding = Decoding(target, vocabulary, drafter, method, FixedPace(draft_length), request)
+    return decoding.run(None)[2:]
