@@ -58,6 +58,12 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
   spans.require_dimensions(2, "[T, 2]");
   const auto spans_out = spans.writable_elements<std::int32_t>();
   const auto costs_out = costs.writable_elements<std::int64_t>();
+  for (const Tensor* input :
+       {&draft, &target, &draft_bytes, &draft_starts, &target_bytes, &target_starts}) {
+    spans.require_apart_from(*input);
+    costs.require_apart_from(*input);
+  }
+  spans.require_apart_from(costs);
 
   const auto run = [&]<class Id>(Id) {
     const Ragged<Id> draft_side{draft.elements<Id>(), draft_rows.get()};

@@ -1,5 +1,7 @@
 #include "tokentiming/linear.h"
 
+#include <optional>
+
 #include "operations.h"
 #include "tensor.h"
 
@@ -8,42 +10,41 @@ namespace {
 
 constexpr const char* kLinear = "linear";
 
-template <class Element>
-Element* bfloat16_elements(const Tensor& tensor, int dimensions, const char* axes) {
-  tensor.require_dimensions(dimensions, axes);
-  if (tensor.dtype().code != kDLBfloat || tensor.dtype().bits != 16)
-    tensor.refuse_dtype("bfloat16");
-  std::int64_t expected = 1;
-  for (int axis = dimensions - 1; axis >= 0; --axis) {
-    if (tensor.size(axis) > 1 && tensor.stride(axis) != expected) {
-      tensor.refuse("must be contiguous; use .contiguous()");
-    }
-    expected *= tensor.size(axis);
-  }
-  return tensor.data<Element>();
-}
-
 void linear_tensors(py::handle input_object, py::handle weight_object, py::handle bias_object,
                     py::handle out_object) {
   const Tensor input(input_object, kLinear, "input");
   const Tensor weight(weight_object, kLinear, "weight");
   const Tensor out(out_object, kLinear, "out");
+  std::optional<Tensor> bias;
+  if (!bias_object.is_none()) bias.emplace(bias_object, kLinear, "bias");
+  input.require_dimensions(2, "[R, K]");
+  weight.require_dimensions(2, "[N, K]");
+  out.require_dimensions(2, "[R, N]");
+  if (bias) bias->require_dimensions(1, "[N]");
+
   Linear layer{};
-  layer.input = bfloat16_elements<const BFloat16>(input, 2, "[R, K]");
-  layer.weight = bfloat16_elements<const BFloat16>(weight, 2, "[N, K]");
-  layer.output = bfloat16_elements<BFloat16>(out, 2, "[R, N]");
-  if (input.size(1) != weight.size(1)) input.refuse("and weight must agree in K");
-  if (out.size(0) != input.size(0) || out.size(1) != weight.size(0)) out.refuse("must be [R, N]");
+  layer.input = input.elements<BFloat16>().data();
+  layer.weight = weight.elements<BFloat16>().data();
+  layer.bias = bias ? bias->elements<BFloat16>().data() : nullptr;
+  layer.output = out.writable_elements<BFloat16>().data();
   layer.rows = static_cast<std::size_t>(input.size(0));
   layer.in_features = static_cast<std::size_t>(input.size(1));
   layer.out_features = static_cast<std::size_t>(weight.size(0));
-  if (bias_object.is_none()) {
-    const py::gil_scoped_release unlocked;
-    return linear(layer);
-  }
-  const Tensor bias(bias_object, kLinear, "bias");
-  layer.bias = bfloat16_elements<const BFloat16>(bias, 1, "[N]");
-  if (bias.size(0) != weight.size(0)) bias.refuse("must be [N]");
+
+  const auto require_size = [](const Tensor& tensor, int axis, const char* name,
+                               std::int64_t expected) {
+    if (tensor.size(axis) == expected) return;
+    tensor.refuse("must have " + std::string(name) + " = " + std::to_string(expected) + ", got " +
+                  std::to_string(tensor.size(axis)));
+  };
+  require_size(weight, 1, "K", input.size(1));
+  require_size(out, 0, "R", input.size(0));
+  require_size(out, 1, "N", weight.size(0));
+  if (bias) require_size(*bias, 0, "N", weight.size(0));
+  out.require_apart_from(input);
+  out.require_apart_from(weight);
+  if (bias) out.require_apart_from(*bias);
+
   const py::gil_scoped_release unlocked;
   linear(layer);
 }

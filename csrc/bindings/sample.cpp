@@ -39,9 +39,10 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
   const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
   const auto draws = as_states(states);
   const auto ids = out.writable_elements<std::int64_t>();
+  for (const Tensor* input : {&logits, &keys, &states}) out.require_apart_from(*input);
 
   const auto run = [&]<class Logit>(Logit) {
-    const LogitRows<Logit> rows{logits.data<const Logit>(),
+    const Rows<const Logit> rows{logits.data<const Logit>(),
                                 static_cast<std::size_t>(logits.size(0)),
                                 static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
     const py::gil_scoped_release unlocked;

@@ -1,5 +1,7 @@
 #include "tensor.h"
 
+#include <utility>
+
 namespace tokentiming::python {
 namespace {
 
@@ -121,8 +123,7 @@ void Tensor::require_dimensions(int dimensions, const char* axes) const {
          " dimensions");
 }
 
-void Tensor::require_dtype(DLDataTypeCode code, int bits) const {
-  const DLDataType expected{static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1};
+void Tensor::require_dtype(DLDataType expected) const {
   if (!same_dtype(view_.dtype, expected)) refuse_dtype(name(expected));
 }
 
@@ -139,6 +140,26 @@ void Tensor::require_contiguous() const {
 
 void Tensor::require_writable() const {
   if (read_only_) refuse("is read-only and cannot take a result");
+}
+
+void Tensor::require_apart_from(const Tensor& input) const {
+  // The bytes from the first element to behind the last, strides of either sign.
+  const auto extent = [](const Tensor& tensor) {
+    std::intptr_t begin = reinterpret_cast<std::intptr_t>(tensor.data<char>());
+    std::intptr_t end = begin;
+    const std::int64_t size = tensor.dtype().bits / 8;
+    for (int axis = 0; axis < tensor.dimensions(); ++axis) {
+      const std::int64_t reach = (tensor.size(axis) - 1) * tensor.stride(axis) * size;
+      (reach < 0 ? begin : end) += reach;
+    }
+    return std::pair(begin, end + size);
+  };
+  if (count() == 0 || input.count() == 0) return;
+  const auto [begin, end] = extent(*this);
+  const auto [input_begin, input_end] = extent(input);
+  if (begin < input_end && input_begin < end) {
+    refuse(std::string("shares memory with ") + input.argument_);
+  }
 }
 
 void Tensor::refuse_dtype(const std::string& expected) const {

@@ -9,9 +9,22 @@
 #include <string>
 #include <type_traits>
 
+#include "tokentiming/rows.h"
+
 namespace tokentiming::python {
 
 namespace py = pybind11;
+
+// The name DLPack has for a type of the core.
+template <class Number>
+inline constexpr DLDataType kDlpack{std::is_floating_point_v<Number> ? kDLFloat
+                                    : std::is_signed_v<Number>       ? kDLInt
+                                                                     : kDLUInt,
+                                    8 * sizeof(Number), 1};
+template <>
+inline constexpr DLDataType kDlpack<Half>{kDLFloat, 16, 1};
+template <>
+inline constexpr DLDataType kDlpack<BFloat16>{kDLBfloat, 16, 1};
 
 // A borrowed view of a tensor in CPU memory; nothing is copied. It is valid while it lives and the
 // caller holds the Python object, and must be destroyed with the GIL held.
@@ -38,18 +51,21 @@ class Tensor {
   }
 
   // The checked elements of a contiguous tensor.
-  template <class Int>
-  std::span<const Int> elements() const {
-    require_dtype(std::is_signed_v<Int> ? kDLInt : kDLUInt, 8 * sizeof(Int));
+  template <class Number>
+  std::span<const Number> elements() const {
+    require_dtype(kDlpack<Number>);
     require_contiguous();
-    return {data<const Int>(), static_cast<std::size_t>(count())};
+    return {data<const Number>(), static_cast<std::size_t>(count())};
   }
-  template <class Int>
-  std::span<Int> writable_elements() const {
+  template <class Number>
+  std::span<Number> writable_elements() const {
     require_writable();
-    const auto readable = elements<Int>();
-    return {const_cast<Int*>(readable.data()), readable.size()};
+    const auto readable = elements<Number>();
+    return {const_cast<Number*>(readable.data()), readable.size()};
   }
+
+  // Refuses an output that shares memory with an input.
+  void require_apart_from(const Tensor& input) const;
 
   // `axes` describes the expected shape, such as "[R, V]".
   void require_dimensions(int dimensions, const char* axes) const;
@@ -57,7 +73,7 @@ class Tensor {
   [[noreturn]] void refuse(const std::string& reason) const;
 
  private:
-  void require_dtype(DLDataTypeCode code, int bits) const;
+  void require_dtype(DLDataType expected) const;
   void require_contiguous() const;
   void require_writable() const;
   std::string message(const std::string& reason) const;

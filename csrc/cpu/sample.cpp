@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -11,6 +10,7 @@
 
 #include "gain_bounds/gain_bounds.h"
 #include "parallel.h"
+#include "widen.h"
 
 namespace tokentiming {
 namespace {
@@ -41,27 +41,6 @@ double log_positive(double x) {
   }
   return exponent * kLog2 + log_ratio((mantissa - 1.0) / (mantissa + 1.0));
 }
-
-// ---- logits ----
-
-float widen(BFloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
-
-// Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, for
-// subnormals too; one multiplication puts that right. Infinity and NaN need their exponent set.
-float widen(Half x) {
-  constexpr float kRebias = 0x1p112f;
-  const std::uint32_t magnitude = x.bits & 0x7FFFu;
-  const std::uint32_t special = magnitude >= 0x7C00u ? 0x7F800000u : 0u;
-  const float scaled = std::bit_cast<float>(magnitude << 13) * kRebias;
-  const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
-}
-
-float widen(float x) { return x; }
-double widen(double x) { return x; }
-
-template <class Logit>
-using Wide = decltype(widen(Logit{}));
 
 // ---- the race ----
 
@@ -202,7 +181,7 @@ double Noise::log_exponential(std::uint64_t token_key) const {
 }
 
 template <class Logit>
-void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
+void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
             std::span<const State> states, std::span<std::int64_t> ids) {
   if (keys.size() > logits.columns) {
     refuse("keys has " + std::to_string(keys.size()) + " entries, logits only " +
@@ -232,7 +211,7 @@ void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys,
     const std::size_t begin = task / logits.rows * kChunk;
     const std::size_t row = task % logits.rows;
     Race<Logit> race(noise[row], gain_bounds);
-    leaders[task] = race.run(logits.data + static_cast<std::ptrdiff_t>(row) * logits.stride,
+    leaders[task] = race.run(logits[row],
                              keys.data(), begin, std::min(begin + kChunk, keys.size()));
   });
 
@@ -252,13 +231,13 @@ void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys,
   for (std::size_t row = 0; row < logits.rows; ++row) ids[row] = leaders[row].id;
 }
 
-template void sample(const LogitRows<Half>&, std::span<const std::uint64_t>, std::uint64_t,
+template void sample(const Rows<const Half>&, std::span<const std::uint64_t>, std::uint64_t,
                      std::span<const State>, std::span<std::int64_t>);
-template void sample(const LogitRows<BFloat16>&, std::span<const std::uint64_t>, std::uint64_t,
+template void sample(const Rows<const BFloat16>&, std::span<const std::uint64_t>, std::uint64_t,
                      std::span<const State>, std::span<std::int64_t>);
-template void sample(const LogitRows<float>&, std::span<const std::uint64_t>, std::uint64_t,
+template void sample(const Rows<const float>&, std::span<const std::uint64_t>, std::uint64_t,
                      std::span<const State>, std::span<std::int64_t>);
-template void sample(const LogitRows<double>&, std::span<const std::uint64_t>, std::uint64_t,
+template void sample(const Rows<const double>&, std::span<const std::uint64_t>, std::uint64_t,
                      std::span<const State>, std::span<std::int64_t>);
 
 }  // namespace tokentiming

@@ -1,9 +1,10 @@
 """Any draft model speeds up any target model, losslessly."""
 
 from tokentiming import ops
-from tokentiming.decoder import SpeculativeDecoder, SpeculativeOutput
+from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import Draft, Drafter, ModelDrafter
 from tokentiming.huggingface import custom_generate
+from tokentiming.output import SpeculativeOutput
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
 

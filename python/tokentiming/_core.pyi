@@ -17,5 +17,18 @@ def align(
     /,
 ) -> None: ...
 def sample(logits: Tensor, keys: Tensor, seed: int, states: Tensor, out: Tensor, /) -> None: ...
-def linear(input: object, weight: object, bias: object | None, out: object) -> None: ...
+def verify(
+    draft_ids: Tensor,
+    offsets: Tensor | None,
+    target_logits: Tensor | None,
+    target_probs: Tensor | None,
+    draft_logits: Tensor | None,
+    draft_probs: Tensor | None,
+    temperature: float,
+    uniforms: Tensor | None,
+    tokens: Tensor,
+    accepted: Tensor,
+    /,
+) -> None: ...
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, /) -> None: ...
 def linear_is_fast() -> bool: ...

@@ -58,6 +58,84 @@ def options(
     """Options of every command; `_Polite` reads them."""
 
 
+Length = Annotated[int, typer.Option(min=1, help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy decoding.")]
+Method = Annotated[str, typer.Option(help="How proposals are made and judged.")]
+DType = Annotated[str, typer.Option(help="Of the weights: bfloat16, float32, float16 or auto.")]
+
+
+@app.command()
+def demo(
+    small: Annotated[bool, typer.Option("--small", help="Gemma-3-270M as the target.")] = False,
+    target: Annotated[str, typer.Option(help="Another target.")] = "qwen2.5-coder-1.5b",
+    draft: Model = "smollm2-135m",
+    max_new_tokens: Length = 48,
+    temperature: Temperature = 0.0,
+    method: Method = "coupled",
+    dtype: DType = "bfloat16",
+) -> None:
+    """Run four prompts through the target alone and with a draft, side by side."""
+    from tokentiming import demo, display_generation
+
+    target = "gemma-3-270m" if small else target
+    decoder = _decoder(target, draft, method, dtype)
+    console = display.output()
+    rows = []
+    for name, text in demo.PROMPTS.items():
+        chat = decoder.target_tokenizer.chat_template
+        with display_generation.SideBySide.shown(name, console) as watcher:
+            row = demo.compare(
+                decoder,
+                name,
+                [{"role": "user", "content": text}] if chat else text,
+                length=max_new_tokens,
+                sampling=_sampling(temperature),
+                watcher=watcher,
+            )
+        rows.append(row)
+    console.print(display_generation.comparison_table(_label(target), _label(draft), rows))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    target: Model = "qwen2.5-coder-1.5b",
+    draft: Model = "smollm2-135m",
+    max_new_tokens: Length = 128,
+    temperature: Temperature = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random stream.")] = 0,
+    method: Method = "coupled",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text: no chat template.")
+    ] = False,
+    dtype: DType = "bfloat16",
+) -> None:
+    """Generate with a target and a draft; accepted draft text is coloured."""
+    from tokentiming import display_generation
+
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    decoder = _decoder(target, draft, method, dtype)
+    chat = decoder.target_tokenizer.chat_template and not raw
+    console, streamed = display.output(), display_generation.StreamedText()
+
+    def watch(round_: Any) -> None:
+        for i, token in enumerate(round_.tokens):
+            characters = streamed.append(decoder.vocabulary.token_bytes(token))
+            style = display_generation.ACCEPTED if i < round_.accepted else None
+            console.print(characters, end="", style=style, markup=False, soft_wrap=True)
+
+    output = decoder.generate(
+        [{"role": "user", "content": prompt}] if chat else prompt,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        watch=watch,
+        **_sampling(temperature),
+    )
+    console.print()
+    display.messages().print(display_generation.stats_lines(output.stats))
+
+
 @app.command()
 def align(
     text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
@@ -107,6 +185,30 @@ def pull(
         with display.PullBars.shown() as bars:
             folder = models.pull(name, verify=verify, progress=bars)
         display.output().print(str(folder), soft_wrap=True)
+
+
+def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
+    """Both models, fetched first where need be."""
+    import torch
+
+    from tokentiming import SpeculativeDecoder
+    from tokentiming.methods import check_name
+
+    check_name(method)
+    kind = dtype if dtype == "auto" else getattr(torch, dtype, None)
+    if not isinstance(kind, (str, torch.dtype)):
+        raise ValueError(f"--dtype is {dtype!r}; give bfloat16, float32, float16 or auto")
+    with display.PullBars.shown() as bars:
+        places = [models.resolve(model, progress=bars) for model in (target, draft)]
+    return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=kind)
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    """What `generate` is told, whatever defaults the model came with."""
+    plain = {"repetition_penalty": 1.0, "top_k": None, "top_p": None}
+    if temperature == 0:
+        return {"do_sample": False, "temperature": None, **plain}
+    return {"do_sample": True, "temperature": temperature, **plain}
 
 
 def _tokenizer(model: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from transformers.utils import ModelOutput
 
 from tokentiming import checks, models
 from tokentiming.cache import CachedModel
@@ -23,21 +22,11 @@ from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.loop import Decoding, Request, Round
 from tokentiming.methods import check_name
 from tokentiming.noise import Noise
+from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.pace import AdaptivePace, Costs, FixedPace
 from tokentiming.prompts import Prompt, parse
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
-
-
-@dataclass
-class SpeculativeOutput(ModelOutput):
-    """What ``generate`` returns. Of one prompt ``text`` and ``stats`` are single, else lists."""
-
-    sequences: torch.Tensor | None = None
-    """int64 ``[B, L]``: prompts and new ids, padded on the right."""
-    text: str | list[str] | None = None
-    """The generated part, special tokens left out."""
-    stats: Stats | list[Stats] | None = None
 
 
 class SpeculativeDecoder:
@@ -82,8 +71,8 @@ class SpeculativeDecoder:
     @classmethod
     def from_pretrained(
         cls,
-        target: str,
-        draft: str | None = None,
+        target: str | PathLike[str],
+        draft: str | PathLike[str] | None = None,
         *,
         method: str = "coupled",
         draft_length: int | None = None,
@@ -237,18 +226,6 @@ class SpeculativeDecoder:
         if len(results) == 1:
             return SpeculativeOutput(sequences=sequences, text=texts[0], stats=stats[0])
         return SpeculativeOutput(sequences=sequences, text=texts, stats=stats)
-
-
-def pad(rows: list[list[int]], model: PreTrainedModel) -> torch.Tensor:
-    """Rows of ids as one tensor ``[B, L]``, padded on the right with the model's pad id."""
-    config = model.generation_config
-    eos = config.eos_token_id
-    padding = config.pad_token_id
-    if padding is None:
-        padding = eos if isinstance(eos, int) else (eos or [0])[0]
-    longest = max(map(len, rows))
-    padded = [row + [padding] * (longest - len(row)) for row in rows]
-    return torch.tensor(padded, device=model.device)
 
 
 def draw_seed() -> int:

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from tokentiming import ops
 
-_MOST_ROWS = 64
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -29,7 +28,7 @@ def few_rows(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
         rows: tokens in the coming forward pass.
     """
     if (
-        1 < rows <= _MOST_ROWS
+        rows > 1
         and weights.dtype == torch.bfloat16
         and weights.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"

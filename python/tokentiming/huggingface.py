@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
-from tokentiming.decoder import SpeculativeDecoder, SpeculativeOutput, draw_seed, pad
+from tokentiming.decoder import SpeculativeDecoder, draw_seed
 from tokentiming.drafters import ModelDrafter
 from tokentiming.methods import check_name
 from tokentiming.noise import Noise
+from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.prompts import Prompt
 
 

@@ -15,7 +15,7 @@ from tokentiming.cache import CachedModel
 from tokentiming.drafters import Draft, Drafter
 from tokentiming.methods import METHODS, Greedy, Method
 from tokentiming.noise import Noise, State
-from tokentiming.pace import Pace
+from tokentiming.pace import Outcome, Pace
 from tokentiming.prompts import Prompt
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
@@ -120,11 +120,14 @@ class Decoding:
         self.stats.accepted_per_round[accepted] += 1
         if not first:  # the first pass reads the prompt too and says nothing about later ones
             self._pace.observe(
-                draft.confidences,
-                self._drafted_and_kept(draft, proposal[: len(emitted) - 1]),
-                len(proposal) + 1,
-                drafting,
-                perf_counter() - start,
+                Outcome(
+                    confidences=draft.confidences,
+                    kept=self._drafted_and_kept(draft, proposal[: len(emitted) - 1]),
+                    tokens=len(tokens),
+                    rows=len(proposal) + 1,
+                    drafting=drafting,
+                    total=perf_counter() - start,
+                )
             )
         self._request.watch(Round(tokens, accepted))
 

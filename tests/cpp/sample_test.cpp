@@ -11,7 +11,7 @@
 
 #include "gain_bounds/gain_bounds.h"
 
-using tokentiming::LogitRows;
+using tokentiming::Rows;
 using tokentiming::Noise;
 using tokentiming::State;
 
@@ -75,7 +75,7 @@ TEST_CASE("the race is won by the highest exact score") {
   for (float& logit : logits) logit = normal(random);
   const std::vector<State> states{{0, 5, 0}, {1, 5, 0}};
   std::vector<std::int64_t> ids(2);
-  tokentiming::sample(LogitRows<float>{logits.data(), 2, columns, std::ptrdiff_t{columns}}, keys,
+  tokentiming::sample(Rows<const float>{logits.data(), 2, columns, std::ptrdiff_t{columns}}, keys,
                       42, states, ids);
   for (std::size_t row = 0; row < 2; ++row) {
     const Noise noise(42, states[row]);
@@ -95,7 +95,7 @@ TEST_CASE("errors name the row and leave the output alone") {
   const std::vector<State> states{{0, 0, 0}, {0, 1, 0}};
   std::vector<std::int64_t> ids(2, -7);
   std::vector<double> logits{0, 0, 0, 0, std::numeric_limits<double>::quiet_NaN(), 0};
-  const LogitRows<double> rows{logits.data(), 2, 3, 3};
+  const Rows<const double> rows{logits.data(), 2, 3, 3};
   CHECK_THROWS_WITH(tokentiming::sample(rows, keys, 0, states, ids),
                     "sample: logits[1] holds NaN or +inf");
   CHECK(ids == std::vector<std::int64_t>{-7, -7});

@@ -5,36 +5,26 @@
 // input is a few rows only, so it is laid out so beforehand.
 #include <immintrin.h>
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
-#include <vector>
 
 #include "kernels.h"
-#include "parallel.h"
 
 namespace tokentiming {
 namespace {
 
 constexpr std::size_t kStep = 16;     // weights a vector
 constexpr std::size_t kMostRows = 6;  // input rows a tile
-constexpr std::size_t kOutputBlock =
-    48;  // weight rows handed to a thread, a multiple of any tile's
 
-// The input as floats, each run of 16 as its 8 even places and then its 8 odd ones; an incomplete
-// last run stays in order.
-std::vector<float> laid_out(const Linear& layer) {
-  std::vector<float> floats(layer.rows * layer.in_features);
-  const std::size_t whole = layer.in_features / kStep * kStep;
-  for (std::size_t r = 0; r < layer.rows; ++r) {
-    const BFloat16* from = layer.input + r * layer.in_features;
-    float* to = floats.data() + r * layer.in_features;
-    for (std::size_t k = 0; k < layer.in_features; ++k) {
-      const std::size_t place = k % kStep / 2 + k % 2 * (kStep / 2);
-      to[k < whole ? k / kStep * kStep + place : k] = to_float(from[k]);
-    }
-  }
-  return floats;
+// Of 16 bfloat16 the 8 at even places, and the 8 at odd ones, as floats. Two shifts rather than a
+// mask, which would cost the register that holds it.
+inline __m256 even_places(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+inline __m256 odd_places(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(pairs, 16), 16));
+}
+inline __m256i load(const BFloat16* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
 inline float sum_of_lanes(__m256 v) {
@@ -67,21 +57,17 @@ void tile(const Linear& layer, const float* input, std::size_t row, std::size_t 
   };
   std::size_t k = 0;
   for (; k + kStep <= in; k += kStep) {
-    const auto weights = [&](std::size_t n) __attribute__((always_inline)) {
-      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight + n * in + k));
-    };
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
       // The next tile's weights travel while this one is worked on.
       _mm_prefetch(reinterpret_cast<const char*>(weight + (n + kOutputs) * in + k), _MM_HINT_T0);
-      w[n] = _mm256_castsi256_ps(_mm256_slli_epi32(weights(n), 16));
+      w[n] = even_places(load(weight + n * in + k));
       pin(w[n]);
     }
     accumulate(k);
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
-      // Two shifts rather than a mask, which would cost the register that holds it.
-      w[n] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(weights(n), 16), 16));
+      w[n] = odd_places(load(weight + n * in + k));
       pin(w[n]);
     }
     accumulate(k + kStep / 2);
@@ -89,8 +75,8 @@ void tile(const Linear& layer, const float* input, std::size_t row, std::size_t 
   for (std::size_t r = 0; r < kRows; ++r) {
     for (std::size_t n = 0; n < kOutputs; ++n) {
       float sum = sum_of_lanes(sums[r][n]);
-      for (std::size_t i = k; i < in; ++i) sum += x[r * in + i] * to_float(weight[n * in + i]);
-      if (layer.bias) sum += to_float(layer.bias[output + n]);
+      for (std::size_t i = k; i < in; ++i) sum += x[r * in + i] * widen(weight[n * in + i]);
+      if (layer.bias) sum += widen(layer.bias[output + n]);
       layer.output[(row + r) * layer.out_features + output + n] = to_bfloat16(sum);
     }
   }
@@ -108,26 +94,36 @@ void range(const Linear& layer, const float* input, std::size_t row, std::size_t
 
 // As many weight rows a tile as leave the sums in the 16 registers.
 using Range = void (*)(const Linear&, const float*, std::size_t, std::size_t, std::size_t);
-constexpr std::array<Range, kMostRows + 1> kRanges = {
-    nullptr, range<1, 4>, range<2, 4>, range<3, 4>, range<4, 3>, range<5, 2>, range<6, 2>};
+constexpr Range kRanges[kMostRows + 1] = {nullptr,     range<1, 4>, range<2, 4>, range<3, 4>,
+                                          range<4, 3>, range<5, 2>, range<6, 2>};
 
 }  // namespace
 
-void linear_avx2(const Linear& layer) {
-  if (layer.rows == 0) return;
-  const std::vector<float> input = laid_out(layer);
+// Each run of 16 becomes its 8 even places and then its 8 odd ones; an incomplete last run stays in
+// order.
+void lay_out_avx2(const Linear& layer, float* floats) {
+  const std::size_t in = layer.in_features;
+  for (std::size_t r = 0; r < layer.rows; ++r) {
+    const BFloat16* from = layer.input + r * in;
+    float* to = floats + r * in;
+    std::size_t k = 0;
+    for (; k + kStep <= in; k += kStep) {
+      const __m256i pairs = load(from + k);
+      _mm256_storeu_ps(to + k, even_places(pairs));
+      _mm256_storeu_ps(to + k + kStep / 2, odd_places(pairs));
+    }
+    for (; k < in; ++k) to[k] = widen(from[k]);
+  }
+}
+
+void linear_avx2(const Linear& layer, const float* floats, std::size_t first, std::size_t last) {
   // Even shares: 7 rows are done as 4 and 3, not as 6 and 1.
   const std::size_t shares = (layer.rows + kMostRows - 1) / kMostRows;
-  const std::size_t blocks = (layer.out_features + kOutputBlock - 1) / kOutputBlock;
-  parallel_for(blocks, 1, [&](std::size_t block) {
-    const std::size_t first = block * kOutputBlock;
-    const std::size_t last = std::min(first + kOutputBlock, layer.out_features);
-    for (std::size_t share = 0; share < shares; ++share) {
-      const std::size_t row = layer.rows * share / shares;
-      const std::size_t rows = layer.rows * (share + 1) / shares - row;
-      kRanges[rows](layer, input.data(), row, first, last);
-    }
-  });
+  for (std::size_t share = 0; share < shares; ++share) {
+    const std::size_t row = layer.rows * share / shares;
+    const std::size_t rows = layer.rows * (share + 1) / shares - row;
+    kRanges[rows](layer, floats, row, first, last);
+  }
 }
 
 }  // namespace tokentiming

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "tokentiming/sample.h"
+#include "tokentiming/rows.h"
 
 namespace tokentiming {
 

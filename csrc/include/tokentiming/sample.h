@@ -6,16 +6,9 @@
 #include <span>
 
 #include "tokentiming/philox.h"
+#include "tokentiming/rows.h"
 
 namespace tokentiming {
-
-// IEEE binary16 and bfloat16 as they lie in memory.
-struct Half {
-  std::uint16_t bits;
-};
-struct BFloat16 {
-  std::uint16_t bits;
-};
 
 // Where a draw stands: which sequence, and how much text that sequence has generated. Draft and
 // target reach the same state when they have generated the same bytes, whatever their tokens.
@@ -23,15 +16,6 @@ struct State {
   std::int64_t row;           // the sequence's index, 0 or more
   std::int64_t byte_offset;   // bytes generated so far, below 2^32
   std::int64_t empty_tokens;  // tokens without bytes generated so far, below 2^32
-};
-
-// A matrix of unnormalised log-probabilities, one row a draw; rows are `stride` elements apart.
-template <class Logit>
-struct LogitRows {
-  const Logit* data;
-  std::size_t rows;
-  std::size_t columns;
-  std::ptrdiff_t stride;
 };
 
 // The noise of one draw: 64 random bits for each token key.
@@ -79,7 +63,7 @@ double log_exponential(std::uint64_t bits);
 // sampling", 2014; shared noise for speculative decoding: Daliri, Musco, Suresh, "Coupling without
 // communication and drafter-invariant speculative decoding", arXiv 2408.07978.
 template <class Logit>
-void sample(const LogitRows<Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
+void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
             std::span<const State> states, std::span<std::int64_t> ids);
 
 }  // namespace tokentiming

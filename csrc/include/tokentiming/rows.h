@@ -1,0 +1,35 @@
+// Numbers and matrices as they lie in memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <variant>
+
+namespace tokentiming {
+
+// IEEE binary16 and bfloat16 as they lie in memory.
+struct Half {
+  std::uint16_t bits;
+};
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// A borrowed matrix; each row is contiguous, and rows are `stride` elements apart.
+template <class Number>
+struct Rows {
+  Number* data;
+  std::size_t rows;
+  std::size_t columns;
+  std::ptrdiff_t stride;
+
+  Number* operator[](std::size_t row) const {
+    return data + static_cast<std::ptrdiff_t>(row) * stride;
+  }
+};
+
+// Rows of whichever floating-point type they are found in.
+using AnyRows =
+    std::variant<Rows<const Half>, Rows<const BFloat16>, Rows<const float>, Rows<const double>>;
+
+}  // namespace tokentiming

@@ -1,0 +1,27 @@
+"""The native core's operations on tensors.
+
+Every function borrows its tensors without a copy, releases the GIL while it works, and gives the
+same result on any number of threads. Inputs may be torch tensors or anything with ``__dlpack__``
+(NumPy arrays, say) in CPU memory; results are torch tensors. An error's message begins with the
+function's name and names the argument; nothing has been written when one is raised.
+"""
+
+# torch comes first: it loads an OpenMP runtime, and the core then joins it. In the other order each
+# would bring a pool of threads of its own.
+import torch  # noqa: F401
+
+from tokentiming.ops.align import Alignment, ByteTable, align
+from tokentiming.ops.linear import linear, linear_is_fast
+from tokentiming.ops.sample import sample
+from tokentiming.ops.verify import Verification, verify
+
+__all__ = [
+    "Alignment",
+    "ByteTable",
+    "Verification",
+    "align",
+    "linear",
+    "linear_is_fast",
+    "sample",
+    "verify",
+]

@@ -1,0 +1,52 @@
+"""Draws on noise that two models share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokentiming import _core
+
+
+def sample(
+    logits: Tensor,
+    keys: Tensor,
+    *,
+    seed: int,
+    states: Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Draw one token a row by an exponential race on noise that other models can share.
+
+    Row ``r`` draws ``argmax_v logits[r, v] - log E(seed, states[r], keys[v])``, where the ``E`` are
+    independent Exp(1) variates from Philox 4x32-10: token ``v`` is drawn with probability
+    ``softmax(logits[r])[v]``. Equal states and equal keys meet equal noise, so that two models that
+    give a text similar probabilities mostly draw the same token. ``-inf`` is never drawn; ties go
+    to the lowest id. The result depends on the arguments alone, not on threads or processor.
+
+    Args:
+        logits: float16, bfloat16, float32 or float64 ``[R, V]``, contiguous along the vocabulary;
+            rows may be any distance apart. Unnormalised log-probabilities, after temperature.
+        keys: int64 ``[N]``, N <= V: one 64-bit key a token. Ids from N on are padding of the
+            model's head; they are not read and never drawn.
+        seed: the stream, in [0, 2^64).
+        states: int64 ``[R, 3]``: index of the row's sequence, bytes generated so far, zero-byte
+            tokens generated so far; the last two below 2^32.
+        out: int64 ``[R]`` to fill instead of a new tensor.
+
+    Returns:
+        Token ids, int64 ``[R]``.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor.
+        ValueError: NaN, +inf or no finite logit in a row (the message names it), a state or seed
+            out of range, sizes that disagree, logits that require grad, a tensor not in CPU memory.
+
+    Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
+    if out is None:
+        out = torch.empty(len(logits), dtype=torch.int64)
+    _core.sample(logits, keys, seed, states, out)
+    return out

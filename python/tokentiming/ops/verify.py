@@ -1,0 +1,127 @@
+"""Rejection sampling along drafted chains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokentiming import _core
+
+
+class Verification(NamedTuple):
+    """What became of B drafted chains.
+
+    tokens
+        int32 ``[B, K + 1]``: the accepted tokens of each chain, one more token, then -1. For ragged
+        chains K is the greatest length.
+    accepted
+        int32 ``[B]``: how many drafted tokens were accepted, without the one more.
+    """
+
+    tokens: Tensor
+    accepted: Tensor
+
+
+def verify(
+    draft_ids: Tensor,
+    *,
+    target_logits: Tensor | None = None,
+    target_probs: Tensor | None = None,
+    draft_logits: Tensor | None = None,
+    draft_probs: Tensor | None = None,
+    uniforms: Tensor | None = None,
+    temperature: float = 1.0,
+    offsets: Tensor | None = None,
+    out: Verification | None = None,
+) -> Verification:
+    """Accept a prefix of each drafted chain and draw the token after it, so that the law is ``p``.
+
+    With ``p`` the target's law and ``q`` the proposal's, token ``x`` at position ``i`` is accepted
+    while ``uniforms[i] < min(1, p(x) / q(x))``. At the first rejection one token is drawn from
+    ``norm(max(p - q, 0))``; when all are accepted, one from ``p``. If rounding leaves nothing of
+    ``max(p - q, 0)``, where a rejection has no probability but that of rounding, it is drawn from
+    ``p``.
+
+    Chains come padded (``draft_ids`` has two axes, every chain has K tokens) or ragged
+    (``draft_ids`` has one axis, ``offsets`` tell the B chains apart; T tokens in all):
+
+    ==================  ====================  ================
+    argument            padded                ragged
+    ==================  ====================  ================
+    ``draft_ids``       ``[B, K]``            ``[T]``
+    ``draft_*``         ``[B, K, V]``         ``[T, V]``
+    ``target_*``        ``[B, K + 1, V]``     ``[T + B, V]``
+    ``uniforms``        ``[B, K + 1]``        ``[T + B]``
+    ==================  ====================  ================
+
+    Args:
+        draft_ids: int32 or int64, contiguous. -1 says that the draft drew what ``draft_probs`` lack
+            to sum to 1, which counts as a rejection.
+        target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
+            at one distance from each other; ``p`` is the softmax of ``target_logits / temperature``.
+        target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
+        draft_logits: ``q`` is the softmax of ``draft_logits / temperature``.
+        draft_probs: ``q`` itself, taken as given: it may sum to less than 1. Without ``draft_logits``
+            and ``draft_probs`` each token was proposed with certainty: it is accepted with
+            probability ``p(x)``, and on rejection another is drawn from ``p`` without ``x``.
+        uniforms: float32 or float64, contiguous, in [0, 1). The last of a chain serves the draw of
+            its one more token, the others its acceptances. float64 tells tokens of small
+            probability apart. May be missing at temperature 0.
+        temperature: 0 or more, for logits. At 0 the rule emits the lowest id of greatest logit,
+            whatever ``q`` is; nothing but ``target_logits`` is read.
+        offsets: int64 ``[B + 1]``: chain ``b`` is ``draft_ids[offsets[b]:offsets[b + 1]]``, and its
+            ``target_*`` rows begin at ``offsets[b] + b``.
+        out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
+
+    Returns:
+        Tokens and counts, new or ``out``.
+
+    Only what the rule must read is read: nothing behind a rejection, and of probability rows before
+    it one entry each. The result does not depend on the number of threads. Numbers are reckoned with
+    in float32, or in float64 where one of the laws is float64.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor, or not exactly one law of the
+            target, or two of the draft, are given.
+        ValueError: shapes that disagree, an id outside the vocabulary, a uniform outside [0, 1), a
+            row that is read holds NaN, +inf or a negative probability or has no mass, a tensor that
+            is not contiguous where it must be, requires grad, or is not in CPU memory.
+
+    Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
+    """
+    if (target_logits is None) == (target_probs is None):
+        raise TypeError("verify: give one of target_logits and target_probs")
+    if draft_logits is not None and draft_probs is not None:
+        raise TypeError("verify: draft_logits and draft_probs are both given; give at most one")
+    ragged = draft_ids.ndim != 2
+    if ragged == (offsets is None):
+        raise ValueError(
+            "verify: offsets belong to draft_ids of shape [T]; draft_ids of shape [B, K] take none"
+        )
+    if uniforms is None and temperature != 0:
+        raise ValueError("verify: uniforms are missing; only temperature 0 needs none")
+    if out is None:
+        if offsets is None:
+            batch, longest = draft_ids.shape
+        else:
+            batch = max(len(offsets) - 1, 0)
+            longest = int((offsets[1:] - offsets[:-1]).max()) if batch else 0
+        out = Verification(
+            torch.empty((batch, max(longest, 0) + 1), dtype=torch.int32),
+            torch.empty(batch, dtype=torch.int32),
+        )
+    _core.verify(
+        draft_ids,
+        offsets,
+        target_logits,
+        target_probs,
+        draft_logits,
+        draft_probs,
+        temperature,
+        uniforms,
+        out.tokens,
+        out.accepted,
+    )
+    return out

@@ -1,0 +1,173 @@
+"""Real weights, float32: the ids are those of the target alone, whatever is drafted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import prompts
+import references
+import tokentiming as tt
+import toys
+from tokentiming import ops
+from tokentiming.methods import Coupled
+from tokentiming.noise import State
+
+MARGIN = 1e-3
+"""A pass over several tokens and one over a single token differ by up to 1e-4 in a logit."""
+
+
+class CheckedDrafter(tt.ModelDrafter):
+    """Asserts the invariant of every round: the draft's context spells the committed bytes."""
+
+    def begin(self, prompt, target_tokenizer, warpers):
+        super().begin(prompt, target_tokenizer, warpers)
+        self.rounds = 0
+
+    def propose(self, text, state, limit, choose, wants_more):
+        draft = super().propose(text, state, limit, choose, wants_more)
+        context = self.context[: len(self.context) - len(draft.ids)]
+        assert self.vocabulary.decode(context) == text
+        assert state.offset == len(text)
+        self.rounds += 1
+        return draft
+
+
+@pytest.fixture(scope="module")
+def pairs(smollm2, gemma):
+    return {"smollm2->gemma": (gemma, smollm2), "gemma->smollm2": (smollm2, gemma)}
+
+
+def greedy_alone(model, tokenizer, prompt: str, length: int) -> list[int]:
+    """Ids of the target's own ``generate``, after asserting that no rounding could change them."""
+    ids = tokenizer(prompt, return_tensors="pt")
+    output = model.generate(
+        **ids,
+        do_sample=False,
+        max_new_tokens=length,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    best = torch.stack(output.logits).topk(2, dim=-1).values
+    margin = float((best[..., 0] - best[..., 1]).min())
+    assert margin > MARGIN, f"{prompt!r} has a margin of {margin}: choose another prompt"
+    return output.sequences[0].tolist()
+
+
+def byte_splitting_prophet(tokenizer, sequence: list[int], prompt: str):
+    """Knows the text and proposes it byte by byte, now and then a wrong one."""
+    vocabulary = tt.Vocabulary.from_tokenizer(tokenizer)
+    new = sequence[len(tokenizer(prompt).input_ids) :]
+    bytes_alone = tt.Vocabulary.from_tokenizer(toys.byte_level_tokenizer())
+    return toys.ProphetDrafter(bytes_alone, vocabulary.decode(new))
+
+
+def check_greedy(target, draft, texts, length) -> None:
+    model, tokenizer = target
+    drafter = CheckedDrafter(*draft)
+    random = toys.RandomDrafter(drafter.vocabulary)
+    accepted = {"model": 0, "prophet": 0}
+    for text in texts:
+        expected = greedy_alone(model, tokenizer, text, length)
+        prophet = byte_splitting_prophet(tokenizer, expected, text)
+        for name, source in (("model", drafter), ("random", random), ("prophet", prophet)):
+            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=5)
+            output = decoder.generate(text, do_sample=False, max_new_tokens=length)
+            assert output.sequences[0].tolist() == expected, (name, text)
+            if name in accepted:
+                accepted[name] += output.stats.accepted
+        assert drafter.rounds > 0
+    assert all(accepted.values()), "drafts are never accepted: nothing was tested"
+
+
+def coupled_margin(choices: list[tuple[torch.Tensor, State]], vocabulary, seed: int) -> float:
+    """Least lead of a race's winner over the second."""
+    least = float("inf")
+    for scores, state in choices:
+        states = torch.tensor([[0, *state]])
+        rest = scores[None, : len(vocabulary)].clone()
+        places = []
+        for _ in range(2):
+            token = int(ops.sample(rest, vocabulary.keys, seed=seed, states=states))
+            noise = references.noise(seed, states[0].tolist(), int(vocabulary.keys[token]))
+            places.append(float(rest[0, token]) - noise)
+            rest[0, token] = -torch.inf
+        least = min(least, places[0] - places[1])
+    return least
+
+
+def check_coupled(target, draft, texts, length, monkeypatch) -> None:
+    model, tokenizer = target
+    choices: list[tuple[torch.Tensor, State]] = []
+    choose = Coupled.choose_target
+
+    def recording(self, scores, state):
+        choices.append((scores.clone(), state))
+        return choose(self, scores, state)
+
+    drafter = CheckedDrafter(*draft)
+    random = toys.RandomDrafter(drafter.vocabulary)
+    for seed, text in enumerate(texts):
+        outputs = []
+        for source in (None, random, drafter):
+            choices.clear()
+            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=5)
+            with monkeypatch.context() as patch:
+                if source is None:
+                    patch.setattr(Coupled, "choose_target", recording)
+                output = decoder.generate(
+                    text, do_sample=True, temperature=0.8, top_p=0.95, seed=seed,
+                    max_new_tokens=length,
+                )  # fmt: skip
+            if source is None:
+                margin = coupled_margin(choices, decoder.vocabulary, seed)
+                assert margin > MARGIN, f"{text!r} has a margin of {margin}: choose another seed"
+            outputs.append(output.sequences[0].tolist())
+        assert outputs[0] == outputs[1] == outputs[2], text
+
+
+@pytest.mark.parametrize("pair", ["smollm2->gemma", "gemma->smollm2"])
+class TestSmoke:
+    def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
+        check_greedy(*pairs[pair], prompts.SMOKE, 24)
+
+    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
+        check_coupled(*pairs[pair], prompts.SMOKE[:3], 24, monkeypatch)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("pair", ["smollm2->gemma", "gemma->smollm2"])
+class TestMatrix:
+    def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
+        check_greedy(*pairs[pair], prompts.CONTINUATIONS, 64)
+
+    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
+        check_coupled(*pairs[pair], prompts.CONTINUATIONS, 64, monkeypatch)
+
+
+def test_models_come_back_untouched(smollm2, gemma):
+    def fingerprint(model):
+        return {
+            name: (p.data_ptr(), float(p.double().sum())) for name, p in model.named_parameters()
+        }
+
+    before = [fingerprint(model) for model, _ in (smollm2, gemma)]
+    configs = [model.config.to_json_string() for model, _ in (smollm2, gemma)]
+    templates = [tokenizer.backend_tokenizer.to_str() for _, tokenizer in (smollm2, gemma)]
+    decoder = tt.SpeculativeDecoder(*gemma, tt.ModelDrafter(*smollm2))
+    decoder.generate("One, two,", max_new_tokens=8)
+    assert before == [fingerprint(model) for model, _ in (smollm2, gemma)]
+    assert configs == [model.config.to_json_string() for model, _ in (smollm2, gemma)]
+    assert templates == [tokenizer.backend_tokenizer.to_str() for _, tokenizer in (smollm2, gemma)]
+
+
+def test_custom_generate_gives_what_generate_gives(smollm2, gemma):
+    model, tokenizer = gemma
+    ids = tokenizer([prompts.SMOKE[0], prompts.SMOKE[1]], return_tensors="pt", padding=True,
+                    padding_side="left")  # fmt: skip
+    speculate = tt.custom_generate(
+        draft_model=smollm2[0], draft_tokenizer=smollm2[1], target_tokenizer=tokenizer
+    )
+    options = {"do_sample": False, "max_new_tokens": 16}
+    ours = model.generate(**ids, custom_generate=speculate, **options)
+    assert torch.equal(ours, model.generate(**ids, **options))

@@ -1,0 +1,63 @@
+"""From draft tokens to target tokens, and the draft's context along the way."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toys
+from tokentiming import Vocabulary
+from tokentiming.transcode import follow, proxies, unfinished
+
+LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
+RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))
+
+
+def reference_unfinished(data: bytes) -> int:
+    """Bytes to drop so that what is left ends with a whole character, or was never one."""
+    for back in range(1, 4):
+        lead = data[-back:][:1]
+        if back <= len(data) and lead >= b"\xc0":
+            needed = 2 + (lead >= b"\xe0") + (lead >= b"\xf0")
+            continuation = all(0x80 <= byte < 0xC0 for byte in data[len(data) - back + 1 :])
+            return back if continuation and back < needed else 0
+    return 0
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.binary(max_size=6), st.text(max_size=3).map(str.encode)), st.integers(0, 3))
+def test_unfinished_counts_the_bytes_of_a_cut_character(data, cut):
+    data = data[: len(data) - cut]
+    assert unfinished(data) == reference_unfinished(data)
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=20), st.booleans())
+def test_proxies_cover_exactly_the_drafted_bytes(text, ends):
+    drafted = LEFT.encode(text.encode())
+    ids = proxies(drafted, ends, LEFT, RIGHT)
+    assert RIGHT.decode(ids) == text.encode()
+    assert (ids[-1:] == [RIGHT.eos_ids[0]]) == ends
+
+
+def test_an_unfinished_character_is_not_proposed():
+    drafted = LEFT.encode("a日".encode()[:-1])
+    assert RIGHT.decode(proxies(drafted, False, LEFT, RIGHT)) == b"a"
+
+
+def test_between_equal_vocabularies_tokens_stay_as_they_are():
+    odd = [LEFT.byte_ids[ord("a")], LEFT.byte_ids[ord("b")]]
+    assert proxies(odd, False, LEFT, LEFT) == odd
+
+
+@settings(max_examples=200)
+@given(st.text("abc é日", max_size=12), st.text("abc é日", max_size=12), st.integers(0, 4))
+def test_follow_spells_the_new_text_and_keeps_the_beginning(kept, added, cut):
+    before = LEFT.encode((kept + "tail").encode())
+    text = (kept + added).encode()
+    text = text[: len(text) - cut]
+    ids = follow(before, text, LEFT)
+    assert LEFT.decode(ids) == text
+    assert follow(ids, text, LEFT) == ids
+    shared = len(LEFT.encode(kept.encode())) - 5
+    assert ids[: max(shared, 0)] == before[: max(shared, 0)] or cut
