@@ -1,40 +1,12 @@
 #include "tokentiming/align.h"
 
-#include <array>
-#include <optional>
-
 #include "operations.h"
-#include "tensor.h"
+#include "tokens.h"
 
 namespace tokentiming::python {
 namespace {
 
 constexpr const char* kAlign = "align";
-
-// One side's offsets; without any, the side is one sequence.
-class Offsets {
- public:
-  Offsets(py::handle object, const char* argument, std::int64_t tokens) : whole_{0, tokens} {
-    if (!object.is_none()) {
-      tensor_.emplace(object, kAlign, argument);
-      tensor_->require_dimensions(1, "[B + 1]");
-      tensor_->elements<std::int64_t>();
-    }
-  }
-  std::span<const std::int64_t> get() const {
-    return tensor_ ? tensor_->elements<std::int64_t>() : std::span<const std::int64_t>(whole_);
-  }
-
- private:
-  std::array<std::int64_t, 2> whole_;
-  std::optional<Tensor> tensor_;
-};
-
-ByteTable byte_table(const Tensor& bytes, const Tensor& offsets) {
-  bytes.require_dimensions(1, "[N]");
-  offsets.require_dimensions(1, "[V + 1]");
-  return {bytes.elements<std::uint8_t>(), offsets.elements<std::int64_t>()};
-}
 
 void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle target_ids,
                    py::handle target_offsets, py::handle draft_table_bytes,
@@ -45,8 +17,8 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
   const Tensor target(target_ids, kAlign, "target_ids");
   draft.require_dimensions(1, "[K]");
   target.require_dimensions(1, "[M]");
-  const Offsets draft_rows(draft_offsets, "draft_offsets", draft.count());
-  const Offsets target_rows(target_offsets, "target_offsets", target.count());
+  const Offsets draft_rows(draft_offsets, kAlign, "draft_offsets", draft.count());
+  const Offsets target_rows(target_offsets, kAlign, "target_offsets", target.count());
   const Tensor draft_bytes(draft_table_bytes, kAlign, "draft_vocab.bytes");
   const Tensor draft_starts(draft_table_offsets, kAlign, "draft_vocab.offsets");
   const Tensor target_bytes(target_table_bytes, kAlign, "target_vocab.bytes");
@@ -71,11 +43,11 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
     const py::gil_scoped_release unlocked;
     align(draft_side, target_side, draft_table, target_table, band, spans_out, costs_out);
   };
-  const DLDataType ids = draft.dtype();
-  if (ids.code != kDLInt || (ids.bits != 32 && ids.bits != 64))
-    draft.refuse_dtype("int32 or int64");
-  if (!same_dtype(ids, target.dtype())) target.refuse_dtype("of the dtype of draft_ids");
-  ids.bits == 32 ? run(std::int32_t{}) : run(std::int64_t{});
+  const bool same = same_dtype(draft.dtype(), target.dtype());
+  with_id_type(draft, [&](auto id) {
+    if (!same) target.refuse_dtype("of the dtype of draft_ids");
+    run(id);
+  });
 }
 
 }  // namespace

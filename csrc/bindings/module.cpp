@@ -5,5 +5,6 @@ PYBIND11_MODULE(_core, module) {
   tokentiming::python::bind_align(module);
   tokentiming::python::bind_linear(module);
   tokentiming::python::bind_sample(module);
+  tokentiming::python::bind_transfer(module);
   tokentiming::python::bind_verify(module);
 }

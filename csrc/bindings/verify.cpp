@@ -4,6 +4,7 @@
 
 #include "operations.h"
 #include "rows.h"
+#include "tokens.h"
 
 namespace tokentiming::python {
 namespace {
@@ -100,9 +101,7 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
     const py::gil_scoped_release unlocked;
     verify(chains, tokens_out, accepted_out);
   };
-  if (same_dtype(ids.dtype(), kDlpack<std::int64_t>)) return run(std::int64_t{});
-  if (same_dtype(ids.dtype(), kDlpack<std::int32_t>)) return run(std::int32_t{});
-  ids.refuse_dtype("int32 or int64");
+  with_id_type(ids, run);
 }
 
 }  // namespace

@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "levenshtein.h"
 #include "parallel.h"
+#include "tokens.h"
 
 namespace tokentiming {
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) {
-  throw std::invalid_argument("align: " + message);
-}
+constexpr const char* kAlign = "align";
 
 // A pair takes microseconds: fewer of them than this are not worth waking a thread for.
 constexpr std::size_t kPairsPerTask = 16;
@@ -89,40 +87,6 @@ class Aligner {
 };
 
 template <class Id>
-void check_offsets(const Ragged<Id>& side, const char* name) {
-  const auto& offsets = side.offsets;
-  if (offsets.empty() || offsets.front() != 0 || !std::ranges::is_sorted(offsets) ||
-      offsets.back() != static_cast<std::int64_t>(side.ids.size())) {
-    refuse(std::string(name) + "_offsets must rise from 0 to the number of " + name + "_ids (" +
-           std::to_string(side.ids.size()) + ")");
-  }
-}
-
-// The bytes of every token of one side. Checks what it looks up, not the whole table: a table has
-// 10^5 entries and a pair has 10.
-template <class Id>
-void look_up(const Ragged<Id>& side, const ByteTable& table, const char* name,
-             std::vector<Token>& tokens) {
-  tokens.clear();
-  for (std::size_t k = 0; k < side.ids.size(); ++k) {
-    const std::int64_t id = side.ids[k];
-    if (id < 0 || id >= table.size()) {
-      refuse(std::string(name) + "_ids[" + std::to_string(k) + "] is " + std::to_string(id) +
-             ", outside a vocabulary of " + std::to_string(table.size()) + " tokens");
-    }
-    const std::int64_t begin = table.offsets[static_cast<std::size_t>(id)];
-    const std::int64_t end = table.offsets[static_cast<std::size_t>(id) + 1];
-    if (begin < 0 || begin > end || end > static_cast<std::int64_t>(table.bytes.size())) {
-      refuse(std::string(name) + "_vocab.offsets of token " + std::to_string(id) + " are " +
-             std::to_string(begin) + ".." + std::to_string(end) + ", not a range of its " +
-             std::to_string(table.bytes.size()) + " bytes");
-    }
-    tokens.push_back(table.bytes.subspan(static_cast<std::size_t>(begin),
-                                         static_cast<std::size_t>(end - begin)));
-  }
-}
-
-template <class Id>
 std::span<const Token> sequence(const std::vector<Token>& tokens, const Ragged<Id>& side,
                                 std::size_t b) {
   const auto begin = static_cast<std::size_t>(side.offsets[b]);
@@ -135,31 +99,31 @@ template <class Id>
 void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
            const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,
            std::span<std::int64_t> costs) {
-  if (band < 0) refuse("band is " + std::to_string(band) + "; it must be 0 or more");
-  check_offsets(draft, "draft");
-  check_offsets(target, "target");
+  if (band < 0) refuse(kAlign, "band is " + std::to_string(band) + "; it must be 0 or more");
+  check_offsets(draft, kAlign, "draft_offsets", "draft_ids");
+  check_offsets(target, kAlign, "target_offsets", "target_ids");
   const std::size_t batch = draft.offsets.size() - 1;
   if (target.offsets.size() != draft.offsets.size()) {
-    refuse("target_offsets has " + std::to_string(target.offsets.size() - 1) +
+    refuse(kAlign, "target_offsets has " + std::to_string(target.offsets.size() - 1) +
            " sequences, draft_offsets has " + std::to_string(batch));
   }
   if (target_spans.size() != 2 * target.ids.size()) {
-    refuse("target_spans must have 2 entries for each of the " + std::to_string(target.ids.size()) +
+    refuse(kAlign, "target_spans must have 2 entries for each of the " + std::to_string(target.ids.size()) +
            " target_ids");
   }
   if (costs.size() != batch) {
-    refuse("cost must have " + std::to_string(batch) + " entries, one a sequence");
+    refuse(kAlign, "cost must have " + std::to_string(batch) + " entries, one a sequence");
   }
 
   thread_local std::vector<Token> draft_tokens;
   thread_local std::vector<Token> target_tokens;
-  look_up(draft, draft_table, "draft", draft_tokens);
-  look_up(target, target_table, "target", target_tokens);
+  look_up(draft, draft_table, kAlign, "draft", draft_tokens);
+  look_up(target, target_table, kAlign, "target", target_tokens);
   for (std::size_t b = 0; b < batch; ++b) {
     const bool no_draft = draft.offsets[b] == draft.offsets[b + 1];
     const bool no_target = target.offsets[b] == target.offsets[b + 1];
     if (no_draft != no_target) {
-      refuse(std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +
+      refuse(kAlign, std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +
              std::to_string(b) + " is empty and the other side is not; no path joins them");
     }
   }

@@ -3,13 +3,12 @@
 #include <cmath>
 
 #include "law.h"
+#include "tokens.h"
 
 namespace tokentiming {
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) {
-  throw std::invalid_argument("verify: " + message);
-}
+[[noreturn]] void refuse(const std::string& message) { tokentiming::refuse("verify", message); }
 
 constexpr std::int64_t kMissing = -1;  // the id of a draw that hit missing mass
 
@@ -191,10 +190,7 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
            std::span<std::int32_t> accepted) {
   const auto& offsets = chains.draft.offsets;
   const std::size_t drafted = chains.draft.ids.size();
-  if (offsets.empty() || offsets.front() != 0 || !std::ranges::is_sorted(offsets) ||
-      offsets.back() != static_cast<std::int64_t>(drafted)) {
-    refuse("offsets must rise from 0 to the number of draft_ids (" + std::to_string(drafted) + ")");
-  }
+  check_offsets(chains.draft, "verify", "offsets", "draft_ids");
   const std::size_t batch = offsets.size() - 1;
   const auto row_count = [](const Laws& laws) {
     return std::visit([](const auto& rows) { return rows.rows; }, laws.rows);
@@ -277,7 +273,9 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   std::vector<Outcome> outcomes(accepted.size());
   const auto run = [&]<class T>(T) {
     const Verifier<T, Id> verifier(chains);
-    parallel_for(outcomes.size(), 1, [&](std::size_t b) {
+    const std::size_t columns = std::max<std::size_t>(1, Law<T>::columns(chains.targets));
+    const std::size_t grain = std::max<std::size_t>(1, kBlocksPerTask * kBlock / columns);
+    parallel_for(outcomes.size(), grain, [&](std::size_t b) {
       outcomes[b] = chains.temperature > 0.0 ? verifier.sampled(b) : verifier.greedy(b);
     });
   };

@@ -30,5 +30,24 @@ def verify(
     accepted: Tensor,
     /,
 ) -> None: ...
+def transfer(
+    draft_probs: Tensor,
+    draft_ids: Tensor,
+    draft_offsets: Tensor | None,
+    target_ids: Tensor,
+    target_offsets: Tensor | None,
+    target_spans: Tensor,
+    draft_table_bytes: Tensor,
+    draft_table_offsets: Tensor,
+    target_table_bytes: Tensor,
+    target_table_offsets: Tensor,
+    first: Tensor,
+    expansion_offsets: Tensor,
+    expansion_ids: Tensor,
+    probs: Tensor,
+    cases: Tensor,
+    /,
+) -> None: ...
+def restrict(draft_probs: Tensor, exact: Tensor, out: Tensor, /) -> None: ...
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, /) -> None: ...
 def linear_is_fast() -> bool: ...

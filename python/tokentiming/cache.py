@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tokentiming.few_rows import few_rows
+from tokentiming.fast_linear import fast_linear
 
 _RECORDED_AT_MOST = 512
 """States of a sliding window kept for a roll-back before the outdated ones are dropped."""
@@ -50,7 +50,7 @@ class CachedModel:
         fresh = ids[known:]
         rows = torch.tensor([fresh], device=self.device)
         self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
-        with few_rows(self._weights, len(fresh)):
+        with fast_linear(self._weights, len(fresh)):
             output = self.model(
                 rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
             )

@@ -93,3 +93,106 @@ def sample(
         ]
         ids.append(scores.index(max(scores)))
     return ids
+
+
+def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    """The law that logits stand for."""
+    top = max(logits)
+    weights = [math.exp((x - top) / temperature) for x in logits]
+    total = math.fsum(weights)
+    return [w / total for w in weights]
+
+
+def draw(weights: Sequence[float], uniform: float) -> int | None:
+    """Inverse transform: the first token up to which the weights exceed uniform * total."""
+    index = uniform * math.fsum(weights)
+    reached = 0.0
+    for token, weight in enumerate(weights):
+        reached += weight
+        if reached > index:
+            return token
+    return None
+
+
+def verify(
+    draft: Sequence[int],
+    q: Sequence[Sequence[float]] | None,
+    p: Sequence[Sequence[float]],
+    uniforms: Sequence[float],
+) -> list[int]:
+    """Speculative sampling of one chain: the accepted tokens and one more."""
+    emitted: list[int] = []
+    for i, x in enumerate(draft):
+        row = [float(v == x) for v in range(len(p[i]))] if q is None else q[i]
+        if x >= 0 and (row[x] == 0 < p[i][x] or uniforms[i] < p[i][x] / (row[x] or 1.0)):
+            emitted.append(x)
+            continue
+        residual = [max(a - b, 0.0) for a, b in zip(p[i], row, strict=True)]
+        token = draw(residual, uniforms[-1])
+        return [*emitted, draw(p[i], uniforms[-1]) if token is None else token]
+    return [*emitted, draw(p[len(draft)], uniforms[-1])]
+
+
+POINT_MASS, WITHIN, MERGE, INSIDE = range(4)
+
+
+def transfer(
+    rows: Sequence[Sequence[float]],
+    draft: Sequence[int],
+    target: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    draft_table: Sequence[bytes],
+    target_table: Sequence[bytes],
+    expansions: Sequence[Sequence[int]],
+) -> tuple[list[list[float]], list[int]]:
+    """Laws and cases of proxy tokens; byte offsets are counted anew for each."""
+
+    def offset(table: Sequence[bytes], ids: Sequence[int]) -> int:
+        return len(b"".join(table[i] for i in ids))
+
+    laws, cases = [], []
+    for j, (t, (lo, hi)) in enumerate(zip(target, spans, strict=True)):
+        start, end = offset(target_table, target[:j]), offset(target_table, target[: j + 1])
+        draft_start, draft_end = offset(draft_table, draft[:lo]), offset(draft_table, draft[:hi])
+        alike = (start == end) == (draft_start == draft_end)
+        q = [0.0] * len(target_table)
+        case = POINT_MASS
+        if lo < hi:
+            if hi == lo + 1 and start == draft_start and end <= draft_end and alike:
+                case = WITHIN
+            elif hi > lo + 1 and start == draft_start and end == draft_end and start < end:
+                case = MERGE
+            elif hi == lo + 1 and draft_start < start < end <= draft_end:
+                case = INSIDE
+        if case in (WITHIN, MERGE):
+            for d, expansion in enumerate(expansions):
+                if expansion:
+                    q[expansion[0]] += rows[lo][d]
+        if case == MERGE:
+            product = math.prod(rows[i][draft[i]] for i in range(lo, hi))
+            if expansions[draft[lo]]:
+                q[expansions[draft[lo]][0]] -= product
+            q[t] += product
+        if case == INSIDE:
+            starts = [k for k in range(j) if offset(target_table, target[:k]) == draft_start]
+            taken = list(target[starts[-1] : j]) if starts else []
+            for d, expansion in enumerate(expansions):
+                n = len(taken)
+                if n and list(expansion[:n]) == taken and len(expansion) > n:
+                    q[expansion[n]] += rows[lo][d]
+            q = [x / math.fsum(q) for x in q] if any(q) else q
+        if not any(q):
+            case = POINT_MASS
+            q[t] = 1.0
+        laws.append(q)
+        cases.append(case)
+    return laws, cases
+
+
+def restrict(row: Sequence[float], exact: Sequence[int], columns: int) -> list[float]:
+    """One law on the shared tokens alone."""
+    q = [0.0] * columns
+    for probability, t in zip(row, exact, strict=False):
+        if t >= 0:
+            q[t] += probability
+    return [x / math.fsum(q) for x in q]

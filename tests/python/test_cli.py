@@ -16,11 +16,12 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from tokentiming import Vocabulary, cli, models, ops
+from tokentiming import SpeculativeDecoder, Stats, Vocabulary, cli, demo, models, ops
 from tokentiming.display_alignment import Tokenization, alignment, blocks, edits, visible
+from tokentiming.display_generation import comparison_table
 
 TEXT = "the theme of these theses, 你好  \n"
 
@@ -224,3 +225,69 @@ def test_without_the_demo_extra(missing: str) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().endswith("install them with: pip install 'tokentiming[demo]'")
     assert "Traceback" not in done.stderr
+
+
+# ---- generate and demo ----
+
+
+@pytest.fixture(scope="module")
+def models_with_weights(pair: tuple[str, str]) -> tuple[str, str]:
+    for seed, folder in enumerate(pair):
+        torch.manual_seed(seed)
+        shape = {
+            "vocab_size": 280,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "eos_token_id": 0,
+        }
+        LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
+    return pair
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_generate_prints_the_text_and_then_the_figures(run, models_with_weights, temperature):
+    target, draft = models_with_weights
+    found = run.invoke(
+        cli.app,
+        ["generate", "the theme", "--target", target, "--draft", draft, "--dtype", "float32",
+         "--max-new-tokens", "9", "--temperature", temperature],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    decoder = SpeculativeDecoder.from_pretrained(target, draft, dtype=torch.float32)
+    options = {"do_sample": temperature == "1", "seed": 0, "max_new_tokens": 9, "top_k": None}
+    expected = decoder.generate("the theme", **options)
+    harmless = re.sub("[\a\b\v\f\r]", "", expected.text)  # these would move the cursor
+    assert found.stdout.startswith(harmless)
+    assert "9 tokens" in found.stderr
+    assert "coupled (exact)" in found.stderr
+
+
+def test_the_demo_compares_both_on_every_prompt(run, models_with_weights):
+    target, draft = models_with_weights
+    found = run.invoke(
+        cli.app,
+        ["demo", "--target", target, "--draft", draft, "--dtype", "float32",
+         "--max-new-tokens", "5"],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    table = found.stdout[found.stdout.index("as its draft") :]
+    for name in demo.PROMPTS:
+        assert re.search(rf"{name} .*x .*identical", table), table
+
+
+def test_a_difference_is_told_with_its_logit_gap():
+    stats = Stats("coupled", True, tokens=8, seconds=2.0)
+    row = demo.Comparison("code", 2.0, stats, demo.Difference(5, -0.125))
+    text = "\n".join(rendered(comparison_table("big", "small", [row])))
+    assert "2.00x" in text
+    assert "after 5 equal tokens two logits 0.1250 apart" in text
+
+
+def test_an_unknown_method_or_dtype_is_one_red_line(run):
+    for option, value in (("--method", "magic"), ("--dtype", "int3")):
+        found = run.invoke(cli.app, ["generate", "x", option, value])
+        assert found.exit_code == 2
+        assert value in found.stderr
+        assert "Traceback" not in found.stderr

@@ -71,7 +71,7 @@ def check_greedy(target, draft, texts, length) -> None:
         expected = greedy_alone(model, tokenizer, text, length)
         prophet = byte_splitting_prophet(tokenizer, expected, text)
         for name, source in (("model", drafter), ("random", random), ("prophet", prophet)):
-            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=5)
+            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
             output = decoder.generate(text, do_sample=False, max_new_tokens=length)
             assert output.sequences[0].tolist() == expected, (name, text)
             if name in accepted:
@@ -111,7 +111,7 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
         outputs = []
         for source in (None, random, drafter):
             choices.clear()
-            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=5)
+            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
             with monkeypatch.context() as patch:
                 if source is None:
                     patch.setattr(Coupled, "choose_target", recording)

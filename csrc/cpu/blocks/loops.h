@@ -17,6 +17,10 @@ namespace {
 constexpr std::size_t kLanes = 16;
 constexpr std::size_t kRun = 256;  // entries summed in T before the sum goes on in double
 
+// Sixteen numbers reckoned with at once, whatever the width of the processor's registers.
+template <class T>
+using Lanes [[gnu::vector_size(kLanes * sizeof(T))]] = T;
+
 template <class T>
 struct Format;
 template <>
@@ -42,6 +46,13 @@ struct Format<double> {
   static constexpr double kLog2Low = 0x1.cf79abc9e3b3ap-40;
 };
 
+template <class T>
+inline Lanes<T> load(const T* x) {
+  Lanes<T> lanes;
+  __builtin_memcpy(&lanes, x, sizeof(lanes));
+  return lanes;
+}
+
 // exp(x) for x <= 0, by Taylor's series around the nearest multiple of log 2.
 template <class T>
 inline T exponential(T x) {
@@ -64,22 +75,20 @@ inline T exponential(T x) {
 template <class T>
 T maximum(const T* x, std::size_t count) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  T greatest[kLanes];
-  for (T& lane : greatest) lane = -kInfinity;
-  // The other way round would let NaN pass.
-  const auto greater = [](T a, T b) { return a <= b ? b : a == a ? a : kInfinity; };
-  const auto nan_counts = [](T a) { return a == a ? a : kInfinity; };
+  Lanes<T> lanes = Lanes<T>{} - kInfinity;
+  int invalid = 0;
+  for (std::size_t k = 0; k < count; ++k) invalid |= !(x[k] < kInfinity);
   std::size_t k = 0;
   for (; k + kLanes <= count; k += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      const T entry = nan_counts(x[k + lane]);
-      greatest[lane] = entry > greatest[lane] ? entry : greatest[lane];
-    }
+    const Lanes<T> entries = load(x + k);
+    lanes = entries > lanes ? entries : lanes;
   }
-  for (; k < count; ++k) greatest[0] = greater(greatest[0], nan_counts(x[k]));
-  T result = greatest[0];
-  for (T lane : greatest) result = greater(result, lane);
-  return result;
+  T result = lanes[0];
+  for (std::size_t lane = 1; lane < kLanes; ++lane) {
+    result = lanes[lane] > result ? lanes[lane] : result;
+  }
+  for (; k < count; ++k) result = x[k] > result ? x[k] : result;
+  return invalid ? kInfinity : result;
 }
 
 template <class T>
@@ -99,27 +108,18 @@ void subtract(T* p, const T* q, std::size_t count) {
 
 template <class T>
 double sum(const T* x, std::size_t count) {
+  int negative = 0;
+  for (std::size_t k = 0; k < count; ++k) negative |= x[k] < T{0};
   double total = 0.0;
-  T least = T{0};
   for (std::size_t run = 0; run < count; run += kRun) {
     const std::size_t end = run + kRun < count ? run + kRun : count;
-    T lanes[kLanes] = {};
-    T lows[kLanes] = {};
+    Lanes<T> lanes{};
     std::size_t k = run;
-    for (; k + kLanes <= end; k += kLanes) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        lanes[lane] += x[k + lane];
-        lows[lane] = x[k + lane] < lows[lane] ? x[k + lane] : lows[lane];
-      }
-    }
-    for (; k < end; ++k) {
-      lanes[0] += x[k];
-      lows[0] = x[k] < lows[0] ? x[k] : lows[0];
-    }
-    for (T lane : lanes) total += static_cast<double>(lane);
-    for (T low : lows) least = low < least ? low : least;
+    for (; k + kLanes <= end; k += kLanes) lanes += load(x + k);
+    for (; k < end; ++k) lanes[0] += x[k];
+    for (std::size_t lane = 0; lane < kLanes; ++lane) total += static_cast<double>(lanes[lane]);
   }
-  const bool fine = least >= T{0} && total < std::numeric_limits<double>::infinity();
+  const bool fine = !negative && total < std::numeric_limits<double>::infinity();
   return fine ? total : std::numeric_limits<double>::quiet_NaN();
 }
 

@@ -13,15 +13,20 @@ import torch  # noqa: F401
 from tokentiming.ops.align import Alignment, ByteTable, align
 from tokentiming.ops.linear import linear, linear_is_fast
 from tokentiming.ops.sample import sample
+from tokentiming.ops.transfer import Expansions, Transfer, restrict, transfer
 from tokentiming.ops.verify import Verification, verify
 
 __all__ = [
     "Alignment",
     "ByteTable",
+    "Expansions",
+    "Transfer",
     "Verification",
     "align",
     "linear",
     "linear_is_fast",
+    "restrict",
     "sample",
+    "transfer",
     "verify",
 ]

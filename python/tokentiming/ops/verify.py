@@ -60,12 +60,12 @@ def verify(
         draft_ids: int32 or int64, contiguous. -1 says that the draft drew what ``draft_probs`` lack
             to sum to 1, which counts as a rejection.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
-            at one distance from each other; ``p`` is the softmax of ``target_logits / temperature``.
+            at one distance from each other; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
         draft_logits: ``q`` is the softmax of ``draft_logits / temperature``.
-        draft_probs: ``q`` itself, taken as given: it may sum to less than 1. Without ``draft_logits``
-            and ``draft_probs`` each token was proposed with certainty: it is accepted with
-            probability ``p(x)``, and on rejection another is drawn from ``p`` without ``x``.
+        draft_probs: ``q`` itself, taken as given: it may sum to less than 1. Without it and
+            ``draft_logits`` each token was proposed with certainty: it is accepted with probability
+            ``p(x)``, and on rejection another is drawn from ``p`` without ``x``.
         uniforms: float32 or float64, contiguous, in [0, 1). The last of a chain serves the draw of
             its one more token, the others its acceptances. float64 tells tokens of small
             probability apart. May be missing at temperature 0.
@@ -79,8 +79,8 @@ def verify(
         Tokens and counts, new or ``out``.
 
     Only what the rule must read is read: nothing behind a rejection, and of probability rows before
-    it one entry each. The result does not depend on the number of threads. Numbers are reckoned with
-    in float32, or in float64 where one of the laws is float64.
+    it one entry each. The result does not depend on the number of threads. Arithmetic is in
+    float32, or in float64 where one of the laws is; block sums and the draw are in float64.
 
     Raises:
         TypeError: an argument has another dtype or is no tensor, or not exactly one law of the

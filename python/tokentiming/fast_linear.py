@@ -1,8 +1,7 @@
-"""Linear layers over a handful of rows, at the price of reading the weights once.
+"""bfloat16 linear layers at the price of reading the weights once, on processors without AVX-512.
 
-torch multiplies bfloat16 matrices quickly only on processors with AVX-512. On the others a pass
-over eight rows takes it some seven times as long as a pass over one, and no draft could pay.
-Within ``few_rows`` such layers go to the core, which takes about twice as long.
+There torch takes some seven times as long for eight rows as for one, and no draft could pay; the
+core takes about twice as long. A single row is left to torch, which is good at it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from tokentiming import ops
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
-def few_rows(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
-    """A context in which linear layers over ``rows`` rows of such weights are fast.
+def fast_linear(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
+    """A context in which the linear layers of a model go to the core where that is faster.
 
     Args:
         weights: any weight matrix of the model; its dtype and device decide.
@@ -34,11 +33,11 @@ def few_rows(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and ops.linear_is_fast()
     ):
-        return _FewRows()
+        return _FastLinear()
     return nullcontext()
 
 
-class _FewRows(TorchFunctionMode):
+class _FastLinear(TorchFunctionMode):
     """Sends linear layers to the core; all other functions stay torch's own."""
 
     def __torch_function__(

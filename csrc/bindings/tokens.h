@@ -1,0 +1,46 @@
+// Ragged batches of tokens and byte tables out of Python tensors.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "tensor.h"
+#include "tokentiming/align.h"
+
+namespace tokentiming::python {
+
+// One side's offsets; without any, the side is one sequence.
+class Offsets {
+ public:
+  Offsets(py::handle object, const char* function, const char* argument, std::int64_t tokens)
+      : whole_{0, tokens} {
+    if (!object.is_none()) {
+      tensor_.emplace(object, function, argument);
+      tensor_->require_dimensions(1, "[B + 1]");
+      tensor_->elements<std::int64_t>();
+    }
+  }
+  std::span<const std::int64_t> get() const {
+    return tensor_ ? tensor_->elements<std::int64_t>() : std::span<const std::int64_t>(whole_);
+  }
+
+ private:
+  std::array<std::int64_t, 2> whole_;
+  std::optional<Tensor> tensor_;
+};
+
+inline ByteTable byte_table(const Tensor& bytes, const Tensor& offsets) {
+  bytes.require_dimensions(1, "[N]");
+  offsets.require_dimensions(1, "[V + 1]");
+  return {bytes.elements<std::uint8_t>(), offsets.elements<std::int64_t>()};
+}
+
+// Calls run(Id{}) with the type of the tensor's elements, int32 or int64.
+template <class Run>
+void with_id_type(const Tensor& ids, const Run& run) {
+  if (same_dtype(ids.dtype(), kDlpack<std::int64_t>)) return run(std::int64_t{});
+  if (same_dtype(ids.dtype(), kDlpack<std::int32_t>)) return run(std::int32_t{});
+  ids.refuse_dtype("int32 or int64");
+}
+
+}  // namespace tokentiming::python

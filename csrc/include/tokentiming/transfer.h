@@ -1,0 +1,87 @@
+// From laws over the draft's vocabulary to laws over the target's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tokentiming/align.h"
+#include "tokentiming/rows.h"
+
+namespace tokentiming {
+
+// Where a proxy token's law comes from.
+enum class TransferCase : std::int8_t {
+  kPointMass = 0,  // all mass on the proxy token itself
+  kWithin = 1,     // starts with a draft token and ends within or with it
+  kMerge = 2,      // starts with a draft token and ends with a later one
+  kInside = 3,     // continues inside a draft token
+};
+
+// The draft's vocabulary as the target spells it: draft token d becomes the target tokens
+// expansion_ids[expansion_offsets[d] .. expansion_offsets[d + 1]), the first of which is first[d].
+// Where first[d] is -1 there are none, and the probability of d is missing mass.
+template <class Id>
+struct Expansions {
+  std::span<const Id> first;                         // one a draft token
+  std::span<const std::int64_t> expansion_offsets;   // one more than that
+  std::span<const Id> expansion_ids;
+};
+
+// B proposals: K_b draft tokens and the M_b proxy tokens that spell them in the target's vocabulary.
+template <class Id>
+struct Proposals {
+  Ragged<Id> draft;
+  Ragged<Id> target;
+  ByteTable draft_table;
+  ByteTable target_table;
+  std::span<const std::int32_t> target_spans;  // 2 for each proxy token, as `align` gives them
+};
+
+// Moves the draft's probabilities along an alignment. For proxy token t beside the draft tokens
+// lo .. hi - 1, with d_k the draft's own tokens and P_k their rows:
+//
+//   kWithin  t starts where d_lo starts, ends within or with it, and hi = lo + 1:
+//            q(x) = sum of P_lo(d) over the d with first(d) = x.
+//   kMerge   t starts where d_lo starts and ends where d_(hi-1) ends, hi > lo + 1:
+//            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) taken from first(d_lo), or from
+//            the missing mass if there is none, and given to t.
+//   kInside  t starts behind the start of d_lo, ends within or with it, and hi = lo + 1, and the
+//            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d whose
+//            expansions begin with these n tokens and go on, x being the token they go on with.
+//   kPointMass  anything else, or no mass in the case that applied: q(t) = 1.
+//
+// Starts and ends are byte offsets from the sequence's beginning; a span that is not the one that
+// the byte offsets speak of is of the last case. A zero-byte proxy token belongs with a zero-byte
+// draft token alone.
+//
+//   probs   one row a proxy token, V_t columns
+//   cases   one a proxy token
+//
+// A draft row is read once for each proxy token that it serves, of kInside only where the expansion
+// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning divides by a sum
+// in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their number.
+//
+// Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are malformed,
+// or an id or a span is out of range; and, when parts of `probs` and `cases` may have been written,
+// if what is read of the rows holds NaN, infinity or a negative probability, or what is read of the
+// expansions is out of range.
+//
+// Defined for Number = float and double, Id and MapId = std::int32_t and std::int64_t. Source:
+// "TokenTiming", arXiv 2510.15545; the push-forward by first tokens and the conditioning are exact.
+template <class Number, class Id, class MapId>
+void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
+              const Expansions<MapId>& expansions, const Rows<Number>& probs,
+              std::span<std::int8_t> cases);
+
+// Restricts laws to the tokens that both vocabularies have and normalises what is left:
+// probs[r, exact[d]] is proportional to draft_probs[r, d], exact[d] being -1 for tokens that are not
+// shared. Both have R rows. Columns of draft_probs from exact.size() on are not read.
+//
+// Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for the same types.
+//
+// Source: token-level intersection, Timor et al., arXiv 2502.05202, Algorithm 4.
+template <class Number, class Id>
+void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const Id> exact,
+                        const Rows<Number>& probs);
+
+}  // namespace tokentiming

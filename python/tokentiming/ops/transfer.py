@@ -1,0 +1,169 @@
+"""From laws over the draft's vocabulary to laws over the target's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tokentiming import _core
+from tokentiming.ops.align import ByteTable
+
+
+class Expansions(Protocol):
+    """The draft's vocabulary as the target spells it.
+
+    The bytes of draft token ``d``, encoded by the target's tokenizer, are the tokens
+    ``expansion_ids[expansion_offsets[d]:expansion_offsets[d + 1]]``.
+    """
+
+    @property
+    def first(self) -> Tensor:
+        """First of these tokens, or -1 where there are none: int32 or int64 ``[D]``."""
+
+    @property
+    def expansion_offsets(self) -> Tensor:
+        """int64 ``[D + 1]``, non-decreasing."""
+
+    @property
+    def expansion_ids(self) -> Tensor:
+        """All expansions end to end, of the dtype of ``first``: ``[E]``."""
+
+
+class Transfer(NamedTuple):
+    """Laws of proxy tokens.
+
+    probs
+        float32 or float64 ``[M, V_t]``. Where the draft's probability has no expansion the row sums
+        to less than 1.
+    cases
+        int8 ``[M]``: 0 point mass at the proxy token, 1 it starts with a draft token and ends
+        within or with it, 2 it is a merge of several, 3 it continues inside one.
+    """
+
+    probs: Tensor
+    cases: Tensor
+
+
+def transfer(
+    draft_probs: Tensor,
+    draft_ids: Tensor,
+    target_ids: Tensor,
+    target_spans: Tensor,
+    draft_vocab: ByteTable,
+    target_vocab: ByteTable,
+    expansions: Expansions,
+    *,
+    draft_offsets: Tensor | None = None,
+    target_offsets: Tensor | None = None,
+    columns: int | None = None,
+    out: Transfer | None = None,
+) -> Transfer:
+    """Move the draft's probabilities to proxy tokens along an alignment.
+
+    For a proxy token ``t`` beside the draft tokens ``lo..hi-1``, with ``P_i`` the draft's law at
+    its token ``d_i`` and ``first`` the first target token of a draft token's bytes:
+
+    1. ``t`` starts where ``d_lo`` starts and ends within or with it: ``q(x)`` is the sum of
+       ``P_lo(d)`` over ``first(d) = x``.
+    2. ``t`` starts where ``d_lo`` starts and ends where ``d_(hi-1)``, a later one, ends: the same,
+       and the product of all ``P_i(d_i)`` is taken from ``first(d_lo)`` (or, if that is -1, from
+       the missing mass) and given to ``t``.
+    3. ``t`` continues inside ``d_lo``: ``q`` is ``P_lo`` conditioned on expansions that begin with
+       the proxy tokens already taken from ``d_lo`` and go on; ``x`` is what they go on with.
+    0. Anything else, and a case without mass: ``q(t) = 1``.
+
+    Byte offsets decide the case. A span that is not the one they speak of is of case 0, as is a
+    proxy token without bytes beside a draft token that has some.
+
+    Args:
+        draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the law that
+            each draft token was drawn from.
+        draft_ids: int32 or int64 ``[K]``, contiguous, all below D.
+        target_ids: proxy tokens, the same dtype, ``[M]``, contiguous.
+        target_spans: int32 ``[M, 2]``, contiguous: draft tokens beside each proxy token, counted
+            from the first of their own sequence, as ``align`` returns them; may be empty ranges.
+        draft_vocab: bytes of the draft's tokens.
+        target_vocab: bytes of the target's tokens.
+        expansions: D entries, D <= V_d; columns of ``draft_probs`` from D on are not read.
+        draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end.
+        target_offsets: the same for ``target_ids``; give both or neither.
+        columns: V_t, by default as many as ``target_vocab`` has tokens; more where the model's head
+            is padded.
+        out: tensors to fill instead of new ones; ``probs`` of the dtype of ``draft_probs``.
+
+    Returns:
+        Laws and cases, new or ``out``. The result does not depend on the number of threads.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor.
+        ValueError: sizes disagree, an id or a span is out of range, offsets are malformed, a tensor
+            is not contiguous where it must be, requires grad or is not in CPU memory; or, when
+            ``out`` may have been written in part, what is read of ``draft_probs`` holds NaN,
+            infinity or a negative probability, or of ``expansions`` is out of range.
+
+    Source: TokenTiming, arXiv 2510.15545.
+    """
+    if (draft_offsets is None) != (target_offsets is None):
+        missing = "draft_offsets" if draft_offsets is None else "target_offsets"
+        raise ValueError(f"transfer: {missing} is missing; give offsets for both sides or neither")
+    if out is None:
+        if columns is None:
+            columns = len(target_vocab.offsets) - 1
+        out = Transfer(
+            torch.empty((len(target_ids), columns), dtype=draft_probs.dtype),
+            torch.empty(len(target_ids), dtype=torch.int8),
+        )
+    _core.transfer(
+        draft_probs,
+        draft_ids,
+        draft_offsets,
+        target_ids,
+        target_offsets,
+        target_spans,
+        draft_vocab.bytes,
+        draft_vocab.offsets,
+        target_vocab.bytes,
+        target_vocab.offsets,
+        expansions.first,
+        expansions.expansion_offsets,
+        expansions.expansion_ids,
+        out.probs,
+        out.cases,
+    )
+    return out
+
+
+def restrict(
+    draft_probs: Tensor, exact: Tensor, *, columns: int, out: Tensor | None = None
+) -> Tensor:
+    """Restrict laws to the tokens that both vocabularies have, and normalise what is left.
+
+    ``out[r, exact[d]]`` is ``draft_probs[r, d]`` over the sum of all that are shared.
+
+    Args:
+        draft_probs: float32 or float64 ``[R, V_d]``, contiguous along the vocabulary.
+        exact: int32 or int64 ``[D]``, D <= V_d: the target token with the bytes of each draft
+            token, or -1. Columns from D on are not read.
+        columns: V_t, the width of the target's head.
+        out: ``[R, V_t]`` of the dtype of ``draft_probs``, contiguous, to fill instead of a new
+            tensor.
+
+    Returns:
+        Laws over the target's vocabulary, ``[R, V_t]``.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor.
+        ValueError: sizes disagree; or, when ``out`` may have been written in part, a row holds NaN,
+            infinity or a negative probability or has no mass on shared tokens, or ``exact`` is out
+            of range.
+
+    Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
+    """
+    if out is None:
+        out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype)
+    elif out.ndim == 2 and out.shape[1] != columns:
+        raise ValueError(f"restrict: out has {out.shape[1]} columns, columns is {columns}")
+    _core.restrict(draft_probs, exact, out)
+    return out
