@@ -38,6 +38,7 @@ _NOT_HONOURED = {
     "inputs": "ids are given as the prompt",
     "inputs_embeds": "proposals are ids; give the prompt as ids or text",
     "attention_mask": "give each prompt without padding, several as a list",
+    "max_length": "say how many new tokens with max_new_tokens",
     "past_key_values": "the decoder keeps its own cache; give the whole prompt",
     "output_scores": "rejected rows have no place in it; score out.sequences with the target",
     "output_logits": "rejected rows have no place in it; score out.sequences with the target",
@@ -95,10 +96,11 @@ def single_for_streamer(streamer: Any, prompts: int) -> None:
         )
 
 
-def seed(value: int) -> None:
+def seed(value: int) -> int:
     """Refuse a seed that does not fit the noise's key."""
     if not 0 <= value < 2**63:
         raise ValueError(f"generate: seed is {value}; give 0 to 2**63 - 1")
+    return value
 
 
 def lengths(ids: Sequence[int], room: int, target: PreTrainedModel) -> None:

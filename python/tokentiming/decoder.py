@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteriaList,
@@ -21,12 +19,14 @@ from tokentiming.cache import CachedModel
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.loop import Decoding, Request, Round
 from tokentiming.methods import check_name
-from tokentiming.noise import Noise
+from tokentiming.noise import Noise, draw_seed
 from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.pace import AdaptivePace, Costs, FixedPace
 from tokentiming.prompts import Prompt, parse
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
+
+_DEFAULT_LENGTH = 128
 
 
 class SpeculativeDecoder:
@@ -91,7 +91,7 @@ class SpeculativeDecoder:
         """
         check_name(method)
         places = [models.resolve(name) for name in (target, draft) if name is not None]
-        loaded = [_load(place, dtype, device) for place in places]
+        loaded = [models.load(place, dtype, device) for place in places]
         drafter = ModelDrafter(*loaded[1]) if draft is not None else None
         return cls(*loaded[0], drafter, method=method, draft_length=draft_length)
 
@@ -99,7 +99,7 @@ class SpeculativeDecoder:
         self,
         prompt: Any,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         seed: int | None = None,
         streamer: Any = None,
         stop_strings: str | list[str] | None = None,
@@ -110,7 +110,8 @@ class SpeculativeDecoder:
 
         Args:
             prompt: text, chat messages, ids, or a list of them, which run one after another.
-            max_new_tokens: most tokens to generate for each prompt.
+            max_new_tokens: most tokens to generate for each prompt; 128 unless a
+                ``generation_config`` says otherwise.
             seed: of the one random stream, 0 to 2**63 - 1; by default drawn from torch's global
                 generator.
             streamer: a transformers streamer; takes a single prompt.
@@ -124,54 +125,65 @@ class SpeculativeDecoder:
             TypeError: the prompt is of an unknown kind.
             ValueError: something is empty, out of range, or cannot be honoured; nothing has run.
         """
+        length = _new_tokens(max_new_tokens, generate_kwargs.get("generation_config"))
+        prompts = self._checked_prompts(prompt, length, streamer, generate_kwargs)
+        seed = draw_seed() if seed is None else checks.seed(seed)
+        criteria = list(generate_kwargs.pop("stopping_criteria", None) or [])
+        if stop_strings is not None:
+            criteria.append(StopStringCriteria(self.target_tokenizer, stop_strings))
+        results: list[tuple[list[int], Stats]] = []
+
+        def run(single: Prompt, copies: int, processors: Any, stopping: Any, config: Any) -> None:
+            for _ in range(copies):
+                noise = Noise(seed, len(results))
+                results.append(
+                    self.decode(
+                        single, processors, stopping, config,
+                        room=length, noise=noise, streamer=streamer, watch=watch,
+                    )
+                )  # fmt: skip
+
+        for single in prompts:
+            self._prepared_by_transformers(
+                single,
+                run,
+                max_new_tokens=length,
+                stopping_criteria=StoppingCriteriaList(criteria),
+                **generate_kwargs,
+            )
+        return self._output(results)
+
+    def _checked_prompts(
+        self, prompt: Any, length: int, streamer: Any, generate_kwargs: dict[str, Any]
+    ) -> list[Prompt]:
         checks.generate_arguments(generate_kwargs)
         checks.prompt_device(prompt, self.target_model)
         prompts = parse(prompt, self.target_tokenizer)
         checks.single_for_streamer(streamer, len(prompts))
         for single in prompts:
-            checks.lengths(single.ids, max_new_tokens, self.target_model)
-        if seed is None:
-            seed = draw_seed()
-        checks.seed(seed)
-        criteria = list(generate_kwargs.pop("stopping_criteria", None) or [])
-        if stop_strings is not None:
-            criteria.append(StopStringCriteria(self.target_tokenizer, stop_strings))
-        results: list[tuple[list[int], Stats]] = []
-        for single in prompts:
+            checks.lengths(single.ids, length, self.target_model)
+        return prompts
 
-            def decode(
-                model: Any,
-                input_ids: torch.Tensor,
-                logits_processor: Any,
-                stopping_criteria: Any,
-                generation_config: Any,
-                _prompt: Prompt = single,
-                **unused: Any,
-            ) -> None:
-                for _ in input_ids:  # one for each of num_return_sequences
-                    results.append(
-                        self.decode(
-                            _prompt,
-                            logits_processor,
-                            stopping_criteria,
-                            generation_config,
-                            room=max_new_tokens,
-                            noise=Noise(seed, len(results)),
-                            streamer=streamer,
-                            watch=watch,
-                        )
-                    )
+    def _prepared_by_transformers(
+        self, prompt: Prompt, run: Callable[..., None], **generate_kwargs: Any
+    ) -> None:
+        """Let ``target_model.generate`` make its processors and criteria, then call ``run``."""
 
-            ids = torch.tensor([single.ids], device=self.target_model.device)
-            self.target_model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                custom_generate=decode,
-                max_new_tokens=max_new_tokens,
-                stopping_criteria=StoppingCriteriaList(criteria),
-                **generate_kwargs,
-            )
-        return self._output(results, [len(ids) - stats.tokens for ids, stats in results])
+        def custom(
+            model: Any,
+            input_ids: torch.Tensor,
+            logits_processor: Any,
+            stopping_criteria: Any,
+            generation_config: Any,
+            **unused: Any,
+        ) -> None:
+            # as many rows as num_return_sequences asks for
+            run(prompt, len(input_ids), logits_processor, stopping_criteria, generation_config)
+
+        ids = torch.tensor([prompt.ids], device=self.target_model.device)
+        self.target_model.generate(
+            ids, attention_mask=torch.ones_like(ids), custom_generate=custom, **generate_kwargs
+        )
 
     def decode(
         self,
@@ -212,14 +224,14 @@ class SpeculativeDecoder:
             streamer.end()
         return ids, decoding.stats
 
-    def _output(
-        self, results: list[tuple[list[int], Stats]], prompt_lengths: list[int]
-    ) -> SpeculativeOutput:
+    def _output(self, results: list[tuple[list[int], Stats]]) -> SpeculativeOutput:
         texts = [
             self.target_tokenizer.decode(
-                ids[length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ids[len(ids) - stats.tokens :],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
             )
-            for (ids, _), length in zip(results, prompt_lengths, strict=True)
+            for ids, stats in results
         ]
         stats = [stats for _, stats in results]
         sequences = pad([ids for ids, _ in results], self.target_model)
@@ -228,14 +240,7 @@ class SpeculativeDecoder:
         return SpeculativeOutput(sequences=sequences, text=texts, stats=stats)
 
 
-def draw_seed() -> int:
-    """A seed from torch's global generator, so that ``torch.manual_seed`` governs it."""
-    return int(torch.randint(2**63 - 1, ()))
-
-
-def _load(
-    place: Any, dtype: torch.dtype | str, device: torch.device | str
-) -> tuple[PreTrainedModel, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-    return model.to(device).eval(), tokenizer
+def _new_tokens(asked: int | None, config: Any) -> int:
+    if asked is not None:
+        return asked
+    return getattr(config, "max_new_tokens", None) or _DEFAULT_LENGTH

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
-from tokentiming.decoder import SpeculativeDecoder, draw_seed
+from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import ModelDrafter
 from tokentiming.methods import check_name
-from tokentiming.noise import Noise
+from tokentiming.noise import Noise, draw_seed
 from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.prompts import Prompt
 

@@ -51,3 +51,8 @@ class Noise:
         """Another noise, independent of this one, fixed by the same seed and index."""
         digest = hashlib.blake2b(b"independent", key=self.seed.to_bytes(8, "little"), digest_size=8)
         return Noise(int.from_bytes(digest.digest(), "little"), self.row)
+
+
+def draw_seed() -> int:
+    """A seed from torch's global generator, so that ``torch.manual_seed`` governs it."""
+    return int(torch.randint(2**63 - 1, ()))

@@ -8,7 +8,7 @@ CONTINUATIONS = [
     "<html>\n  <body>\n    <ul>\n      <li>",
     "Once upon a time, in a village by the sea,",
     "The three laws of thermodynamics state that",
-    "Dear Sir or Madam,\n\nI am writing to",
+    "Roses are red,",
     "The capital of France is Paris. The capital of Italy is",
     "Ingredients:\n- 2 cups of flour\n- 1 teaspoon of salt\n-",
     "Q: What is the largest planet?\nA:",
@@ -16,7 +16,7 @@ CONTINUATIONS = [
     "从前有一座山,山上有一座庙,",
     "人工智能是一门研究如何让",
     "Жили-были старик со старухой у самого синего",
-    "Россия — самая большая страна",
+    "Солнце встаёт на",
     "Однажды весною, в час небывало",
     "عاصمة فرنسا هي باريس. عاصمة",
     "كان يا ما كان في قديم",
@@ -26,7 +26,7 @@ CONTINUATIONS = [
     "3.14159265358979 and 2.71828182845904 are",
     "Name      Age     City\nAlice     30      Paris\nBob  ",
     "a\n\n\n\nb\n\n\n\nc\n\n\n\n",
-    "\tif (x > 0) {\n\t\treturn x;\n\t} else {\n",
+    "I ❤️ Python and 🐍",
 ]
 """Continued by both models, chat-tuned or not."""
 

@@ -105,25 +105,26 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
         choices.append((scores.clone(), state))
         return choose(self, scores, state)
 
+    def generate(source, text: str, seed: int) -> list[int]:
+        decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
+        options = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": length}
+        return decoder.generate(text, seed=seed, **options).sequences[0].tolist()
+
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
-    for seed, text in enumerate(texts):
-        outputs = []
-        for source in (None, random, drafter):
+    vocabulary = tt.SpeculativeDecoder(model, tokenizer).vocabulary
+    for text in texts:
+        for seed in range(5):  # the first whose races are won by a lead that rounding leaves alone
             choices.clear()
-            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
             with monkeypatch.context() as patch:
-                if source is None:
-                    patch.setattr(Coupled, "choose_target", recording)
-                output = decoder.generate(
-                    text, do_sample=True, temperature=0.8, top_p=0.95, seed=seed,
-                    max_new_tokens=length,
-                )  # fmt: skip
-            if source is None:
-                margin = coupled_margin(choices, decoder.vocabulary, seed)
-                assert margin > MARGIN, f"{text!r} has a margin of {margin}: choose another seed"
-            outputs.append(output.sequences[0].tolist())
-        assert outputs[0] == outputs[1] == outputs[2], text
+                patch.setattr(Coupled, "choose_target", recording)
+                expected = generate(None, text, seed)
+            if coupled_margin(choices, vocabulary, seed) > MARGIN:
+                break
+        else:
+            pytest.fail(f"{text!r} has a margin below {MARGIN} for every seed")
+        assert generate(random, text, seed) == expected, (text, seed)
+        assert generate(drafter, text, seed) == expected, (text, seed)
 
 
 @pytest.mark.parametrize("pair", ["smollm2->gemma", "gemma->smollm2"])
@@ -142,7 +143,7 @@ class TestMatrix:
         check_greedy(*pairs[pair], prompts.CONTINUATIONS, 64)
 
     def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
-        check_coupled(*pairs[pair], prompts.CONTINUATIONS, 64, monkeypatch)
+        check_coupled(*pairs[pair], prompts.CONTINUATIONS[::3], 64, monkeypatch)
 
 
 def test_models_come_back_untouched(smollm2, gemma):

@@ -13,13 +13,30 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
 from tokentiming.models import sources, store
 from tokentiming.models.convert import convert
 from tokentiming.models.files import ModelError, check_folder, check_gguf, sha256
 from tokentiming.models.registry import KNOWN, ModelSpec, Wheel, find
 from tokentiming.models.store import Progress, Report
 
-__all__ = ["ModelError", "ModelSpec", "Progress", "Wheel", "cached", "known", "pull", "resolve"]
+__all__ = [
+    "ModelError",
+    "ModelSpec",
+    "Progress",
+    "Wheel",
+    "cached",
+    "known",
+    "load",
+    "pull",
+    "resolve",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -115,6 +132,15 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = N
         f"resolve: '{text}' is no folder, no .gguf file and no hub id; known names: "
         + ", ".join(spec.short for spec in KNOWN)
     )
+
+
+def load(
+    place: Path | str, dtype: Any = "auto", device: Any = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of what `resolve` returned, ready for inference."""
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    return model.to(device).eval(), tokenizer
 
 
 def _converted(path: Path, report: Report) -> Path:
