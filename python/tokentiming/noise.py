@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +47,23 @@ class Noise:
         states = torch.tensor([[self.row, *state]])
         inside = scores[None, : len(vocabulary)]
         return int(ops.sample(inside, vocabulary.keys, seed=self.seed, states=states))
+
+    def lead(
+        self, scores: torch.Tensor, vocabulary: Vocabulary, state: State, winner: int
+    ) -> float:
+        """How far a race's winner is ahead of the second, in nats of ``p``; infinite if alone.
+
+        Another distribution that meets the same noise has the same winner unless it shifts the two
+        tokens' log-odds by more than this.
+        """
+        others = scores[: len(vocabulary)].index_fill(0, torch.tensor([winner]), -torch.inf)
+        if not bool(torch.isfinite(others).any()):
+            return math.inf
+        pair = torch.tensor([winner, self.race(others, vocabulary, state)])
+        states = torch.tensor([[self.row, *state]])
+        noise = ops.log_noise(vocabulary.keys[pair], seed=self.seed, states=states)[0]
+        first, second = (scores[pair].double() - noise).tolist()
+        return float(first - second)
 
     def independent(self) -> Noise:
         """Another noise, independent of this one, fixed by the same seed and index."""

@@ -15,7 +15,7 @@ class Outcome:
     """How a round went."""
 
     confidences: Sequence[float]
-    """The draft's probability of each token it drafted."""
+    """How sure each drafted token was held to be, from 0 to 1."""
     kept: int
     """How many of them lie wholly in what the target accepted."""
     tokens: int

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 import prompts
-import references
 import tokentiming as tt
 import toys
-from tokentiming import ops
 from tokentiming.methods import Coupled
-from tokentiming.noise import State
+from tokentiming.noise import Noise, State
 
 MARGIN = 1e-3
 """A pass over several tokens and one over a single token differ by up to 1e-4 in a logit."""
@@ -82,18 +80,11 @@ def check_greedy(target, draft, texts, length) -> None:
 
 def coupled_margin(choices: list[tuple[torch.Tensor, State]], vocabulary, seed: int) -> float:
     """Least lead of a race's winner over the second."""
-    least = float("inf")
-    for scores, state in choices:
-        states = torch.tensor([[0, *state]])
-        rest = scores[None, : len(vocabulary)].clone()
-        places = []
-        for _ in range(2):
-            token = int(ops.sample(rest, vocabulary.keys, seed=seed, states=states))
-            noise = references.noise(seed, states[0].tolist(), int(vocabulary.keys[token]))
-            places.append(float(rest[0, token]) - noise)
-            rest[0, token] = -torch.inf
-        least = min(least, places[0] - places[1])
-    return least
+    noise = Noise(seed)
+    return min(
+        noise.lead(scores, vocabulary, state, noise.race(scores, vocabulary, state))
+        for scores, state in choices
+    )
 
 
 def check_coupled(target, draft, texts, length, monkeypatch) -> None:

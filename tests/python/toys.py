@@ -109,12 +109,12 @@ class TableDrafter:
         draft = Draft()
         while len(draft.ids) < limit:
             scores = self.model.logits(ids + draft.ids)[0]
-            token = choose(scores, state)
+            token, confidence = choose(scores, state)
             if token in self.vocabulary.special_ids:
                 draft.ends = token in self.vocabulary.eos_ids
                 break
             draft.ids.append(token)
-            draft.confidences.append(float(scores[token].exp()))
+            draft.confidences.append(confidence)
             state = state.after(self.vocabulary.token_bytes(token))
             if not wants_more(draft.confidences):
                 break

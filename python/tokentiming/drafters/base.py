@@ -12,11 +12,11 @@ from tokentiming.noise import State
 from tokentiming.prompts import Prompt
 from tokentiming.vocabulary import Vocabulary
 
-Choose = Callable[[torch.Tensor, State], int]
-"""Picks the id emitted at a state, given float32 scores ``[V]``."""
+Choose = Callable[[torch.Tensor, State], tuple[int, float]]
+"""Picks the id emitted at a state, given float32 scores ``[V]``, and says how sure that is."""
 
 WantsMore = Callable[[Sequence[float]], bool]
-"""Whether to go on, given the probabilities of the tokens drafted so far."""
+"""Whether to go on, given the confidences of the tokens drafted so far."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Draft:
     ids: list[int] = field(default_factory=list)
     """Drafted ids, none of them special."""
     confidences: list[float] = field(default_factory=list)
-    """The drafter's probability of each."""
+    """How sure each of them is, from 0 to 1."""
     ends: bool = False
     """Whether the drafter ends its turn after them."""
 

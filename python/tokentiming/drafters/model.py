@@ -81,6 +81,4 @@ class ModelDrafter:
 
     def _next(self, ids: list[int], state: State, choose: Choose) -> tuple[int, float]:
         logits = self._reader.logits(ids)[:, : len(self.vocabulary)].float()
-        scores = self._warpers(torch.tensor([ids]), logits)[0]
-        token = choose(scores, state)
-        return token, float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))
+        return choose(self._warpers(torch.tensor([ids]), logits)[0], state)

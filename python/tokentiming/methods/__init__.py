@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tokentiming.methods.base import Method, TargetRows
+from tokentiming.methods.base import Choice, Method, TargetRows
 from tokentiming.methods.coupled import Coupled
 from tokentiming.methods.greedy import Greedy
 from tokentiming.methods.slem import Slem
 
 METHODS: dict[str, type[Method]] = {"coupled": Coupled, "slem": Slem}
 
-__all__ = ["METHODS", "Coupled", "Greedy", "Method", "Slem", "TargetRows", "check_name"]
+__all__ = ["METHODS", "Choice", "Coupled", "Greedy", "Method", "Slem", "TargetRows", "check_name"]
 
 
 def check_name(name: str) -> str:

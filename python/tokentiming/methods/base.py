@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
@@ -20,6 +20,14 @@ class TargetRows(Protocol):
 
     def state(self, j: int) -> State:
         """State after ``j`` proposed tokens."""
+
+
+class Choice(NamedTuple):
+    """A drafted token."""
+
+    token: int
+    confidence: float
+    """Guessed odds that the target emits it too; decides lengths, never laws."""
 
 
 class Method(ABC):
@@ -41,8 +49,8 @@ class Method(ABC):
         self.target = target
 
     @abstractmethod
-    def choose_draft(self, scores: torch.Tensor, state: State) -> int:
-        """The id that the draft emits at a state, given its scores ``[V_d]``."""
+    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
+        """What the draft emits at a state, given its scores ``[V_d]``."""
 
     @abstractmethod
     def verify(self, rows: TargetRows, proposal: Sequence[int]) -> list[int]:
@@ -66,3 +74,8 @@ class Matching(Method):
             if emitted[-1] != (proposal[j] if j < len(proposal) else None):
                 break
         return emitted
+
+
+def probability(scores: torch.Tensor, token: int) -> float:
+    """The token's share of the softmax of scores ``[V]``."""
+    return float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))

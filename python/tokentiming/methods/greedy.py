@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokentiming.methods.base import Matching
+from tokentiming.methods.base import Choice, Matching, probability
 from tokentiming.noise import State
 
 
@@ -14,8 +14,9 @@ class Greedy(Matching):
     name = "greedy"
     exact = True
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> int:
-        return int(scores.argmax())
+    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
+        token = int(scores.argmax())
+        return Choice(token, probability(scores, token))
 
     def choose_target(self, scores: torch.Tensor, state: State) -> int:
         return int(scores.argmax())

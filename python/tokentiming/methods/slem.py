@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokentiming.methods.base import Matching
+from tokentiming.methods.base import Choice, Matching, probability
 from tokentiming.noise import State
 
 
@@ -17,9 +17,10 @@ class Slem(Matching):
     name = "slem"
     exact = True
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> int:
+    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
         assert self.draft is not None
-        return self.noise.independent().race(scores, self.draft, state)
+        token = self.noise.independent().race(scores, self.draft, state)
+        return Choice(token, probability(scores, token))
 
     def choose_target(self, scores: torch.Tensor, state: State) -> int:
         return self.noise.race(scores, self.target, state)

@@ -10,9 +10,10 @@ function's name and names the argument; nothing has been written when one is rai
 # would bring a pool of threads of its own.
 import torch  # noqa: F401
 
+from tokentiming.ops import compiled  # noqa: F401
 from tokentiming.ops.align import Alignment, ByteTable, align
 from tokentiming.ops.linear import linear, linear_is_fast
-from tokentiming.ops.sample import sample
+from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.transfer import Expansions, Transfer, restrict, transfer
 from tokentiming.ops.verify import Verification, verify
 
@@ -25,6 +26,7 @@ __all__ = [
     "align",
     "linear",
     "linear_is_fast",
+    "log_noise",
     "restrict",
     "sample",
     "transfer",

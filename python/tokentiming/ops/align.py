@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.tracing import refuse_out, traced
 
 
 class ByteTable(Protocol):
@@ -84,6 +85,21 @@ def align(
     if (draft_offsets is None) != (target_offsets is None):
         missing = "draft_offsets" if draft_offsets is None else "target_offsets"
         raise ValueError(f"align: {missing} is missing; give offsets for both sides or neither")
+    if traced(draft_ids):
+        refuse_out("align", out)
+        return Alignment(
+            *torch.ops.tokentiming.align(
+                draft_ids,
+                target_ids,
+                draft_vocab.bytes,
+                draft_vocab.offsets,
+                target_vocab.bytes,
+                target_vocab.offsets,
+                band,
+                draft_offsets,
+                target_offsets,
+            )
+        )
     if out is None:
         shape = () if draft_offsets is None else (max(len(draft_offsets) - 1, 0),)
         out = Alignment(

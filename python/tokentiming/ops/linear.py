@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.tracing import refuse_out, traced
 
 
 def linear(
@@ -31,6 +32,10 @@ def linear(
         ValueError: shapes disagree, or a tensor is not contiguous, requires grad, or is not in CPU
             memory, or ``out`` shares memory with an input.
     """
+    if traced(input):
+        refuse_out("linear", out)
+        product: Tensor = torch.ops.tokentiming.linear(input, weight, bias)
+        return product
     if out is None:
         out = torch.empty((len(input), len(weight)), dtype=torch.bfloat16)
     _core.linear(input, weight, bias, out)

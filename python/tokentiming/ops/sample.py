@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.tracing import refuse_out, traced
 
 
 def sample(
@@ -46,7 +47,34 @@ def sample(
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
+    if traced(logits):
+        refuse_out("sample", out)
+        signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
+        drawn: Tensor = torch.ops.tokentiming.sample(logits, keys, signed, states)
+        return drawn
     if out is None:
         out = torch.empty(len(logits), dtype=torch.int64)
     _core.sample(logits, keys, seed, states, out)
+    return out
+
+
+def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
+    """The noise that ``sample`` races on: ``log E(seed, states[r], keys[v])``.
+
+    Args:
+        keys: int64 ``[N]``.
+        seed: as in ``sample``.
+        states: int64 ``[R, 3]``, as in ``sample``.
+
+    Returns:
+        float64 ``[R, N]``.
+
+    Raises:
+        TypeError: an argument has another dtype or is no tensor.
+        ValueError: a state or seed out of range, or a tensor not in CPU memory.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"log_noise: seed is {seed}; it must be in [0, 2**64)")
+    out = torch.empty((len(states), len(keys)), dtype=torch.float64)
+    _core.log_noise(keys, seed, states, out)
     return out

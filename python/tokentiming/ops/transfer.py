@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokentiming import _core
 from tokentiming.ops.align import ByteTable
+from tokentiming.ops.tracing import refuse_out, traced
 
 
 class Expansions(Protocol):
@@ -108,9 +109,29 @@ def transfer(
     if (draft_offsets is None) != (target_offsets is None):
         missing = "draft_offsets" if draft_offsets is None else "target_offsets"
         raise ValueError(f"transfer: {missing} is missing; give offsets for both sides or neither")
+    if columns is None:
+        columns = target_vocab.offsets.shape[0] - 1
+    if traced(draft_probs):
+        refuse_out("transfer", out)
+        return Transfer(
+            *torch.ops.tokentiming.transfer(
+                draft_probs,
+                draft_ids,
+                target_ids,
+                target_spans,
+                draft_vocab.bytes,
+                draft_vocab.offsets,
+                target_vocab.bytes,
+                target_vocab.offsets,
+                expansions.first,
+                expansions.expansion_offsets,
+                expansions.expansion_ids,
+                draft_offsets,
+                target_offsets,
+                columns,
+            )
+        )
     if out is None:
-        if columns is None:
-            columns = len(target_vocab.offsets) - 1
         out = Transfer(
             torch.empty((len(target_ids), columns), dtype=draft_probs.dtype),
             torch.empty(len(target_ids), dtype=torch.int8),
@@ -161,6 +182,10 @@ def restrict(
 
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
     """
+    if traced(draft_probs):
+        refuse_out("restrict", out)
+        restricted: Tensor = torch.ops.tokentiming.restrict(draft_probs, exact, columns)
+        return restricted
     if out is None:
         out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype)
     elif out.ndim == 2 and out.shape[1] != columns:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.tracing import refuse_out, traced
 
 
 class Verification(NamedTuple):
@@ -102,6 +103,24 @@ def verify(
         )
     if uniforms is None and temperature != 0:
         raise ValueError("verify: uniforms are missing; only temperature 0 needs none")
+    if traced(draft_ids):
+        refuse_out("verify", out)
+        if ragged and getattr(offsets, "is_meta", False):
+            raise ValueError(
+                "verify: offsets are meta tensors, and the result is as wide as they say"
+            )
+        return Verification(
+            *torch.ops.tokentiming.verify(
+                draft_ids,
+                target_logits,
+                target_probs,
+                draft_logits,
+                draft_probs,
+                uniforms,
+                temperature,
+                offsets,
+            )
+        )
     if out is None:
         if offsets is None:
             batch, longest = draft_ids.shape

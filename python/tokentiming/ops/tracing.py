@@ -1,0 +1,23 @@
+"""Whether a call is to be recorded rather than done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+_is_compiling = torch.compiler.is_dynamo_compiling
+
+
+def traced(tensor: Any) -> bool:
+    """True under torch.compile, and for tensors that have a shape but no memory."""
+    if type(tensor) is torch.Tensor:  # asked at every call, hence first
+        return tensor.is_meta or _is_compiling()
+    return isinstance(tensor, FakeTensor) or getattr(tensor, "is_meta", False)
+
+
+def refuse_out(function: str, out: object) -> None:
+    """The registered operators return new tensors."""
+    if out is not None:
+        raise ValueError(f"{function}: out cannot be given under torch.compile or for meta tensors")

@@ -1,0 +1,72 @@
+"""The shared noise as the loop uses it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import references
+import toys
+from tokentiming import ops
+from tokentiming.noise import Noise, State, draw_seed
+
+VOCABULARY = toys.letters(["<eos>", "a", "b", "ab", "ba", "c"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_lead_is_that_of_the_naive_race(seed):
+    scores = torch.randn(9, generator=torch.Generator().manual_seed(seed))  # 3 pad the head
+    state = State(offset=seed * 7, zero_byte_tokens=seed % 2)
+    noise = Noise(seed, row=seed % 3)
+    finish = sorted(
+        (float(score) - references.noise(seed, (noise.row, *state), key), token)
+        for token, (score, key) in enumerate(zip(scores, VOCABULARY.keys.tolist(), strict=False))
+    )
+    winner = noise.race(scores, VOCABULARY, state)
+    assert winner == finish[-1][1]
+    expected = finish[-1][0] - finish[-2][0]
+    assert noise.lead(scores, VOCABULARY, state, winner) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_token_without_rivals_leads_by_infinity():
+    scores = torch.full((6,), -torch.inf)
+    scores[2] = 0.0
+    assert Noise(0).lead(scores, VOCABULARY, State(), 2) == math.inf
+
+
+def test_log_noise_is_the_references():
+    keys = torch.tensor([0, 5, -7, 2**62])
+    states = torch.tensor([[0, 0, 0], [3, 99, 1]])
+    found = ops.log_noise(keys, seed=11, states=states)
+    for r, state in enumerate(states.tolist()):
+        for v, key in enumerate(keys.tolist()):
+            assert found[r, v] == pytest.approx(references.noise(11, state, key), rel=1e-12)
+    with pytest.raises(ValueError, match=r"log_noise: states\[0\]"):
+        ops.log_noise(keys, seed=0, states=torch.tensor([[0, -1, 0]]))
+    with pytest.raises(ValueError, match="log_noise: seed is -1"):
+        ops.log_noise(keys, seed=-1, states=states)
+
+
+def test_states_never_come_twice():
+    state = State()
+    seen = {state}
+    for data in (b"a", b"", b"", "日".encode(), b"b"):
+        state = state.after(data)
+        assert state not in seen
+        seen.add(state)
+
+
+def test_independent_noise_is_fixed_and_other():
+    noise = Noise(5, 2)
+    assert noise.independent() == Noise(5, 2).independent()
+    assert noise.independent().seed != noise.seed
+    assert noise.independent().row == 2
+
+
+def test_seeds_come_from_torchs_generator():
+    torch.manual_seed(3)
+    first = draw_seed()
+    torch.manual_seed(3)
+    assert draw_seed() == first
