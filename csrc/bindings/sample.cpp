@@ -7,6 +7,7 @@ namespace tokentiming::python {
 namespace {
 
 constexpr const char* kSample = "sample";
+constexpr const char* kLogNoise = "log_noise";
 
 // The same 64 bits under another name: torch has no arithmetic on uint64 to make keys with.
 std::span<const std::uint64_t> as_unsigned(std::span<const std::int64_t> keys) {
@@ -43,8 +44,8 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
 
   const auto run = [&]<class Logit>(Logit) {
     const Rows<const Logit> rows{logits.data<const Logit>(),
-                                static_cast<std::size_t>(logits.size(0)),
-                                static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
+                                 static_cast<std::size_t>(logits.size(0)),
+                                 static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
     const py::gil_scoped_release unlocked;
     sample(rows, token_keys, seed, draws, ids);
   };
@@ -56,8 +57,26 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
   logits.refuse_dtype("float16, bfloat16, float32 or float64");
 }
 
+void log_noise_tensors(py::handle keys_object, std::uint64_t seed, py::handle states_object,
+                       py::handle out_object) {
+  const Tensor keys(keys_object, kLogNoise, "keys");
+  const Tensor states(states_object, kLogNoise, "states");
+  const Tensor out(out_object, kLogNoise, "out");
+  keys.require_dimensions(1, "[N]");
+  out.require_dimensions(2, "[R, N]");
+  const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
+  const auto draws = as_states(states);
+  const auto values = out.writable_elements<double>();
+  if (values.size() != token_keys.size() * draws.size()) out.refuse("must be [R, N]");
+  const py::gil_scoped_release unlocked;
+  log_noise(token_keys, seed, draws, values);
+}
+
 }  // namespace
 
-void bind_sample(py::module_& module) { module.def("sample", sample_tensors); }
+void bind_sample(py::module_& module) {
+  module.def("sample", sample_tensors);
+  module.def("log_noise", log_noise_tensors);
+}
 
 }  // namespace tokentiming::python

@@ -33,8 +33,8 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
                         const char* padded_axes, const char* ragged_axes) {
     rows.require_dimensions(padded ? 3 : 2, padded ? padded_axes : ragged_axes);
     if (padded && (rows.size(0) != ids.size(0) || rows.size(1) != length)) {
-      rows.refuse("must have shape " + std::string(padded_axes) + " with B = " +
-                  std::to_string(ids.size(0)) + " and " + std::to_string(length) +
+      rows.refuse("must have shape " + std::string(padded_axes) +
+                  " with B = " + std::to_string(ids.size(0)) + " and " + std::to_string(length) +
                   " rows each, got B = " + std::to_string(rows.size(0)) + " and " +
                   std::to_string(rows.size(1)) + " rows");
     }
@@ -82,12 +82,11 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
   tokens.require_apart_from(accepted);
 
   const auto run = [&]<class Id>(Id) {
-    Chains<Id> chains{
-        {ids.elements<Id>(), starts},
-        std::nullopt,
-        laws(*target, target_logits, length + 1, "[B, K + 1, V]", "[T + B, V]"),
-        temperature,
-        {}};
+    Chains<Id> chains{{ids.elements<Id>(), starts},
+                      std::nullopt,
+                      laws(*target, target_logits, length + 1, "[B, K + 1, V]", "[T + B, V]"),
+                      temperature,
+                      {}};
     if (draft) chains.proposals = laws(*draft, draft_logits, length, "[B, K, V]", "[T, V]");
     if (uniforms) {
       if (same_dtype(uniforms->dtype(), kDlpack<float>)) {

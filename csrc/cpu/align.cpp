@@ -105,11 +105,11 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
   const std::size_t batch = draft.offsets.size() - 1;
   if (target.offsets.size() != draft.offsets.size()) {
     refuse(kAlign, "target_offsets has " + std::to_string(target.offsets.size() - 1) +
-           " sequences, draft_offsets has " + std::to_string(batch));
+                       " sequences, draft_offsets has " + std::to_string(batch));
   }
   if (target_spans.size() != 2 * target.ids.size()) {
-    refuse(kAlign, "target_spans must have 2 entries for each of the " + std::to_string(target.ids.size()) +
-           " target_ids");
+    refuse(kAlign, "target_spans must have 2 entries for each of the " +
+                       std::to_string(target.ids.size()) + " target_ids");
   }
   if (costs.size() != batch) {
     refuse(kAlign, "cost must have " + std::to_string(batch) + " entries, one a sequence");
@@ -124,7 +124,8 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
     const bool no_target = target.offsets[b] == target.offsets[b + 1];
     if (no_draft != no_target) {
       refuse(kAlign, std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +
-             std::to_string(b) + " is empty and the other side is not; no path joins them");
+                         std::to_string(b) +
+                         " is empty and the other side is not; no path joins them");
     }
   }
 

@@ -130,15 +130,17 @@ class Race {
   std::array<float, kBlock> gains_;
 };
 
-void check_states(std::span<const State> states) {
+void check_states(const char* operation, std::span<const State> states) {
   constexpr std::int64_t kLimit = std::int64_t{1} << 32;
   for (std::size_t r = 0; r < states.size(); ++r) {
     const State& s = states[r];
     if (s.row < 0 || s.byte_offset < 0 || s.byte_offset >= kLimit || s.empty_tokens < 0 ||
         s.empty_tokens >= kLimit) {
-      refuse("states[" + std::to_string(r) + "] is (" + std::to_string(s.row) + ", " +
-             std::to_string(s.byte_offset) + ", " + std::to_string(s.empty_tokens) +
-             "); the row must not be negative, byte offset and empty tokens must be in [0, 2^32)");
+      throw std::invalid_argument(
+          std::string(operation) + ": states[" + std::to_string(r) + "] is (" +
+          std::to_string(s.row) + ", " + std::to_string(s.byte_offset) + ", " +
+          std::to_string(s.empty_tokens) +
+          "); the row must not be negative, byte offset and empty tokens must be in [0, 2^32)");
     }
   }
 }
@@ -181,8 +183,8 @@ double Noise::log_exponential(std::uint64_t token_key) const {
 }
 
 template <class Logit>
-void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
-            std::span<const State> states, std::span<std::int64_t> ids) {
+void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys,
+            std::uint64_t seed, std::span<const State> states, std::span<std::int64_t> ids) {
   if (keys.size() > logits.columns) {
     refuse("keys has " + std::to_string(keys.size()) + " entries, logits only " +
            std::to_string(logits.columns) + " columns");
@@ -195,7 +197,7 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
     refuse("out has " + std::to_string(ids.size()) + " entries, logits has " +
            std::to_string(logits.rows) + " rows");
   }
-  check_states(states);
+  check_states("sample", states);
 
   std::vector<Noise> noise;
   noise.reserve(states.size());
@@ -211,8 +213,8 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
     const std::size_t begin = task / logits.rows * kChunk;
     const std::size_t row = task % logits.rows;
     Race<Logit> race(noise[row], gain_bounds);
-    leaders[task] = race.run(logits[row],
-                             keys.data(), begin, std::min(begin + kChunk, keys.size()));
+    leaders[task] =
+        race.run(logits[row], keys.data(), begin, std::min(begin + kChunk, keys.size()));
   });
 
   // Chunks in ascending order and a strict comparison: of equal scores the lowest id stays. The
@@ -229,6 +231,20 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
     leaders[row] = winner;
   }
   for (std::size_t row = 0; row < logits.rows; ++row) ids[row] = leaders[row].id;
+}
+
+void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
+               std::span<const State> states, std::span<double> noise) {
+  if (noise.size() != keys.size() * states.size()) {
+    throw std::invalid_argument("log_noise: out must have an entry for every state and key");
+  }
+  check_states("log_noise", states);
+  for (std::size_t r = 0; r < states.size(); ++r) {
+    const Noise at_state(seed, states[r]);
+    for (std::size_t v = 0; v < keys.size(); ++v) {
+      noise[r * keys.size() + v] = at_state.log_exponential(keys[v]);
+    }
+  }
 }
 
 template void sample(const Rows<const Half>&, std::span<const std::uint64_t>, std::uint64_t,

@@ -33,8 +33,8 @@ inline void check_id(std::int64_t id, std::int64_t size, const char* function,
                        ", outside a vocabulary of " + std::to_string(size) + " tokens");
 }
 
-// The bytes of every token of one side, called `name`. Checks what it looks up, not the whole table:
-// a table has 10^5 entries and a pair has 10.
+// The bytes of every token of one side, called `name`. Checks what it looks up, not the whole
+// table: a table has 10^5 entries and a pair has 10.
 template <class Id>
 void look_up(const Ragged<Id>& side, const ByteTable& table, const char* function,
              const std::string& name, std::vector<Token>& tokens) {

@@ -288,12 +288,11 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
     sequences.emplace_back(draft_probs, proposals, expansions, draft_tokens, target_tokens, b);
     sequence_of.insert(sequence_of.end(), sequences.back().size(), b);
   }
-  parallel_for(sequence_of.size(), grain(probs.columns + expansions.first.size()),
-               [&](std::size_t t) {
-                 const Sequence<Number, Id, MapId>& sequence = sequences[sequence_of[t]];
-                 cases[t] = static_cast<std::int8_t>(
-                     sequence(t - sequence.first_proxy(), whole(probs, t)));
-               });
+  parallel_for(
+      sequence_of.size(), grain(probs.columns + expansions.first.size()), [&](std::size_t t) {
+        const Sequence<Number, Id, MapId>& sequence = sequences[sequence_of[t]];
+        cases[t] = static_cast<std::int8_t>(sequence(t - sequence.first_proxy(), whole(probs, t)));
+      });
 }
 
 template <class Number, class Id>
@@ -304,9 +303,8 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const I
                           std::to_string(draft_probs.rows));
   }
   if (exact.size() > draft_probs.columns) {
-    refuse(kRestrict, "exact has " + std::to_string(exact.size()) +
-                          " entries, draft_probs only " + std::to_string(draft_probs.columns) +
-                          " columns");
+    refuse(kRestrict, "exact has " + std::to_string(exact.size()) + " entries, draft_probs only " +
+                          std::to_string(draft_probs.columns) + " columns");
   }
   parallel_for(probs.rows, grain(probs.columns + exact.size()), [&](std::size_t r) {
     const std::span<Number> out = whole(probs, r);
@@ -320,17 +318,16 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const I
   });
 }
 
-#define TOKENTIMING_TRANSFER(Number, Id, MapId)                                 \
-  template void transfer(const Rows<const Number>&, const Proposals<Id>&,       \
-                         const Expansions<MapId>&, const Rows<Number>&,         \
-                         std::span<std::int8_t>)
-#define TOKENTIMING_INSTANTIATE(Number)                                                   \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                               \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                               \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                               \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                               \
+#define TOKENTIMING_TRANSFER(Number, Id, MapId)                           \
+  template void transfer(const Rows<const Number>&, const Proposals<Id>&, \
+                         const Expansions<MapId>&, const Rows<Number>&, std::span<std::int8_t>)
+#define TOKENTIMING_INSTANTIATE(Number)                                                      \
+  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                                  \
+  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                                  \
+  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                                  \
+  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                                  \
   template void restrict_to_shared(const Rows<const Number>&, std::span<const std::int32_t>, \
-                                   const Rows<Number>&);                                  \
+                                   const Rows<Number>&);                                     \
   template void restrict_to_shared(const Rows<const Number>&, std::span<const std::int64_t>, \
                                    const Rows<Number>&)
 TOKENTIMING_INSTANTIATE(float);

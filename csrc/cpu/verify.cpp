@@ -58,8 +58,7 @@ std::optional<std::size_t> draw(const Law<T>& p, double uniform, const Fill& fil
 
 template <class T>
 std::size_t draw_from(const Law<T>& p, double uniform) {
-  const auto token =
-      draw(p, uniform, [&](std::size_t block, T* out) { p.read_block(block, out); });
+  const auto token = draw(p, uniform, [&](std::size_t block, T* out) { p.read_block(block, out); });
   if (!token) p.refuse("has no mass");
   return *token;
 }
@@ -177,9 +176,9 @@ class Verifier {
     }
     Block<T> buffer;
     const std::size_t count = read(block, buffer.data());
-    return block * kBlock + static_cast<std::size_t>(
-                                std::find(buffer.begin(), buffer.begin() + count, maxima[block]) -
-                                buffer.begin());
+    return block * kBlock +
+           static_cast<std::size_t>(
+               std::find(buffer.begin(), buffer.begin() + count, maxima[block]) - buffer.begin());
   }
 
   const Chains<Id>& chains_;
@@ -284,7 +283,8 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   precise ? run(double{}) : run(float{});
 
   for (std::size_t b = 0; b < outcomes.size(); ++b) {
-    const auto& drafted = chains.draft.ids.subspan(static_cast<std::size_t>(chains.draft.offsets[b]));
+    const auto& drafted =
+        chains.draft.ids.subspan(static_cast<std::size_t>(chains.draft.offsets[b]));
     const std::size_t count = outcomes[b].accepted;
     std::int32_t* row = tokens[b];
     for (std::size_t k = 0; k < count; ++k) row[k] = static_cast<std::int32_t>(drafted[k]);

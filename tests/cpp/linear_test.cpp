@@ -53,13 +53,13 @@ TEST_CASE("the fast way and the portable one agree with double up to rounding") 
             double exact = widen(bias[n]);
             double magnitude = std::abs(exact);
             for (std::size_t k = 0; k < inner; ++k) {
-              const double product = double{widen(input[r * inner + k])} *
-                                     double{widen(weight[n * inner + k])};
+              const double product =
+                  double{widen(input[r * inner + k])} * double{widen(weight[n * inner + k])};
               exact += product;
               magnitude += std::abs(product);
             }
-            const double bound = std::abs(exact) * 0x1p-8 +
-                                 magnitude * static_cast<double>(inner + 2) * 0x1p-23;
+            const double bound =
+                std::abs(exact) * 0x1p-8 + magnitude * static_cast<double>(inner + 2) * 0x1p-23;
             REQUIRE(std::abs(widen(fast[r * outputs + n]) - exact) <= bound);
             REQUIRE(std::abs(widen(portable[r * outputs + n]) - exact) <= bound);
           }

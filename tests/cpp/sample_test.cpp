@@ -11,8 +11,8 @@
 
 #include "gain_bounds/gain_bounds.h"
 
-using tokentiming::Rows;
 using tokentiming::Noise;
+using tokentiming::Rows;
 using tokentiming::State;
 
 namespace {

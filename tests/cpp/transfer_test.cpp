@@ -58,8 +58,7 @@ TEST_CASE("each case of the transfer") {
   CHECK(within.probs == std::vector<double>{0.5, 0.125, 0.25, 0.125});
 
   // `ab` out of a and b: 0.5 * 0.5 moves from a to ab.
-  const Result merge =
-      transfer({0.5, 0.25, 0.125, 0.125, 0.25, 0.5, 0.25, 0}, {0, 1}, {1}, {0, 2});
+  const Result merge = transfer({0.5, 0.25, 0.125, 0.125, 0.25, 0.5, 0.25, 0}, {0, 1}, {1}, {0, 2});
   CHECK(merge.cases == std::vector<std::int8_t>{2});
   CHECK(merge.probs == std::vector<double>{0.25, 0.375, 0.25, 0.125});
 

@@ -92,17 +92,14 @@ TEST_CASE("a ragged batch: accepted, rejected and empty chains") {
   const std::vector<std::int64_t> ids{1, 0, 1};
   const std::vector<std::int64_t> offsets{0, 2, 2, 3};
   const std::vector<double> q{0.5, 0.5, 0.5, 0.5, 0.25, 0.75};
-  const std::vector<double> p{0.25, 0.75, 0.5, 0.5, 1.0, 0.0,   // chain 0: rows 0, 1 and the bonus
-                              0.0,  1.0,                        // chain 1: the bonus
-                              0.75, 0.25, 0.5, 0.5};            // chain 2
+  const std::vector<double> p{0.25, 0.75, 0.5, 0.5, 1.0, 0.0,  // chain 0: rows 0, 1 and the bonus
+                              0.0,  1.0,                       // chain 1: the bonus
+                              0.75, 0.25, 0.5, 0.5};           // chain 2
   const std::vector<double> uniforms{0.9, 0.9, 0.5, 0.5, 0.4, 0.9};
   std::vector<std::int32_t> tokens(9);
   std::vector<std::int32_t> accepted(3);
-  const Chains<std::int64_t> chains{{ids, offsets},
-                                    laws(q, 2),
-                                    laws(p, 2),
-                                    1.0,
-                                    std::span<const double>(uniforms)};
+  const Chains<std::int64_t> chains{
+      {ids, offsets}, laws(q, 2), laws(p, 2), 1.0, std::span<const double>(uniforms)};
   tokentiming::verify(chains, Rows<std::int32_t>{tokens.data(), 3, 3, 3}, accepted);
   CHECK(accepted == std::vector<std::int32_t>{2, 0, 0});
   CHECK(tokens == std::vector<std::int32_t>{1, 0, 0, 1, -1, -1, 0, -1, -1});

@@ -210,7 +210,7 @@ IDS = torch.tensor([0, 1])
         ({"draft_ids": [0, 1]}, TypeError, "draft_ids must be a tensor, got list"),
         ({"draft_ids": IDS[None]}, ValueError, r"draft_ids must have shape \[K\], got 2 dim"),
         ({"draft_ids": torch.arange(4)[::2]}, ValueError, "draft_ids must be contiguous"),
-        ({"draft_ids": IDS.to("meta")}, ValueError, "draft_ids cannot be read"),
+        ({"target_ids": IDS.to("meta")}, ValueError, "target_ids cannot be read"),
         ({"draft_ids": IDS.float().requires_grad_()}, ValueError, "draft_ids requires grad"),
         ({"draft_offsets": torch.tensor([0, 2])}, ValueError, "target_offsets is missing"),
         (

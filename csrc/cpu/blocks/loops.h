@@ -17,9 +17,13 @@ namespace {
 constexpr std::size_t kLanes = 16;
 constexpr std::size_t kRun = 256;  // entries summed in T before the sum goes on in double
 
-// Sixteen numbers reckoned with at once, whatever the width of the processor's registers.
+// A register that every processor has; sixteen lanes are a few of them.
 template <class T>
-using Lanes [[gnu::vector_size(kLanes * sizeof(T))]] = T;
+using Register [[gnu::vector_size(16)]] = T;
+template <class T>
+constexpr std::size_t kWidth = 16 / sizeof(T);
+template <class T>
+constexpr std::size_t kRegisters = kLanes / kWidth<T>;
 
 template <class T>
 struct Format;
@@ -46,12 +50,20 @@ struct Format<double> {
   static constexpr double kLog2Low = 0x1.cf79abc9e3b3ap-40;
 };
 
+// 1 / k!
 template <class T>
-inline Lanes<T> load(const T* x) {
-  Lanes<T> lanes;
-  __builtin_memcpy(&lanes, x, sizeof(lanes));
-  return lanes;
-}
+struct InverseFactorials {
+  T at[Format<T>::kDegree + 1];
+  constexpr InverseFactorials() : at{} {
+    double factorial = 1.0;
+    for (int k = 0; k <= Format<T>::kDegree; ++k) {
+      if (k > 0) factorial *= k;
+      at[k] = static_cast<T>(1.0 / factorial);
+    }
+  }
+};
+template <class T>
+constexpr InverseFactorials<T> kInverseFactorials{};
 
 // exp(x) for x <= 0, by Taylor's series around the nearest multiple of log 2.
 template <class T>
@@ -63,31 +75,48 @@ inline T exponential(T x) {
   const T shifted = bounded * kLog2E + F::kRounder;
   const T multiple = shifted - F::kRounder;
   const T rest = (bounded - multiple * F::kLog2High) - multiple * F::kLog2Low;
-  T series = T{1};
+  T series = kInverseFactorials<T>.at[F::kDegree];
 #pragma GCC unroll 16
-  for (int k = F::kDegree; k >= 1; --k) series = series * (rest * (T{1} / static_cast<T>(k))) + T{1};
+  for (int k = F::kDegree - 1; k >= 0; --k) series = series * rest + kInverseFactorials<T>.at[k];
   const auto exponent = std::bit_cast<typename F::Bits>(shifted) -
                         std::bit_cast<typename F::Bits>(F::kRounder) + F::kBias;
   const T power = std::bit_cast<T>(static_cast<typename F::Bits>(exponent << F::kFraction));
   return x < F::kLowest ? T{0} : series * power;
 }
 
+// Calls f(lanes, entries) for each register of entries, `lanes` being the one for their place among
+// sixteen; returns how many entries filled whole lanes.
+template <class T, class Lane, class F>
+inline std::size_t over_lanes(const T* x, std::size_t count, Lane* lanes, const F& f) {
+  std::size_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) {
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRegisters<T>; ++r) {
+      Lane entries;
+      __builtin_memcpy(&entries, x + k + r * kWidth<T>, sizeof(entries));
+      f(lanes[r], entries);
+    }
+  }
+  return k;
+}
+
 template <class T>
 T maximum(const T* x, std::size_t count) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  Lanes<T> lanes = Lanes<T>{} - kInfinity;
   int invalid = 0;
   for (std::size_t k = 0; k < count; ++k) invalid |= !(x[k] < kInfinity);
-  std::size_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    const Lanes<T> entries = load(x + k);
-    lanes = entries > lanes ? entries : lanes;
+  Register<T> lanes[kRegisters<T>];
+  for (auto& lane : lanes) lane = Register<T>{} - kInfinity;
+  const auto raise = [](Register<T>& lane, const Register<T>& entries) {
+    lane = entries > lane ? entries : lane;
+  };
+  T result = -kInfinity;
+  for (std::size_t k = over_lanes(x, count, lanes, raise); k < count; ++k) {
+    result = x[k] > result ? x[k] : result;
   }
-  T result = lanes[0];
-  for (std::size_t lane = 1; lane < kLanes; ++lane) {
-    result = lanes[lane] > result ? lanes[lane] : result;
+  for (const auto& lane : lanes) {
+    for (std::size_t l = 0; l < kWidth<T>; ++l) result = lane[l] > result ? lane[l] : result;
   }
-  for (; k < count; ++k) result = x[k] > result ? x[k] : result;
   return invalid ? kInfinity : result;
 }
 
@@ -111,13 +140,16 @@ double sum(const T* x, std::size_t count) {
   int negative = 0;
   for (std::size_t k = 0; k < count; ++k) negative |= x[k] < T{0};
   double total = 0.0;
+  const auto add = [](Register<T>& lane, const Register<T>& entries) { lane += entries; };
   for (std::size_t run = 0; run < count; run += kRun) {
-    const std::size_t end = run + kRun < count ? run + kRun : count;
-    Lanes<T> lanes{};
-    std::size_t k = run;
-    for (; k + kLanes <= end; k += kLanes) lanes += load(x + k);
-    for (; k < end; ++k) lanes[0] += x[k];
-    for (std::size_t lane = 0; lane < kLanes; ++lane) total += static_cast<double>(lanes[lane]);
+    const std::size_t size = count - run < kRun ? count - run : kRun;
+    Register<T> lanes[kRegisters<T>] = {};
+    for (std::size_t k = over_lanes(x + run, size, lanes, add); k < size; ++k) {
+      lanes[0][0] += x[run + k];
+    }
+    for (const auto& lane : lanes) {
+      for (std::size_t l = 0; l < kWidth<T>; ++l) total += static_cast<double>(lane[l]);
+    }
   }
   const bool fine = !negative && total < std::numeric_limits<double>::infinity();
   return fine ? total : std::numeric_limits<double>::quiet_NaN();

@@ -63,7 +63,14 @@ double log_exponential(std::uint64_t bits);
 // sampling", 2014; shared noise for speculative decoding: Daliri, Musco, Suresh, "Coupling without
 // communication and drafter-invariant speculative decoding", arXiv 2408.07978.
 template <class Logit>
-void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys, std::uint64_t seed,
-            std::span<const State> states, std::span<std::int64_t> ids);
+void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys,
+            std::uint64_t seed, std::span<const State> states, std::span<std::int64_t> ids);
+
+// The noise itself: noise[r * keys.size() + v] = log E(states[r], keys[v]), as `sample` races on
+// it.
+//
+// Throws std::invalid_argument if sizes disagree or a state is out of range.
+void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
+               std::span<const State> states, std::span<double> noise);
 
 }  // namespace tokentiming

@@ -22,12 +22,13 @@ enum class TransferCase : std::int8_t {
 // Where first[d] is -1 there are none, and the probability of d is missing mass.
 template <class Id>
 struct Expansions {
-  std::span<const Id> first;                         // one a draft token
-  std::span<const std::int64_t> expansion_offsets;   // one more than that
+  std::span<const Id> first;                        // one a draft token
+  std::span<const std::int64_t> expansion_offsets;  // one more than that
   std::span<const Id> expansion_ids;
 };
 
-// B proposals: K_b draft tokens and the M_b proxy tokens that spell them in the target's vocabulary.
+// B proposals: K_b draft tokens and the M_b proxy tokens that spell them in the target's
+// vocabulary.
 template <class Id>
 struct Proposals {
   Ragged<Id> draft;
@@ -46,8 +47,9 @@ struct Proposals {
 //            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) taken from first(d_lo), or from
 //            the missing mass if there is none, and given to t.
 //   kInside  t starts behind the start of d_lo, ends within or with it, and hi = lo + 1, and the
-//            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d whose
-//            expansions begin with these n tokens and go on, x being the token they go on with.
+//            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d
+//            whose expansions begin with these n tokens and go on, x being the token they go on
+//            with.
 //   kPointMass  anything else, or no mass in the case that applied: q(t) = 1.
 //
 // Starts and ends are byte offsets from the sequence's beginning; a span that is not the one that
@@ -58,13 +60,14 @@ struct Proposals {
 //   cases   one a proxy token
 //
 // A draft row is read once for each proxy token that it serves, of kInside only where the expansion
-// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning divides by a sum
-// in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their number.
+// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning divides by a
+// sum in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their
+// number.
 //
-// Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are malformed,
-// or an id or a span is out of range; and, when parts of `probs` and `cases` may have been written,
-// if what is read of the rows holds NaN, infinity or a negative probability, or what is read of the
-// expansions is out of range.
+// Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are
+// malformed, or an id or a span is out of range; and, when parts of `probs` and `cases` may have
+// been written, if what is read of the rows holds NaN, infinity or a negative probability, or what
+// is read of the expansions is out of range.
 //
 // Defined for Number = float and double, Id and MapId = std::int32_t and std::int64_t. Source:
 // "TokenTiming", arXiv 2510.15545; the push-forward by first tokens and the conditioning are exact.
@@ -74,10 +77,11 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
               std::span<std::int8_t> cases);
 
 // Restricts laws to the tokens that both vocabularies have and normalises what is left:
-// probs[r, exact[d]] is proportional to draft_probs[r, d], exact[d] being -1 for tokens that are not
-// shared. Both have R rows. Columns of draft_probs from exact.size() on are not read.
+// probs[r, exact[d]] is proportional to draft_probs[r, d], exact[d] being -1 for tokens that are
+// not shared. Both have R rows. Columns of draft_probs from exact.size() on are not read.
 //
-// Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for the same types.
+// Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for the same
+// types.
 //
 // Source: token-level intersection, Timor et al., arXiv 2502.05202, Algorithm 4.
 template <class Number, class Id>

@@ -32,15 +32,15 @@ struct Chains {
 
 // Verifies each chain so that the law of the emitted tokens is the targets' own.
 //
-// Token x at position i is accepted while u_i < p(x) / q(x). At the first rejection a token is drawn
-// from max(p - q, 0), normalised; after a chain without one, a bonus token from p. The last uniform
-// of a chain serves that draw, the others its acceptances, so that each is used once.
+// Token x at position i is accepted while u_i < p(x) / q(x). At the first rejection a token is
+// drawn from max(p - q, 0), normalised; after a chain without one, a bonus token from p. The last
+// uniform of a chain serves that draw, the others its acceptances, so that each is used once.
 //
 // Rows need not be normalised where that has a meaning. Probabilities of a proposal may sum to less
-// than 1: the rest is missing mass, and the id -1 says that the draft drew it, which is a rejection.
-// A proposal without rows has q(x) = 1: x is accepted with probability p(x), and taken from p when
-// it is not. If rounding leaves nothing of max(p - q, 0), p <= q everywhere and a rejection could
-// not have happened but by that rounding: the token is then drawn from p.
+// than 1: the rest is missing mass, and the id -1 says that the draft drew it, which is a
+// rejection. A proposal without rows has q(x) = 1: x is accepted with probability p(x), and taken
+// from p when it is not. If rounding leaves nothing of max(p - q, 0), p <= q everywhere and a
+// rejection could not have happened but by that rounding: the token is then drawn from p.
 //
 // At temperature 0 a token is accepted where it is the lowest id of greatest logit, and that id is
 // emitted otherwise, whatever q is; neither proposals nor uniforms are read.
@@ -52,16 +52,17 @@ struct Chains {
 // draw; of positions accepted by probabilities only one entry is read, and nothing is read behind a
 // rejection. Numbers are reckoned with in float, or in double where a row is double. Sums run over
 // fixed blocks of 4096 entries, within a block over runs of 256 in 16 lanes, from there on in
-// double; a draw walks the blocks' sums and then one block, in double. So the result depends neither
-// on the number of threads nor on the processor.
+// double; a draw walks the blocks' sums and then one block, in double. So the result depends
+// neither on the number of threads nor on the processor.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, an id is out of
 // range, a uniform is not in [0, 1), the temperature is negative or not finite or is set for
 // probabilities, a row that is read holds NaN, +inf or a negative probability, or a row of targets
 // has no mass.
 //
-// Defined for Id = std::int32_t and std::int64_t. Source: Leviathan, Kalman, Matias, "Fast inference
-// from transformers via speculative decoding", arXiv 2211.17192; Chen et al., arXiv 2302.01318.
+// Defined for Id = std::int32_t and std::int64_t. Source: Leviathan, Kalman, Matias, "Fast
+// inference from transformers via speculative decoding", arXiv 2211.17192; Chen et al., arXiv
+// 2302.01318.
 template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted);

@@ -1,0 +1,70 @@
+// Feeds `align` tables, ids, offsets and bands made of arbitrary bytes: it either refuses them or
+// keeps what its header promises.
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "tokentiming/align.h"
+
+namespace {
+
+// Bytes as small numbers, zeros once they are used up.
+class Input {
+ public:
+  Input(const std::uint8_t* data, std::size_t size) : data_(data), end_(data + size) {}
+
+  std::int64_t number() { return data_ == end_ ? 0 : static_cast<std::int8_t>(*data_++); }
+  std::vector<std::int64_t> numbers() {
+    std::vector<std::int64_t> values(static_cast<std::size_t>(number() & 15));
+    for (auto& value : values) value = number();
+    return values;
+  }
+  std::vector<std::uint8_t> rest() { return {data_, end_}; }
+
+ private:
+  const std::uint8_t* data_;
+  const std::uint8_t* end_;
+};
+
+void require(bool holds) {
+  if (!holds) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Input input(data, size);
+  const auto draft_ids = input.numbers();
+  const auto target_ids = input.numbers();
+  const auto draft_starts = input.numbers();
+  const auto target_starts = input.numbers();
+  std::vector<std::int64_t> draft_offsets{0, std::ssize(draft_ids)};
+  std::vector<std::int64_t> target_offsets{0, std::ssize(target_ids)};
+  if (input.number() < 0) draft_offsets = input.numbers();
+  if (input.number() < 0) target_offsets = input.numbers();
+  const std::int64_t band = input.number();
+  const auto bytes = input.rest();
+
+  std::vector<std::int32_t> spans(2 * target_ids.size());
+  std::vector<std::int64_t> costs(draft_offsets.empty() ? 0 : draft_offsets.size() - 1);
+  try {
+    tokentiming::align<std::int64_t>({draft_ids, draft_offsets}, {target_ids, target_offsets},
+                                     {bytes, draft_starts}, {bytes, target_starts}, band, spans,
+                                     costs);
+  } catch (const std::invalid_argument&) {
+    return 0;
+  }
+  for (std::size_t b = 0; b < costs.size(); ++b) {
+    require(costs[b] >= 0);
+    std::int32_t before = 0;
+    const auto last = static_cast<std::int32_t>(draft_offsets[b + 1] - draft_offsets[b]);
+    for (auto t = target_offsets[b]; t < target_offsets[b + 1]; ++t) {
+      const std::int32_t begin = spans[static_cast<std::size_t>(2 * t)];
+      const std::int32_t end = spans[static_cast<std::size_t>(2 * t + 1)];
+      require(begin < end && begin <= before && begin >= before - 1 && begin >= 0);
+      before = end;
+    }
+    require(before == last);
+  }
+  return 0;
+}
