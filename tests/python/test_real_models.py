@@ -52,24 +52,20 @@ def greedy_alone(model, tokenizer, prompt: str, length: int) -> list[int]:
     return output.sequences[0].tolist()
 
 
-def byte_splitting_prophet(tokenizer, sequence: list[int], prompt: str):
-    """Knows the text and proposes it byte by byte, now and then a wrong one."""
-    vocabulary = tt.Vocabulary.from_tokenizer(tokenizer)
-    new = sequence[len(tokenizer(prompt).input_ids) :]
-    bytes_alone = tt.Vocabulary.from_tokenizer(toys.byte_level_tokenizer())
-    return toys.ProphetDrafter(bytes_alone, vocabulary.decode(new))
-
-
 def check_greedy(target, draft, texts, length) -> None:
     model, tokenizer = target
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
+    single_bytes = tt.Vocabulary.from_tokenizer(toys.byte_level_tokenizer())
+    decoder = tt.SpeculativeDecoder(model, tokenizer, draft_length=3)
     accepted = {"model": 0, "prophet": 0}
     for text in texts:
         expected = greedy_alone(model, tokenizer, text, length)
-        prophet = byte_splitting_prophet(tokenizer, expected, text)
+        new = expected[len(tokenizer(text).input_ids) :]
+        # knows the text and proposes it byte by byte, now and then a wrong one
+        prophet = toys.ProphetDrafter(single_bytes, decoder.vocabulary.decode(new))
         for name, source in (("model", drafter), ("random", random), ("prophet", prophet)):
-            decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
+            decoder.drafter = source
             output = decoder.generate(text, do_sample=False, max_new_tokens=length)
             assert output.sequences[0].tolist() == expected, (name, text)
             if name in accepted:
@@ -96,21 +92,22 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
         choices.append((scores.clone(), state))
         return choose(self, scores, state)
 
+    decoder = tt.SpeculativeDecoder(model, tokenizer, draft_length=3)
+
     def generate(source, text: str, seed: int) -> list[int]:
-        decoder = tt.SpeculativeDecoder(model, tokenizer, source, draft_length=3)
+        decoder.drafter = source
         options = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": length}
         return decoder.generate(text, seed=seed, **options).sequences[0].tolist()
 
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
-    vocabulary = tt.SpeculativeDecoder(model, tokenizer).vocabulary
     for text in texts:
         for seed in range(5):  # the first whose races are won by a lead that rounding leaves alone
             choices.clear()
             with monkeypatch.context() as patch:
                 patch.setattr(Coupled, "choose_target", recording)
                 expected = generate(None, text, seed)
-            if coupled_margin(choices, vocabulary, seed) > MARGIN:
+            if coupled_margin(choices, decoder.vocabulary, seed) > MARGIN:
                 break
         else:
             pytest.fail(f"{text!r} has a margin below {MARGIN} for every seed")
