@@ -137,7 +137,8 @@ class TestMatrix:
 def test_models_come_back_untouched(smollm2, gemma):
     def fingerprint(model):
         return {
-            name: (p.data_ptr(), float(p.double().sum())) for name, p in model.named_parameters()
+            name: (p.data_ptr(), float(p.detach().double().sum()))
+            for name, p in model.named_parameters()
         }
 
     before = [fingerprint(model) for model, _ in (smollm2, gemma)]
