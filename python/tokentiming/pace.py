@@ -131,7 +131,7 @@ class AdaptivePace:
         if self._resting:
             self._resting -= 1
             return self._PROBE if self._probing else 0
-        if self._earned >= self._spent:
+        if self._earned >= self._spent and self._could_pay():
             self._pause = self._FIRST_PAUSE
             return LONGEST
         self._resting = self._pause
@@ -160,6 +160,11 @@ class AdaptivePace:
             spent = outcome.total / self._costs.alone
             self._spent = self._spent * self._ROUND_MEMORY + spent
             self._earned = self._earned * self._ROUND_MEMORY + outcome.tokens
+
+    def _could_pay(self) -> bool:
+        """Whether one drafted token earns its time; earlier texts may have told its price."""
+        step, alone = self._times()
+        return self._passed / self._tried * alone > step
 
     def _odds(self, confidence: float) -> float:
         """The draft's confidence, corrected by how far it has been right so far."""

@@ -51,6 +51,13 @@ def test_a_draft_that_turns_good_is_taken_up_again():
     assert simulate(pace, tokens=1000, **world) > 0.8 * best_fixed(**world)
 
 
+def test_a_price_known_from_an_earlier_text_spares_the_first_drafts():
+    costs = Costs()
+    simulate(AdaptivePace(costs), odds=0.5, draft=1.5, tokens=60)
+    assert AdaptivePace(costs).begin_round() == 0
+    assert simulate(AdaptivePace(costs), odds=0.5, draft=1.5, tokens=8) == 1.0
+
+
 def test_overconfidence_is_seen_through():
     """The draft says 0.99 and is right half of the time: drafts stay short."""
     costs = Costs()
