@@ -97,7 +97,7 @@ def comparison_table(target: str, draft: str, rows: Sequence[Comparison]) -> Ren
         if row.difference is not None:
             notes.append(
                 f"{row.name}: after {row.difference.position} equal tokens two logits "
-                f"{abs(row.difference.gap):.4f} apart changed order by rounding"
+                f"{abs(row.difference.gap):.4f} apart decide the next one"
             )
     return Group(table, *(Text(note, style="dim") for note in notes))
 
