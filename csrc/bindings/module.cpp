@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module) {
   tokentiming::python::bind_linear(module);
   tokentiming::python::bind_sample(module);
   tokentiming::python::bind_transfer(module);
+  tokentiming::python::bind_transformer(module);
   tokentiming::python::bind_verify(module);
 }

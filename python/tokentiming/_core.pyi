@@ -1,5 +1,7 @@
 """The native core; see tokentiming.ops for what each function does."""
 
+from typing import Any
+
 from torch import Tensor
 
 def align(
@@ -52,3 +54,23 @@ def transfer(
 def restrict(draft_probs: Tensor, exact: Tensor, out: Tensor, /) -> None: ...
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, /) -> None: ...
 def linear_is_fast() -> bool: ...
+
+class Transformer:
+    """A model's forward pass; what it borrows is kept alive with it."""
+
+    def __init__(
+        self,
+        embedding: Tensor,
+        layers: list[tuple[Any, ...]],
+        final_norm: Tensor,
+        head: Tensor,
+        rotation: list[float],
+        rotation_scale: float,
+        heads: int,
+        key_heads: int,
+        norm_epsilon: float,
+        /,
+    ) -> None: ...
+    def length(self) -> int: ...
+    def truncate(self, length: int, /) -> None: ...
+    def read(self, ids: Tensor, logits: Tensor, /) -> None: ...

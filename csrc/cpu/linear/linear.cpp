@@ -10,16 +10,24 @@ namespace tokentiming {
 namespace {
 
 #ifdef TOKENTIMING_X86
-// Weight rows handed to a thread: a multiple of any tile's.
-constexpr std::size_t kOutputBlock = 48;
-
 void linear_fast(const Linear& layer) {
-  std::vector<float> floats(layer.rows * layer.in_features);
-  lay_out_avx2(layer, floats.data());
+  LaidOut input;
+  input.resize(layer.rows, layer.in_features);
+  lay_out_avx2(layer.input, layer.rows, layer.in_features, input.data());
   const std::size_t blocks = (layer.out_features + kOutputBlock - 1) / kOutputBlock;
   parallel_for(blocks, 1, [&](std::size_t block) {
     const std::size_t first = block * kOutputBlock;
-    linear_avx2(layer, floats.data(), first, std::min(first + kOutputBlock, layer.out_features));
+    const std::size_t count = std::min(kOutputBlock, layer.out_features - first);
+    std::vector<float> products(layer.rows * count);
+    dot_products_avx2(input.data(), layer.rows, layer.in_features,
+                      layer.weight + first * layer.in_features, 0, count, products.data(), count);
+    for (std::size_t r = 0; r < layer.rows; ++r) {
+      for (std::size_t n = 0; n < count; ++n) {
+        float sum = products[r * count + n];
+        if (layer.bias) sum += widen(layer.bias[first + n]);
+        layer.output[r * layer.out_features + first + n] = to_bfloat16(sum);
+      }
+    }
   });
 }
 #endif

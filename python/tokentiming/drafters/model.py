@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.cache import CachedModel
 from tokentiming.drafters.base import Choose, Draft, WantsMore
+from tokentiming.native_model import reader
 from tokentiming.noise import State
 from tokentiming.prompts import Prompt
 from tokentiming.transcode import follow, unfinished
@@ -32,7 +32,7 @@ class ModelDrafter:
         self.vocabulary = Vocabulary.from_tokenizer(
             tokenizer, eos_token_ids=model.generation_config.eos_token_id
         )
-        self._reader = CachedModel(model)
+        self._reader = reader(model)
         self._prompt: list[int] = []
         self._context: list[int] = []
 

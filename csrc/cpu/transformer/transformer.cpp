@@ -1,0 +1,281 @@
+#include "tokentiming/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "attention.h"
+#include "linear/kernels.h"
+#include "parallel.h"
+
+namespace tokentiming {
+namespace {
+
+// Tokens read at a time: enough for the products to run at full speed, few enough for what lies
+// between them to stay small.
+constexpr std::size_t kMostRows = 192;
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw std::invalid_argument("transformer: " + message);
+}
+
+using Matrix = std::vector<float>;  // [rows, features]
+
+// x / rms(x) * weight, row by row.
+Matrix normalised(const Matrix& x, std::size_t features, const BFloat16* weight, float epsilon) {
+  Matrix result(x.size());
+  for (std::size_t begin = 0; begin < x.size(); begin += features) {
+    double squares = 0.0;
+    for (std::size_t k = 0; k < features; ++k) squares += double{x[begin + k]} * x[begin + k];
+    const auto scale =
+        static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(features) + epsilon));
+    for (std::size_t k = 0; k < features; ++k) {
+      result[begin + k] = x[begin + k] * scale * widen(weight[k]);
+    }
+  }
+  return result;
+}
+
+LaidOut laid_out(const Matrix& x, std::size_t features) {
+  LaidOut result;
+  result.resize(x.size() / features, features);
+#ifdef TOKENTIMING_X86
+  lay_out_avx2(x.data(), result.rows, features, result.data());
+#endif
+  return result;
+}
+
+// Calls f(first, last) for blocks of outputs, from all threads.
+template <class F>
+void over_outputs(std::size_t outputs, const F& f) {
+  parallel_for((outputs + kOutputBlock - 1) / kOutputBlock, 1, [&](std::size_t block) {
+    const std::size_t first = block * kOutputBlock;
+    f(first, std::min(first + kOutputBlock, outputs));
+  });
+}
+
+// Outputs first .. last - 1 of a projection, for all rows.
+void project(const LaidOut& input, const Projection& projection, std::size_t first,
+             std::size_t last, float* out, std::size_t stride) {
+#ifdef TOKENTIMING_X86
+  dot_products_avx2(input.data(), input.rows, input.in_features, projection.weight, first, last,
+                    out, stride);
+#endif
+  if (projection.bias == nullptr) return;
+  for (std::size_t r = 0; r < input.rows; ++r) {
+    for (std::size_t n = first; n < last; ++n) out[r * stride + n] += widen(projection.bias[n]);
+  }
+}
+
+Matrix projected(const LaidOut& input, const Projection& projection) {
+  Matrix out(input.rows * projection.out_features);
+  over_outputs(projection.out_features, [&](std::size_t first, std::size_t last) {
+    project(input, projection, first, last, out.data(), projection.out_features);
+  });
+  return out;
+}
+
+void add(const Matrix& x, Matrix& to) {
+  for (std::size_t k = 0; k < x.size(); ++k) to[k] += x[k];
+}
+
+}  // namespace
+
+class Transformer::State {
+ public:
+  explicit State(TransformerWeights weights) : weights_(std::move(weights)) {
+    check();
+    for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
+      keys_.emplace_back(weights_.key_heads, weights_.head_size);
+      values_.emplace_back(weights_.key_heads, weights_.head_size);
+    }
+  }
+
+  std::size_t length() const { return length_; }
+
+  void truncate(std::size_t length) {
+    if (length > length_) {
+      refuse("length is " + std::to_string(length) + ", more than the " + std::to_string(length_) +
+             " tokens read");
+    }
+    for (Memory& memory : keys_) memory.truncate(length);
+    for (Memory& memory : values_) memory.truncate(length);
+    length_ = length;
+  }
+
+  void read(std::span<const std::int64_t> ids, const Rows<float>& logits) {
+    check_call(ids, logits);
+    for (std::size_t begin = 0; begin < ids.size(); begin += kMostRows) {
+      const std::size_t count = std::min(kMostRows, ids.size() - begin);
+      Matrix x = embedded(ids.subspan(begin, count));
+      const Angles angles = angles_from(length_, count);
+      for (std::size_t l = 0; l < weights_.layers.size(); ++l) pass(l, angles, x);
+      length_ += count;
+      write_logits(x, ids.size() - begin - count, logits);
+    }
+  }
+
+ private:
+  struct Angles {
+    Matrix cosines, sines;  // [rows, head_size / 2]
+  };
+
+  void check() const {
+    const TransformerWeights& w = weights_;
+    if (!linear_is_fast()) refuse("this processor has no AVX2 and FMA");
+    if (w.head_size == 0 || w.head_size % 8 != 0) refuse("head_size must be a multiple of 8");
+    if (w.key_heads == 0 || w.heads % w.key_heads != 0) {
+      refuse("heads must be a multiple of key_heads");
+    }
+    if (w.rotation.size() != w.head_size / 2) refuse("rotation must have head_size / 2 entries");
+    if (w.head.out_features != w.vocabulary) refuse("head must have one output a token");
+    const auto require = [](const Projection& projection, std::size_t expected, const char* name) {
+      if (projection.out_features != expected) refuse(std::string(name) + " has a wrong size");
+    };
+    for (const TransformerLayer& layer : w.layers) {
+      require(layer.query, w.heads * w.head_size, "query");
+      require(layer.key, w.key_heads * w.head_size, "key");
+      require(layer.value, w.key_heads * w.head_size, "value");
+      require(layer.output, w.hidden, "output");
+      require(layer.up, layer.gate.out_features, "up");
+      require(layer.down, w.hidden, "down");
+    }
+  }
+
+  void check_call(std::span<const std::int64_t> ids, const Rows<float>& logits) const {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= 0 && static_cast<std::size_t>(ids[i]) < weights_.vocabulary) continue;
+      refuse("ids[" + std::to_string(i) + "] is " + std::to_string(ids[i]) + ", outside 0.." +
+             std::to_string(weights_.vocabulary - 1));
+    }
+    if (logits.rows > ids.size()) refuse("logits has more rows than there are ids");
+    if (logits.columns != weights_.vocabulary) refuse("logits must have one column a token");
+  }
+
+  Matrix embedded(std::span<const std::int64_t> ids) const {
+    Matrix x;
+    x.reserve(ids.size() * weights_.hidden);
+    for (const std::int64_t id : ids) {
+      const BFloat16* row = weights_.embedding + static_cast<std::size_t>(id) * weights_.hidden;
+      for (std::size_t k = 0; k < weights_.hidden; ++k) x.push_back(widen(row[k]));
+    }
+    return x;
+  }
+
+  Angles angles_from(std::size_t position, std::size_t count) const {
+    Angles angles;
+    for (std::size_t r = 0; r < count; ++r) {
+      for (const float frequency : weights_.rotation) {
+        const float angle = static_cast<float>(position + r) * frequency;
+        angles.cosines.push_back(std::cos(angle) * weights_.rotation_scale);
+        angles.sines.push_back(std::sin(angle) * weights_.rotation_scale);
+      }
+    }
+    return angles;
+  }
+
+  // One layer over all rows of x.
+  void pass(std::size_t index, const Angles& angles, Matrix& x) {
+    const TransformerLayer& layer = weights_.layers[index];
+    const std::size_t hidden = weights_.hidden;
+    const auto norm = [&](const BFloat16* weight) {
+      return laid_out(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
+    };
+    add(projected(attention(index, norm(layer.attention_norm), angles), layer.output), x);
+    add(projected(gated(layer, norm(layer.mlp_norm)), layer.down), x);
+  }
+
+  LaidOut attention(std::size_t index, const LaidOut& input, const Angles& angles) {
+    const TransformerLayer& layer = weights_.layers[index];
+    const std::size_t rows = input.rows;
+    const std::size_t size = weights_.head_size;
+    Matrix query = projected(input, layer.query);
+    Matrix key = projected(input, layer.key);
+    const Matrix value = projected(input, layer.value);
+    rotate(angles, rows, weights_.heads, query);
+    rotate(angles, rows, weights_.key_heads, key);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+    for (float& q : query) q *= scale;
+    for (std::size_t r = 0; r < rows; ++r) {
+      keys_[index].append(key.data() + r * layer.key.out_features);
+      values_[index].append(value.data() + r * layer.value.out_features);
+    }
+    Matrix out(query.size());
+    const std::size_t group = weights_.heads / weights_.key_heads;
+    parallel_for(rows * weights_.heads, 1, [&](std::size_t task) {
+      const std::size_t row = task / weights_.heads;
+      const std::size_t key_head = task % weights_.heads / group;
+      attend(query.data() + task * size, keys_[index].head(key_head), values_[index].head(key_head),
+             length_ + row + 1, size, out.data() + task * size);
+    });
+    return laid_out(out, weights_.heads * size);
+  }
+
+  // Turns the pair (k, k + head_size / 2) of every head by the angle of its row.
+  void rotate(const Angles& angles, std::size_t rows, std::size_t heads, Matrix& x) const {
+    const std::size_t half = weights_.head_size / 2;
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t h = 0; h < heads; ++h) {
+        float* at = x.data() + (r * heads + h) * 2 * half;
+        for (std::size_t k = 0; k < half; ++k) {
+          const float cosine = angles.cosines[r * half + k];
+          const float sine = angles.sines[r * half + k];
+          const float first = at[k];
+          const float second = at[k + half];
+          at[k] = first * cosine - second * sine;
+          at[k + half] = second * cosine + first * sine;
+        }
+      }
+    }
+  }
+
+  static LaidOut gated(const TransformerLayer& layer, const LaidOut& input) {
+    const std::size_t features = layer.gate.out_features;
+    Matrix gate(input.rows * features);
+    Matrix up(input.rows * features);
+    over_outputs(features, [&](std::size_t first, std::size_t last) {
+      project(input, layer.gate, first, last, gate.data(), features);
+      project(input, layer.up, first, last, up.data(), features);
+      for (std::size_t r = 0; r < input.rows; ++r) {
+        for (std::size_t n = first; n < last; ++n) {
+          float& g = gate[r * features + n];
+          g = g / (1.0f + std::exp(-g)) * up[r * features + n];
+        }
+      }
+    });
+    return laid_out(gate, features);
+  }
+
+  // Of the rows of x those that are asked for, `behind` ids being still unread.
+  void write_logits(const Matrix& x, std::size_t behind, const Rows<float>& logits) const {
+    const std::size_t hidden = weights_.hidden;
+    const std::size_t rows = x.size() / hidden;
+    if (logits.rows <= behind) return;
+    const std::size_t wanted = std::min(rows, logits.rows - behind);
+    const std::size_t first_row = logits.rows - behind - wanted;
+    const Matrix last(x.end() - static_cast<std::ptrdiff_t>(wanted * hidden), x.end());
+    const LaidOut input =
+        laid_out(normalised(last, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
+    over_outputs(weights_.vocabulary, [&](std::size_t first, std::size_t end) {
+      project(input, weights_.head, first, end, logits[first_row],
+              static_cast<std::size_t>(logits.stride));
+    });
+  }
+
+  TransformerWeights weights_;
+  std::vector<Memory> keys_, values_;
+  std::size_t length_ = 0;
+};
+
+Transformer::Transformer(TransformerWeights weights)
+    : state_(std::make_unique<State>(std::move(weights))) {}
+Transformer::~Transformer() = default;
+
+std::size_t Transformer::length() const { return state_->length(); }
+void Transformer::truncate(std::size_t length) { state_->truncate(length); }
+void Transformer::read(std::span<const std::int64_t> ids, const Rows<float>& logits) {
+  state_->read(ids, logits);
+}
+
+}  // namespace tokentiming

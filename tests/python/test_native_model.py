@@ -1,0 +1,149 @@
+"""``NativeModel`` against the same models in float32, run by transformers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from tokentiming import ops
+from tokentiming.cache import CachedModel
+from tokentiming.native_model import NativeModel, reader
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+NEAR = {"rtol": 1e-3, "atol": 1e-3}
+LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+
+pytestmark = pytest.mark.skipif(
+    not ops.linear_is_fast(), reason="the core runs models with AVX2 and FMA only"
+)
+
+
+def pair(kind: str) -> tuple[nn.Module, nn.Module]:
+    """A random model in bfloat16, and one of the same weights in float32."""
+    torch.manual_seed(3)
+    if kind == "qwen2":  # with biases
+        model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
+    elif kind == "tied":
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True))
+    elif kind == "stretched":
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LONGER))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=16, attention_bias=True))
+    for parameter in model.parameters():  # norms of ones and biases of zeros would hide mistakes
+        nn.init.normal_(parameter, std=0.3)
+    model = model.to(torch.bfloat16).eval()
+    return model, copy.deepcopy(model).float()
+
+
+def random_ids(count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(SIZES["vocab_size"], (count,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])
+def test_logits_are_those_of_the_model_in_float32(kind):
+    model, precise = pair(kind)
+    native, reference = NativeModel(model), CachedModel(precise)
+    # 230 tokens: more than are read at a time
+    for count, keep in ((5, 5), (6, 1), (230, 200), (9, 3)):
+        expected = reference.logits(random_ids(count), keep)
+        torch.testing.assert_close(native.logits(random_ids(count), keep), expected, **NEAR)
+
+
+def test_what_was_taken_back_leaves_no_trace():
+    model, _ = pair("tied")
+    ids = random_ids(40)
+    expected = NativeModel(model).logits(ids)
+    native = NativeModel(model)
+    native.logits([*ids[:25], 1, 2, 3])
+    native.logits(ids[:30])
+    native.logits([*ids[:10], 7])
+    assert torch.equal(native.logits(ids), expected)
+    native.reset()
+    assert torch.equal(native.logits(ids), expected)
+    assert native.forwards == 5
+
+
+def test_a_row_does_not_depend_on_those_read_with_it():
+    model, _ = pair("qwen2")
+    ids = random_ids(31)
+    whole = NativeModel(model).logits(ids, 31)
+    native = NativeModel(model)
+    for end in (1, 2, 5, 12, 31):
+        assert torch.equal(native.logits(ids[:end])[0], whole[end - 1])
+
+
+def test_real_weights(smollm2):
+    model, tokenizer = smollm2
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    text = "Speculative decoding lets a small model guess and a large one verify. Größe, 你好, 🐍!"
+    ids = tokenizer(text).input_ids
+    expected = CachedModel(copy.deepcopy(rounded).float()).logits(ids, len(ids))
+    torch.testing.assert_close(NativeModel(rounded).logits(ids, len(ids)), expected, **NEAR)
+
+
+def gemma() -> nn.Module:
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=8)).to(torch.bfloat16)
+
+
+def hooked() -> nn.Module:
+    model, _ = pair("tied")
+    model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    return model
+
+
+def adapted() -> nn.Module:
+    class Adapter(nn.Linear):
+        pass
+
+    model, _ = pair("tied")
+    model.model.layers[0].mlp.up_proj = Adapter(48, 72, bias=False, dtype=torch.bfloat16)
+    return model
+
+
+def sliding() -> nn.Module:
+    kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+    config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, layer_types=kinds)
+    return Qwen2ForCausalLM(config).to(torch.bfloat16)
+
+
+def rotating_by_length() -> nn.Module:
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    config = LlamaConfig(**SIZES, rope_parameters=dynamic)
+    return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "make", [gemma, hooked, adapted, sliding, rotating_by_length, lambda: pair("tied")[1]]
+)
+def test_other_models_stay_with_transformers(make):
+    assert type(reader(make().eval())) is CachedModel
+
+
+def test_ids_out_of_range_are_refused_and_nothing_is_read():
+    model, _ = pair("tied")
+    native = NativeModel(model)
+    ids = random_ids(10)
+    native.logits(ids)
+    with pytest.raises(ValueError, match=r"^transformer: ids\[1\] is 101, outside 0\.\.100"):
+        native.logits([*ids, 4, 101])
+    assert torch.equal(native.logits([*ids, 4]), NativeModel(model).logits([*ids, 4]))
