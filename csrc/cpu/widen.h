@@ -21,6 +21,7 @@ inline float widen(Half x) {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
 }
 
+inline float widen(std::int8_t x) { return x; }
 inline float widen(float x) { return x; }
 inline double widen(double x) { return x; }
 

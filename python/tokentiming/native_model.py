@@ -23,11 +23,12 @@ class NativeModel:
     """A borrowed model of Llama's architecture in bfloat16, with the interface of ``CachedModel``.
 
     Most of a small model's time in torch goes into calling its many small operations; here a token
-    costs about one reading of the weights. Logits are float32 and differ from the model's own by
-    about its rounding, so this is for drafting, where no law depends on them.
+    costs about one reading of the weights, which the core keeps a copy of, rounded to 8 bits. The
+    logits differ from the model's own by that rounding, so this is for drafting, where no law
+    depends on them.
 
     Args:
-        model: one that ``NativeModel.runs``; its weights are read where they lie.
+        model: one that ``NativeModel.runs``; it is left as it is.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -67,16 +67,25 @@ std::vector<float> read(Transformer& model, const std::vector<std::int64_t>& ids
 
 }  // namespace
 
-TEST_CASE("attention is a softmax over keys") {
-  const std::vector<float> query(8, 0.5f);
-  const std::vector<float> keys = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0};
-  std::vector<float> values(16);
-  for (std::size_t k = 0; k < values.size(); ++k) values[k] = static_cast<float>(k);
-  std::vector<float> out(8);
-  attend(query.data(), keys.data(), values.data(), 2, 8, out.data());
-  const double share = std::exp(1.5) / (std::exp(0.5) + std::exp(1.5));
-  for (std::size_t k = 0; k < 8; ++k) {
-    CHECK(out[k] == doctest::Approx(static_cast<double>(k) + 8 * share));
+TEST_CASE("scores and mixtures agree with plain sums") {
+  if (!linear_is_fast()) return;
+  for (std::size_t size : {8, 24, 64, 80, 128}) {
+    std::vector<float> query(size), keys(5 * size), weights = {0.1f, 0.2f, 0.0f, 0.3f, 0.4f};
+    for (std::size_t k = 0; k < size; ++k) query[k] = static_cast<float>(k % 5) - 2.0f;
+    for (std::size_t k = 0; k < keys.size(); ++k) keys[k] = static_cast<float>(k % 7) - 3.0f;
+    std::vector<float> scores(5), mixture(size);
+    score_avx2(query.data(), keys.data(), 5, size, scores.data());
+    mix_avx2(weights.data(), keys.data(), 5, size, mixture.data());
+    for (std::size_t t = 0; t < 5; ++t) {
+      double score = 0.0;
+      for (std::size_t k = 0; k < size; ++k) score += double{query[k]} * keys[t * size + k];
+      CHECK(scores[t] == doctest::Approx(score));
+    }
+    for (std::size_t k = 0; k < size; ++k) {
+      double mixed = 0.0;
+      for (std::size_t t = 0; t < 5; ++t) mixed += double{weights[t]} * keys[t * size + k];
+      CHECK(mixture[k] == doctest::Approx(mixed));
+    }
   }
 }
 

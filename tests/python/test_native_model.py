@@ -1,4 +1,4 @@
-"""``NativeModel`` against the same models in float32, run by transformers."""
+"""``NativeModel`` against the same models in float32, weights rounded as it rounds them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def twin(model: nn.Module) -> nn.Module:
+    """The model in float32 with the weights of its linear layers rounded to 8 bits."""
+    result = copy.deepcopy(model).float()
+    for layer in result.modules():
+        if isinstance(layer, nn.Linear):
+            scale = layer.weight.detach().abs().amax(1, keepdim=True) / 127
+            layer.weight = nn.Parameter((layer.weight / scale).round() * scale)  # unties a head
+    return result
+
+
 def pair(kind: str) -> tuple[nn.Module, nn.Module]:
-    """A random model in bfloat16, and one of the same weights in float32."""
+    """A random model in bfloat16, and its twin."""
     torch.manual_seed(3)
     if kind == "qwen2":  # with biases
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
@@ -51,7 +61,7 @@ def pair(kind: str) -> tuple[nn.Module, nn.Module]:
     for parameter in model.parameters():  # norms of ones and biases of zeros would hide mistakes
         nn.init.normal_(parameter, std=0.3)
     model = model.to(torch.bfloat16).eval()
-    return model, copy.deepcopy(model).float()
+    return model, twin(model)
 
 
 def random_ids(count: int) -> list[int]:
@@ -60,7 +70,7 @@ def random_ids(count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])
-def test_logits_are_those_of_the_model_in_float32(kind):
+def test_logits_are_those_of_its_twin(kind):
     model, precise = pair(kind)
     native, reference = NativeModel(model), CachedModel(precise)
     # 230 tokens: more than are read at a time
@@ -97,7 +107,7 @@ def test_real_weights(smollm2):
     rounded = copy.deepcopy(model).to(torch.bfloat16)
     text = "Speculative decoding lets a small model guess and a large one verify. Größe, 你好, 🐍!"
     ids = tokenizer(text).input_ids
-    expected = CachedModel(copy.deepcopy(rounded).float()).logits(ids, len(ids))
+    expected = CachedModel(twin(rounded)).logits(ids, len(ids))
     torch.testing.assert_close(NativeModel(rounded).logits(ids, len(ids)), expected, **NEAR)
 
 
@@ -130,6 +140,15 @@ def rotating_by_length() -> nn.Module:
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
     config = LlamaConfig(**SIZES, rope_parameters=dynamic)
     return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+def test_rounding_to_8_bits_hardly_moves_real_weights(smollm2):
+    model, tokenizer = smollm2
+    ids = tokenizer("The capital of France is Paris. The capital of Italy is Rome.").input_ids
+    law = CachedModel(model).logits(ids, len(ids)).softmax(-1)
+    native = NativeModel(copy.deepcopy(model).to(torch.bfloat16))
+    distance = (native.logits(ids, len(ids)).softmax(-1) - law).abs().sum(-1) / 2
+    assert distance.mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ inline __m256i load(const BFloat16* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
+// The two halves of a step's weights, as floats.
+inline __m256 first_half(const BFloat16* weights) { return even_places(load(weights)); }
+inline __m256 second_half(const BFloat16* weights) { return odd_places(load(weights)); }
+inline __m256 first_half(const std::int8_t* weights) {
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(weights));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+}
+inline __m256 second_half(const std::int8_t* weights) { return first_half(weights + kLanes); }
+
 inline float sum_of_lanes(__m256 v) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -51,16 +60,17 @@ inline void pin(__m256& v) { asm("" : "+x"(v)); }
 
 // What a tile reads: `steps` vectors of each weight row, and the input's beside them, which lie
 // vector by vector: even places of each row, odd places of each row, and on.
+template <class Weight>
 struct Part {
   const float* input;
-  const BFloat16* weight;
+  const Weight* weight;
   std::size_t weight_stride;
   std::size_t steps;
 };
 
 // Adds to sums[kRows][kOutputs], 8 lanes each.
-template <std::size_t kRows, std::size_t kOutputs>
-inline void tile(const Part& part, float* sums_at) {
+template <std::size_t kRows, std::size_t kOutputs, class Weight>
+inline void tile(const Part<Weight>& part, float* sums_at) {
   __m256 sums[kRows][kOutputs];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -87,16 +97,16 @@ inline void tile(const Part& part, float* sums_at) {
   for (std::size_t s = 0; s < part.steps; ++s, input += kRows * kStep) {
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
-      const BFloat16* weight = part.weight + n * part.weight_stride + s * kStep;
+      const Weight* weight = part.weight + n * part.weight_stride + s * kStep;
       _mm_prefetch(reinterpret_cast<const char*>(weight + kAhead * part.weight_stride),
                    _MM_HINT_T0);
-      w[n] = even_places(load(weight));
+      w[n] = first_half(weight);
       pin(w[n]);
     }
     accumulate(input);
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
-      w[n] = odd_places(load(part.weight + n * part.weight_stride + s * kStep));
+      w[n] = second_half(part.weight + n * part.weight_stride + s * kStep);
       pin(w[n]);
     }
     accumulate(input + kRows * kLanes);
@@ -111,26 +121,27 @@ inline void tile(const Part& part, float* sums_at) {
 }
 
 // What one call works out, for kRows of its rows.
+template <class Weight>
 struct Task {
   const float* input;  // laid out, of these rows alone
   std::size_t in_features;
-  const BFloat16* weight;
+  const Weight* weight;
   std::size_t first, last;
   float* products;
   std::size_t stride;
 };
 
 // kOutputs at a time, then the rest one by one.
-template <std::size_t kRows, std::size_t kOutputs>
-void share(const Task& task) {
+template <std::size_t kRows, std::size_t kOutputs, class Weight>
+void share(const Task<Weight>& task) {
   const std::size_t in = task.in_features;
   const std::size_t steps = in / kStep;
   const std::size_t whole = (task.last - task.first) / kOutputs * kOutputs;
   const std::size_t outputs = task.last - task.first;
   alignas(32) float sums[kOutputBlock * kRows * kLanes] = {};
   for (std::size_t s = 0; s < steps; s += kDepth) {
-    Part part{task.input + s * kRows * kStep, task.weight + task.first * in + s * kStep, in,
-              steps - s < kDepth ? steps - s : kDepth};
+    Part<Weight> part{task.input + s * kRows * kStep, task.weight + task.first * in + s * kStep, in,
+                      steps - s < kDepth ? steps - s : kDepth};
     std::size_t n = 0;
     for (; n < whole; n += kOutputs, part.weight += kOutputs * in) {
       tile<kRows, kOutputs>(part, sums + n * kRows * kLanes);
@@ -143,7 +154,7 @@ void share(const Task& task) {
   for (std::size_t n = 0; n < outputs; ++n) {
     const std::size_t together = n < whole ? kOutputs : 1;
     const std::size_t tile_start = n < whole ? n / kOutputs * kOutputs : n;
-    const BFloat16* last_weights = task.weight + (task.first + n) * in + steps * kStep;
+    const Weight* last_weights = task.weight + (task.first + n) * in + steps * kStep;
     for (std::size_t r = 0; r < kRows; ++r) {
       const std::size_t at = tile_start * kRows + r * together + (n - tile_start);
       float sum = sum_of_lanes(_mm256_load_ps(sums + at * kLanes));
@@ -156,10 +167,18 @@ void share(const Task& task) {
 }
 
 // As many weight rows a tile as leave the sums in the 16 registers.
-using Share = void (*)(const Task&);
-constexpr Share kShares[kMostRows + 1] = {nullptr,     share<1, 6>, share<2, 4>,
-                                          share<3, 3>, share<4, 2>, share<5, 2>,
-                                          share<6, 2>, share<7, 1>, share<8, 1>};
+template <class Weight>
+using Share = void (*)(const Task<Weight>&);
+template <class Weight>
+constexpr Share<Weight> kShares[kMostRows + 1] = {nullptr,
+                                                  share<1, 6, Weight>,
+                                                  share<2, 4, Weight>,
+                                                  share<3, 3, Weight>,
+                                                  share<4, 2, Weight>,
+                                                  share<5, 2, Weight>,
+                                                  share<6, 2, Weight>,
+                                                  share<7, 1, Weight>,
+                                                  share<8, 1, Weight>};
 
 // Up to 8 rows go together, so that weights are used as they arrive from memory. More go in even
 // shares of at most 6, whose tiles are the fastest.
@@ -210,6 +229,16 @@ inline void lay_out(const Number* input, std::size_t rows, std::size_t in, float
   });
 }
 
+template <class Weight>
+inline void dot_products(const float* floats, std::size_t rows, std::size_t in_features,
+                         const Weight* weight, std::size_t first, std::size_t last, float* products,
+                         std::size_t stride) {
+  for_each_share(rows, [&](std::size_t begin, std::size_t count) {
+    kShares<Weight>[count]({floats + begin * in_features, in_features, weight, first, last,
+                            products + begin * stride, stride});
+  });
+}
+
 }  // namespace
 
 void lay_out_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features, float* floats) {
@@ -222,10 +251,12 @@ void lay_out_avx2(const float* input, std::size_t rows, std::size_t in_features,
 void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
                        const BFloat16* weight, std::size_t first, std::size_t last, float* products,
                        std::size_t stride) {
-  for_each_share(rows, [&](std::size_t begin, std::size_t count) {
-    kShares[count]({floats + begin * in_features, in_features, weight, first, last,
-                    products + begin * stride, stride});
-  });
+  dot_products(floats, rows, in_features, weight, first, last, products, stride);
+}
+void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
+                       const std::int8_t* weight, std::size_t first, std::size_t last,
+                       float* products, std::size_t stride) {
+  dot_products(floats, rows, in_features, weight, first, last, products, stride);
 }
 
 }  // namespace tokentiming

@@ -1,4 +1,4 @@
-// Products of a few rows of floats with bfloat16 weights: the shape of a verification.
+// Products of a few rows of floats with bfloat16 or 8-bit weights: the shape of a verification.
 #pragma once
 
 #include <bit>
@@ -49,9 +49,13 @@ void lay_out_avx2(const BFloat16* input, std::size_t rows, std::size_t in_featur
 void lay_out_avx2(const float* input, std::size_t rows, std::size_t in_features, float* floats);
 
 // products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in first .. last - 1,
-// at most kOutputBlock of them; `floats` are the laid-out rows.
+// at most kOutputBlock of them; `floats` are the laid-out rows. 8-bit weights lie in their order:
+// each run of 16 as its 8 even places and then its 8 odd ones.
 void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
                        const BFloat16* weight, std::size_t first, std::size_t last, float* products,
                        std::size_t stride);
+void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
+                       const std::int8_t* weight, std::size_t first, std::size_t last,
+                       float* products, std::size_t stride);
 
 }  // namespace tokentiming

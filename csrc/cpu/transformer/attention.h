@@ -28,9 +28,15 @@ class Memory {
   std::vector<std::vector<float>> heads_;
 };
 
-// Attention of one query head over the first `length` tokens: out = softmax(keys q) values, all
-// vectors of head_size, a multiple of 8. The query is scaled already.
-void attend(const float* query, const float* keys, const float* values, std::size_t length,
-            std::size_t head_size, float* out);
+// The two steps of one query head's attention over the first `length` tokens, a softmax of the
+// scores between them. All vectors are of head_size, a multiple of 8. Their file is compiled for
+// newer processors than the rest, so nothing in it may be a function that another file shares.
+//
+// scores[t] = query . keys[t]
+void score_avx2(const float* query, const float* keys, std::size_t length, std::size_t head_size,
+                float* scores);
+// out = sum over t of weights[t] * values[t]
+void mix_avx2(const float* weights, const float* values, std::size_t length, std::size_t head_size,
+              float* out);
 
 }  // namespace tokentiming

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "linear/kernels.h"
 #include "parallel.h"
+#include "quantised.h"
 
 namespace tokentiming {
 namespace {
@@ -55,25 +56,32 @@ void over_outputs(std::size_t outputs, const F& f) {
   });
 }
 
-// Outputs first .. last - 1 of a projection, for all rows.
-void project(const LaidOut& input, const Projection& projection, std::size_t first,
-             std::size_t last, float* out, std::size_t stride) {
-#ifdef TOKENTIMING_X86
-  dot_products_avx2(input.data(), input.rows, input.in_features, projection.weight, first, last,
-                    out, stride);
-#endif
-  if (projection.bias == nullptr) return;
-  for (std::size_t r = 0; r < input.rows; ++r) {
-    for (std::size_t n = first; n < last; ++n) out[r * stride + n] += widen(projection.bias[n]);
-  }
-}
-
-Matrix projected(const LaidOut& input, const Projection& projection) {
-  Matrix out(input.rows * projection.out_features);
-  over_outputs(projection.out_features, [&](std::size_t first, std::size_t last) {
-    project(input, projection, first, last, out.data(), projection.out_features);
+Matrix projected(const LaidOut& input, const Quantised& projection) {
+  const std::size_t outputs = projection.out_features();
+  Matrix out(input.rows * outputs);
+  over_outputs(outputs, [&](std::size_t first, std::size_t last) {
+    projection.multiply(input.data(), input.rows, first, last, out.data(), outputs);
   });
   return out;
+}
+
+// One query's attention over the first `length` tokens.
+void attend(const float* query, const float* keys, const float* values, std::size_t length,
+            std::size_t head_size, float* out) {
+  std::vector<float> weights(length);
+#ifdef TOKENTIMING_X86
+  score_avx2(query, keys, length, head_size, weights.data());
+#endif
+  const float greatest = *std::max_element(weights.begin(), weights.end());
+  float total = 0.0f;
+  for (float& weight : weights) {
+    weight = std::exp(weight - greatest);
+    total += weight;
+  }
+  for (float& weight : weights) weight /= total;
+#ifdef TOKENTIMING_X86
+  mix_avx2(weights.data(), values, length, head_size, out);
+#endif
 }
 
 void add(const Matrix& x, Matrix& to) {
@@ -84,9 +92,10 @@ void add(const Matrix& x, Matrix& to) {
 
 class Transformer::State {
  public:
-  explicit State(TransformerWeights weights) : weights_(std::move(weights)) {
-    check();
-    for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
+  explicit State(TransformerWeights weights)
+      : weights_(checked(std::move(weights))), head_(weights_.head, weights_.hidden, "head") {
+    for (const TransformerLayer& layer : weights_.layers) {
+      layers_.emplace_back(layer, weights_.hidden, weights_.heads * weights_.head_size);
       keys_.emplace_back(weights_.key_heads, weights_.head_size);
       values_.emplace_back(weights_.key_heads, weights_.head_size);
     }
@@ -110,19 +119,31 @@ class Transformer::State {
       const std::size_t count = std::min(kMostRows, ids.size() - begin);
       Matrix x = embedded(ids.subspan(begin, count));
       const Angles angles = angles_from(length_, count);
-      for (std::size_t l = 0; l < weights_.layers.size(); ++l) pass(l, angles, x);
+      for (std::size_t l = 0; l < layers_.size(); ++l) pass(l, angles, x);
       length_ += count;
       write_logits(x, ids.size() - begin - count, logits);
     }
   }
 
  private:
+  struct Layer {
+    Layer(const TransformerLayer& from, std::size_t hidden, std::size_t attended)
+        : query(from.query, hidden, "query"),
+          key(from.key, hidden, "key"),
+          value(from.value, hidden, "value"),
+          output(from.output, attended, "output"),
+          gate(from.gate, hidden, "gate"),
+          up(from.up, hidden, "up"),
+          down(from.down, from.gate.out_features, "down") {}
+
+    Quantised query, key, value, output, gate, up, down;
+  };
+
   struct Angles {
     Matrix cosines, sines;  // [rows, head_size / 2]
   };
 
-  void check() const {
-    const TransformerWeights& w = weights_;
+  static TransformerWeights checked(TransformerWeights w) {
     if (!linear_is_fast()) refuse("this processor has no AVX2 and FMA");
     if (w.head_size == 0 || w.head_size % 8 != 0) refuse("head_size must be a multiple of 8");
     if (w.key_heads == 0 || w.heads % w.key_heads != 0) {
@@ -141,6 +162,7 @@ class Transformer::State {
       require(layer.up, layer.gate.out_features, "up");
       require(layer.down, w.hidden, "down");
     }
+    return w;
   }
 
   void check_call(std::span<const std::int64_t> ids, const Rows<float>& logits) const {
@@ -177,17 +199,18 @@ class Transformer::State {
 
   // One layer over all rows of x.
   void pass(std::size_t index, const Angles& angles, Matrix& x) {
-    const TransformerLayer& layer = weights_.layers[index];
+    const Layer& layer = layers_[index];
     const std::size_t hidden = weights_.hidden;
     const auto norm = [&](const BFloat16* weight) {
       return laid_out(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
     };
-    add(projected(attention(index, norm(layer.attention_norm), angles), layer.output), x);
-    add(projected(gated(layer, norm(layer.mlp_norm)), layer.down), x);
+    const BFloat16* attention_norm = weights_.layers[index].attention_norm;
+    add(projected(attention(index, norm(attention_norm), angles), layer.output), x);
+    add(projected(gated(layer, norm(weights_.layers[index].mlp_norm)), layer.down), x);
   }
 
   LaidOut attention(std::size_t index, const LaidOut& input, const Angles& angles) {
-    const TransformerLayer& layer = weights_.layers[index];
+    const Layer& layer = layers_[index];
     const std::size_t rows = input.rows;
     const std::size_t size = weights_.head_size;
     Matrix query = projected(input, layer.query);
@@ -198,16 +221,18 @@ class Transformer::State {
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
     for (float& q : query) q *= scale;
     for (std::size_t r = 0; r < rows; ++r) {
-      keys_[index].append(key.data() + r * layer.key.out_features);
-      values_[index].append(value.data() + r * layer.value.out_features);
+      keys_[index].append(key.data() + r * layer.key.out_features());
+      values_[index].append(value.data() + r * layer.value.out_features());
     }
     Matrix out(query.size());
     const std::size_t group = weights_.heads / weights_.key_heads;
+    // All rows of a head before the next head: its keys and values stay in cache.
     parallel_for(rows * weights_.heads, 1, [&](std::size_t task) {
-      const std::size_t row = task / weights_.heads;
-      const std::size_t key_head = task % weights_.heads / group;
-      attend(query.data() + task * size, keys_[index].head(key_head), values_[index].head(key_head),
-             length_ + row + 1, size, out.data() + task * size);
+      const std::size_t row = task % rows;
+      const std::size_t head = task / rows;
+      const std::size_t at = (row * weights_.heads + head) * size;
+      attend(query.data() + at, keys_[index].head(head / group), values_[index].head(head / group),
+             length_ + row + 1, size, out.data() + at);
     });
     return laid_out(out, weights_.heads * size);
   }
@@ -230,13 +255,13 @@ class Transformer::State {
     }
   }
 
-  static LaidOut gated(const TransformerLayer& layer, const LaidOut& input) {
-    const std::size_t features = layer.gate.out_features;
+  static LaidOut gated(const Layer& layer, const LaidOut& input) {
+    const std::size_t features = layer.gate.out_features();
     Matrix gate(input.rows * features);
     Matrix up(input.rows * features);
     over_outputs(features, [&](std::size_t first, std::size_t last) {
-      project(input, layer.gate, first, last, gate.data(), features);
-      project(input, layer.up, first, last, up.data(), features);
+      layer.gate.multiply(input.data(), input.rows, first, last, gate.data(), features);
+      layer.up.multiply(input.data(), input.rows, first, last, up.data(), features);
       for (std::size_t r = 0; r < input.rows; ++r) {
         for (std::size_t n = first; n < last; ++n) {
           float& g = gate[r * features + n];
@@ -258,12 +283,14 @@ class Transformer::State {
     const LaidOut input =
         laid_out(normalised(last, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
     over_outputs(weights_.vocabulary, [&](std::size_t first, std::size_t end) {
-      project(input, weights_.head, first, end, logits[first_row],
-              static_cast<std::size_t>(logits.stride));
+      head_.multiply(input.data(), input.rows, first, end, logits[first_row],
+                     static_cast<std::size_t>(logits.stride));
     });
   }
 
   TransformerWeights weights_;
+  Quantised head_;
+  std::vector<Layer> layers_;
   std::vector<Memory> keys_, values_;
   std::size_t length_ = 0;
 };

@@ -11,7 +11,7 @@
 
 namespace tokentiming {
 
-// Borrowed weights, contiguous: [out_features, in_features], and [out_features] or null.
+// Contiguous weights: [out_features, in_features], and [out_features] or null.
 struct Projection {
   const BFloat16* weight;
   const BFloat16* bias;
@@ -42,15 +42,16 @@ struct TransformerWeights {
 // The decoder of Llama: root-mean-square norms before attention and gated MLP, rotary positions,
 // grouped queries. It keeps the keys and values of what it has read.
 //
-// Activations are floats and are never rounded between layers, so the logits differ from those of
-// the same model run in bfloat16 by about that model's own rounding. Meant for drafting, where the
-// law of the output does not depend on it: a token costs one reading of the weights.
+// Meant for drafting, where the law of the output does not depend on it: a token costs one reading
+// of the weights, and those of the projections are read from copies rounded to 8 bits, with a scale
+// for each output. Activations are floats. All else is borrowed and must outlive this.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.
 class Transformer {
  public:
-  // Throws std::invalid_argument if sizes disagree, or where there is no fast `linear`.
+  // Throws std::invalid_argument if sizes disagree or a weight is not finite, or where there is no
+  // fast `linear`.
   explicit Transformer(TransformerWeights weights);
   ~Transformer();
 
