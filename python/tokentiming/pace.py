@@ -102,13 +102,13 @@ class AdaptivePace:
     are paused; a probe follows after a while, twice as long after each one that fails.
     """
 
-    _PRIOR_ACCEPTANCE = 0.7
-    _PRIOR_WEIGHT = 3.0
-    _TOKEN_MEMORY = 0.93
-    _PRIOR_STEP = 0.3  # seconds of a drafted token and its row, where the target's own step is 1
+    _PRIOR_ACCEPTANCE = 0.6
+    _PRIOR_WEIGHT = 30.0
+    _TOKEN_MEMORY = 0.97
+    _PRIOR_STEP = 0.2  # seconds of a drafted token and its row, where the target's own step is 1
     _ROUND_MEMORY = 0.9
-    _PRIOR_ROUNDS, _PRIOR_YIELD = 2.0, 1.3
-    _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
+    _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
+    _FIRST_PAUSE, _LONGEST_PAUSE = 4, 64
     _PROBE = 3
 
     def __init__(self, costs: Costs | None = None) -> None:
