@@ -3,72 +3,72 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "blocks/blocks.h"
-#include "parallel.h"
 #include "tokentiming/verify.h"
 #include "widen.h"
 
 namespace tokentiming {
 
-inline constexpr std::size_t kBlock = 4096;
-
-// Blocks handed to a thread at a time: 128 KiB of floats against microseconds for a wake-up.
-inline constexpr std::size_t kBlocksPerTask = 8;
+inline constexpr std::size_t kBlock = 1024;
 
 template <class T>
 using Block = std::array<T, kBlock>;
 
-// T, float or double, is what is reckoned with. `name` stands in error messages, which the law
-// throws when it meets NaN, +inf, a negative probability or logits without a finite one.
+// A row in blocks of T, float or double, which is what is reckoned with. `name` stands in error
+// messages.
 template <class T>
-class Law {
+class Row {
  public:
-  Law(const Laws& laws, std::size_t row, double temperature, const char* name)
-      : laws_(laws), row_(row), name_(name), kernels_(block_kernels<T>().front()) {
-    constexpr auto kMost = static_cast<double>(std::numeric_limits<T>::max());
-    scale_ = static_cast<T>(std::min(1.0 / temperature, kMost));
-    if (laws.statement == Statement::kLogits) normalise();
-  }
+  Row(const Laws& laws, std::size_t row, const char* name)
+      : laws_(&laws), row_(row), name_(name), kernels_(&block_kernels<T>().front()) {}
 
   static std::size_t columns(const Laws& laws) {
     return std::visit([](const auto& rows) { return rows.columns; }, laws.rows);
   }
-  std::size_t columns() const { return columns(laws_); }
-  std::size_t blocks() const { return (columns() + kBlock - 1) / kBlock; }
+  std::size_t columns() const { return columns(*laws_); }
+  static std::size_t blocks(const Laws& laws) { return (columns(laws) + kBlock - 1) / kBlock; }
+  std::size_t blocks() const { return blocks(*laws_); }
   std::size_t count(std::size_t block) const {
     return std::min(kBlock, columns() - block * kBlock);
   }
+  bool logits() const { return laws_->statement == Statement::kLogits; }
+  const BlockKernels<T>& kernels() const { return *kernels_; }
 
-  // The probability of one token.
-  T operator()(std::size_t token) const {
-    T entry;
-    const T* x = read(token, 1, &entry);
-    if (laws_.statement == Statement::kLogits) {
-      kernels_.exponentials(x, 1, shift_, scale_, factor_, &entry);
-    } else {
-      entry = *x;
-      if (!(entry >= 0 && entry < std::numeric_limits<T>::infinity())) refuse_probabilities();
-    }
-    return entry;
+  // Where the entries of a block lie if they are of type T; else they are widened into `buffer`.
+  const T* read(std::size_t block, T* buffer) const {
+    return std::visit(
+        [&]<class Number>(const Rows<const Number>& rows) -> const T* {
+          const Number* from = rows[row_] + block * kBlock;
+          if constexpr (std::is_same_v<Number, T>) {
+            return from;
+          } else if constexpr (std::is_same_v<Number, Half>) {
+            kernels_->widen_half(from, count(block), buffer);
+          } else if constexpr (std::is_same_v<Number, BFloat16>) {
+            kernels_->widen_bfloat16(from, count(block), buffer);
+          } else {
+            std::copy_n(from, count(block), buffer);
+          }
+          return buffer;
+        },
+        laws_->rows);
   }
 
-  // The probabilities of a block.
-  void read_block(std::size_t block, T* out) const {
-    const T* x = read(block * kBlock, count(block), out);
-    if (laws_.statement == Statement::kLogits) {
-      kernels_.exponentials(x, count(block), shift_, scale_, factor_, out);
-    } else if (x != out) {
-      std::copy_n(x, count(block), out);
-    }
+  T entry(std::size_t token) const {
+    return std::visit([&](const auto& rows) { return static_cast<T>(widen(rows[row_][token])); },
+                      laws_->rows);
   }
 
-  [[noreturn]] void refuse_probabilities() const {
-    refuse("holds NaN, infinity or a negative probability");
+  // Of the greatest logit, +inf standing for NaN too.
+  void require_finite(T maximum) const {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    if (maximum == kInfinity) refuse("holds NaN or +inf");
+    if (maximum == -kInfinity) refuse("has no finite logit");
   }
   [[noreturn]] void refuse(const std::string& reason) const {
     throw std::invalid_argument("verify: " + std::string(name_) + "[" + std::to_string(row_) +
@@ -76,59 +76,91 @@ class Law {
   }
 
  private:
-  // Entries of the row, where they lie if they are of type T, else widened into `buffer`.
-  const T* read(std::size_t begin, std::size_t count, T* buffer) const {
-    return std::visit(
-        [&]<class Number>(const Rows<const Number>& rows) -> const T* {
-          const Number* from = rows[row_] + begin;
-          if constexpr (std::is_same_v<Number, T>) {
-            return from;
-          } else {
-            for (std::size_t k = 0; k < count; ++k) buffer[k] = static_cast<T>(widen(from[k]));
-            return buffer;
-          }
-        },
-        laws_.rows);
-  }
-
-  // Softmax in one pass: each block is summed beneath its own maximum, then put on a common scale.
-  void normalise() {
-    std::vector<T> maxima(blocks());
-    std::vector<double> sums(blocks());
-    parallel_for(blocks(), kBlocksPerTask, [&](std::size_t block) {
-      Block<T> buffer;
-      const T* x = read(block * kBlock, count(block), buffer.data());
-      maxima[block] = kernels_.maximum(x, count(block));
-      if (!finite(maxima[block])) return;
-      kernels_.exponentials(x, count(block), maxima[block], scale_, T{1}, buffer.data());
-      sums[block] = kernels_.sum(buffer.data(), count(block));
-    });
-    shift_ = -std::numeric_limits<T>::infinity();
-    for (T maximum : maxima) shift_ = std::max(shift_, maximum);
-    if (shift_ == std::numeric_limits<T>::infinity()) refuse("holds NaN or +inf");
-    if (!finite(shift_)) refuse("has no finite logit");
-    double total = 0.0;
-    for (std::size_t block = 0; block < blocks(); ++block) {
-      if (!finite(maxima[block])) continue;
-      T beneath;
-      kernels_.exponentials(&maxima[block], 1, shift_, scale_, T{1}, &beneath);
-      total += sums[block] * static_cast<double>(beneath);
-    }
-    factor_ = static_cast<T>(1.0 / total);
-  }
-
-  static bool finite(T x) {
-    constexpr T kInfinity = std::numeric_limits<T>::infinity();
-    return x > -kInfinity && x < kInfinity;
-  }
-
-  const Laws& laws_;
+  const Laws* laws_;
   std::size_t row_;
   const char* name_;
-  const BlockKernels<T>& kernels_;
+  const BlockKernels<T>* kernels_;
+};
+
+// The row as a law. Of logits every block has to be measured, in any order, by any thread, and the
+// whole be normalised before a probability is asked for.
+template <class T>
+class Law : public Row<T> {
+ public:
+  Law(const Laws& laws, std::size_t row, double temperature, const char* name)
+      : Row<T>(laws, row, name) {
+    constexpr double kLog2E = 1.44269504088896340736;
+    constexpr auto kMost = static_cast<double>(std::numeric_limits<T>::max());
+    scale_ = static_cast<T>(std::min(kLog2E / temperature, kMost));
+    if (!this->logits()) return;
+    maxima_.resize(this->blocks());
+    masses_.resize(this->blocks());
+  }
+
+  // Sums a block beneath its own maximum.
+  void measure(std::size_t block) {
+    Block<T> buffer;
+    const T* x = this->read(block, buffer.data());
+    const Peak<T> peak = this->kernels().peak(x, this->count(block), scale_);
+    maxima_[block] = peak.maximum;
+    masses_[block] = peak.sum;
+  }
+
+  // Puts the blocks on a common scale.
+  void normalise() {
+    shift_ = *std::max_element(maxima_.begin(), maxima_.end());
+    const bool nan = std::ranges::any_of(masses_, [](double sum) { return std::isnan(sum); });
+    this->require_finite(nan ? std::numeric_limits<T>::infinity() : shift_);
+    this->kernels().exponentials(maxima_.data(), maxima_.size(), shift_, scale_, T{1},
+                                 maxima_.data());
+    double total = 0.0;
+    for (std::size_t b = 0; b < masses_.size(); ++b) {
+      total += masses_[b] * static_cast<double>(maxima_[b]);
+    }
+    factor_ = static_cast<T>(1.0 / total);
+    // By the probability of its most probable token, so that a block has mass if a token has.
+    for (std::size_t b = 0; b < masses_.size(); ++b) {
+      masses_[b] *= static_cast<double>(maxima_[b] * factor_);
+    }
+  }
+
+  // The probability of one token.
+  T operator()(std::size_t token) const {
+    const T x = this->entry(token);
+    if (!this->logits()) {
+      if (!(x >= 0 && x < std::numeric_limits<T>::infinity())) refuse_probabilities();
+      return x;
+    }
+    T probability;
+    this->kernels().exponentials(&x, 1, shift_, scale_, factor_, &probability);
+    return probability;
+  }
+
+  // The probabilities of a block, in `buffer` or where they lie.
+  const T* probabilities(std::size_t block, T* buffer) const {
+    const T* x = this->read(block, buffer);
+    if (!this->logits()) return x;
+    this->kernels().exponentials(x, this->count(block), shift_, scale_, factor_, buffer);
+    return buffer;
+  }
+
+  // Their sum; NaN if one is NaN, infinite or negative.
+  double mass(std::size_t block) const {
+    if (this->logits()) return masses_[block];
+    Block<T> buffer;
+    return this->kernels().sum(this->read(block, buffer.data()), this->count(block));
+  }
+
+  [[noreturn]] void refuse_probabilities() const {
+    this->refuse("holds NaN, infinity or a negative probability");
+  }
+
+ private:
   T scale_ = 1;
   T shift_ = 0;
   T factor_ = 1;
+  std::vector<T> maxima_;  // of each block
+  std::vector<double> masses_;
 };
 
 }  // namespace tokentiming

@@ -1,8 +1,12 @@
 #include "tokentiming/verify.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <optional>
 
-#include "law.h"
+#include "ending.h"
+#include "parallel.h"
 #include "tokens.h"
 
 namespace tokentiming {
@@ -19,75 +23,10 @@ const char* draft_name(const Laws& laws) {
   return laws.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
 }
 
-// Draws from weights that `fill(block, out)` gives block by block. Empty if there is no weight; an
-// index at or behind the end of the rounded sums goes to the last entry that has weight.
-template <class T, class Fill>
-std::optional<std::size_t> draw(const Law<T>& p, double uniform, const Fill& fill) {
-  const BlockKernels<T>& kernels = block_kernels<T>().front();
-  std::vector<double> sums(p.blocks());
-  parallel_for(p.blocks(), kBlocksPerTask, [&](std::size_t block) {
-    Block<T> weights;
-    fill(block, weights.data());
-    sums[block] = kernels.sum(weights.data(), p.count(block));
-  });
-  double total = 0.0;
-  for (double sum : sums) total += sum;
-  if (std::isnan(total)) p.refuse_probabilities();
-  if (!(total > 0.0)) return std::nullopt;
-
-  const double index = uniform * total;
-  double before = 0.0;  // the weight of all that lies before `chosen`
-  std::size_t chosen = 0;
-  for (std::size_t block = 0, seen = 0; block < sums.size(); ++block) {
-    if (sums[block] <= 0.0) continue;
-    if (seen++ > 0) before += sums[chosen];
-    chosen = block;
-    if (index < before + sums[block]) break;
-  }
-  Block<T> weights;
-  fill(chosen, weights.data());
-  std::size_t token = 0;
-  for (std::size_t k = 0; k < p.count(chosen); ++k) {
-    if (weights[k] <= 0) continue;
-    token = k;
-    before += static_cast<double>(weights[k]);
-    if (index < before) break;
-  }
-  return chosen * kBlock + token;
-}
-
-template <class T>
-std::size_t draw_from(const Law<T>& p, double uniform) {
-  const auto token = draw(p, uniform, [&](std::size_t block, T* out) { p.read_block(block, out); });
-  if (!token) p.refuse("has no mass");
-  return *token;
-}
-
-// From max(p - q, 0).
-template <class T>
-std::size_t draw_residual(const Law<T>& p, const Law<T>& q, double uniform) {
-  const BlockKernels<T>& kernels = block_kernels<T>().front();
-  const auto token = draw(p, uniform, [&](std::size_t block, T* out) {
-    Block<T> proposed;
-    p.read_block(block, out);
-    q.read_block(block, proposed.data());
-    // NaN and negative entries must not vanish in the difference.
-    if (std::isnan(kernels.sum(out, p.count(block)))) p.refuse_probabilities();
-    if (std::isnan(kernels.sum(proposed.data(), p.count(block)))) q.refuse_probabilities();
-    kernels.subtract(out, proposed.data(), p.count(block));
-  });
-  return token ? *token : draw_from(p, uniform);
-}
-
-// From p without `token`.
-template <class T>
-std::size_t draw_other(const Law<T>& p, std::size_t token, double uniform) {
-  const auto other = draw(p, uniform, [&](std::size_t block, T* out) {
-    p.read_block(block, out);
-    if (token / kBlock == block) out[token % kBlock] = 0;
-  });
-  return other ? *other : draw_from(p, uniform);
-}
+// Blocks handed to a thread at a time: 64 KiB of floats against microseconds for a wake-up.
+constexpr std::size_t kBlocksPerTask = 16;
+// Chains judged or ended by a thread at a time, once their rows are summed.
+constexpr std::size_t kChainsPerTask = 8;
 
 // One chain's outcome.
 struct Outcome {
@@ -95,93 +34,144 @@ struct Outcome {
   std::size_t token = 0;  // the one behind the accepted ones
 };
 
+// All chains advance in step, one position at a time: a row is shared among the threads even where
+// there is one chain, and nothing behind a rejection is read.
 template <class T, class Id>
 class Verifier {
  public:
-  explicit Verifier(const Chains<Id>& chains) : chains_(chains) {}
+  explicit Verifier(const Chains<Id>& chains)
+      : chains_(chains),
+        outcomes_(chains.draft.offsets.size() - 1),
+        blocks_(Row<T>::blocks(chains.targets)),
+        pending_(outcomes_.size()) {
+    std::iota(pending_.begin(), pending_.end(), std::size_t{0});
+  }
 
-  Outcome sampled(std::size_t b) const {
-    const auto begin = static_cast<std::size_t>(chains_.draft.offsets[b]);
-    const auto end = static_cast<std::size_t>(chains_.draft.offsets[b + 1]);
-    const double last = uniform(end + b);
-    for (std::size_t t = begin; t < end; ++t) {
-      const Law<T> p = target(t + b);
+  std::vector<Outcome> sampled() {
+    std::vector<std::optional<Ending<T>>> endings(outcomes_.size());
+    for (std::size_t position = 0; !pending_.empty(); ++position) advance(position, endings);
+    std::vector<double> masses(endings.size() * blocks_);
+    parallel_for(masses.size(), kBlocksPerTask,
+                 [&](std::size_t k) { masses[k] = endings[k / blocks_]->mass(k % blocks_); });
+    parallel_for(endings.size(), kChainsPerTask, [&](std::size_t b) {
+      const std::span of_chain(&masses[b * blocks_], blocks_);
+      outcomes_[b].token = endings[b]->draw(of_chain, uniform(end(b) + b));
+    });
+    return std::move(outcomes_);
+  }
+
+  std::vector<Outcome> greedy() {
+    for (std::size_t position = 0; !pending_.empty(); ++position) {
+      std::vector<T> maxima(pending_.size() * blocks_);
+      parallel_for(maxima.size(), kBlocksPerTask, [&](std::size_t k) {
+        Block<T> buffer;
+        const Row<T> row = logits(pending_[k / blocks_], position);
+        const std::size_t block = k % blocks_;
+        maxima[k] = row.kernels().maximum(row.read(block, buffer.data()), row.count(block));
+      });
+      keep_pending([&](std::size_t k) {
+        const std::size_t b = pending_[k];
+        const std::size_t t = begin(b) + position;
+        const std::size_t best = first_maximum(logits(b, position), &maxima[k * blocks_]);
+        if (t < end(b) && static_cast<std::int64_t>(best) == chains_.draft.ids[t]) return true;
+        outcomes_[b] = {position, best};
+        return false;
+      });
+    }
+    return std::move(outcomes_);
+  }
+
+ private:
+  // Reads the rows of one position and accepts its tokens, or ends their chains.
+  void advance(std::size_t position, std::vector<std::optional<Ending<T>>>& endings) {
+    std::vector<Law<T>> laws;
+    for (std::size_t b : pending_) {
+      laws.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
+                        target_name(chains_.targets));
+    }
+    std::vector<std::size_t> proposal(pending_.size());  // where its law lies
+    for (std::size_t k = 0; chains_.proposals && k < pending_.size(); ++k) {
+      const std::size_t t = begin(pending_[k]) + position;
+      if (t == end(pending_[k])) continue;
+      proposal[k] = laws.size();
+      laws.emplace_back(*chains_.proposals, t, chains_.temperature, draft_name(*chains_.proposals));
+    }
+    measure(laws);
+    keep_pending([&](std::size_t k) {
+      const std::size_t b = pending_[k];
+      const std::size_t t = begin(b) + position;
+      Law<T>& p = laws[k];
+      outcomes_[b].accepted = position;
+      if (t == end(b)) {
+        endings[b].emplace(std::move(p));
+        return false;
+      }
       const std::int64_t id = chains_.draft.ids[t];
       const auto token = static_cast<std::size_t>(id);
       // u < p / q, without a division by zero.
       if (!chains_.proposals) {
-        if (uniform(t + b) < static_cast<double>(p(token))) continue;
-        return {t - begin, draw_other(p, token, last)};
+        if (uniform(t + b) < static_cast<double>(p(token))) return true;
+        endings[b].emplace(std::move(p), token);
+        return false;
       }
-      const Laws& proposals = *chains_.proposals;
-      const Law<T> q(proposals, t, chains_.temperature, draft_name(proposals));
-      if (id != kMissing &&
-          uniform(t + b) * static_cast<double>(q(token)) < static_cast<double>(p(token))) {
-        continue;
-      }
-      return {t - begin, draw_residual(p, q, last)};
-    }
-    return {end - begin, draw_from(target(end + b), last)};
+      Law<T>& q = laws[proposal[k]];
+      const bool accepted = id != kMissing && uniform(t + b) * static_cast<double>(q(token)) <
+                                                  static_cast<double>(p(token));
+      if (!accepted) endings[b].emplace(std::move(p), std::move(q));
+      return accepted;
+    });
   }
 
-  Outcome greedy(std::size_t b) const {
-    const auto begin = static_cast<std::size_t>(chains_.draft.offsets[b]);
-    const auto end = static_cast<std::size_t>(chains_.draft.offsets[b + 1]);
-    for (std::size_t t = begin;; ++t) {
-      const std::size_t best = first_maximum(t + b);
-      if (t == end || static_cast<std::int64_t>(best) != chains_.draft.ids[t]) {
-        return {t - begin, best};
-      }
+  void measure(std::vector<Law<T>>& laws) const {
+    std::vector<Law<T>*> of_logits;
+    for (Law<T>& law : laws) {
+      if (law.logits()) of_logits.push_back(&law);
     }
+    parallel_for(of_logits.size() * blocks_, kBlocksPerTask,
+                 [&](std::size_t k) { of_logits[k / blocks_]->measure(k % blocks_); });
+    for (Law<T>* law : of_logits) law->normalise();
   }
 
- private:
+  // Asks of each pending chain, by its place, whether it goes on.
+  template <class GoesOn>
+  void keep_pending(const GoesOn& goes_on) {
+    std::vector<char> kept(pending_.size());
+    parallel_for(kept.size(), kChainsPerTask, [&](std::size_t k) { kept[k] = goes_on(k); });
+    std::size_t count = 0;
+    for (std::size_t k = 0; k < kept.size(); ++k) {
+      if (kept[k]) pending_[count++] = pending_[k];
+    }
+    pending_.resize(count);
+  }
+
+  Row<T> logits(std::size_t b, std::size_t position) const {
+    return {chains_.targets, begin(b) + position + b, target_name(chains_.targets)};
+  }
+
+  std::size_t first_maximum(const Row<T>& row, const T* maxima) const {
+    const auto block =
+        static_cast<std::size_t>(std::max_element(maxima, maxima + blocks_) - maxima);
+    row.require_finite(maxima[block]);
+    Block<T> buffer;
+    const T* x = row.read(block, buffer.data());
+    return block * kBlock +
+           static_cast<std::size_t>(std::find(x, x + row.count(block), maxima[block]) - x);
+  }
+
+  std::size_t begin(std::size_t b) const {
+    return static_cast<std::size_t>(chains_.draft.offsets[b]);
+  }
+  std::size_t end(std::size_t b) const { return begin(b + 1); }
+
   double uniform(std::size_t k) const {
     return std::visit([&](auto values) { return static_cast<double>(values[k]); },
                       chains_.uniforms);
   }
 
-  Law<T> target(std::size_t row) const {
-    return Law<T>(chains_.targets, row, chains_.temperature, target_name(chains_.targets));
-  }
-
-  std::size_t first_maximum(std::size_t row) const {
-    return std::visit([&](const auto& rows) { return first_maximum_of(rows, row); },
-                      chains_.targets.rows);
-  }
-
-  template <class Number>
-  std::size_t first_maximum_of(const Rows<const Number>& rows, std::size_t row) const {
-    const Number* logits = rows[row];
-    const std::size_t blocks = (rows.columns + kBlock - 1) / kBlock;
-    std::vector<T> maxima(blocks);
-    const auto read = [&](std::size_t block, T* buffer) {
-      const std::size_t count = std::min(kBlock, rows.columns - block * kBlock);
-      for (std::size_t k = 0; k < count; ++k) {
-        buffer[k] = static_cast<T>(widen(logits[block * kBlock + k]));
-      }
-      return count;
-    };
-    parallel_for(blocks, kBlocksPerTask, [&](std::size_t block) {
-      Block<T> buffer;
-      const std::size_t count = read(block, buffer.data());
-      maxima[block] = block_kernels<T>().front().maximum(buffer.data(), count);
-    });
-    const std::size_t block =
-        static_cast<std::size_t>(std::max_element(maxima.begin(), maxima.end()) - maxima.begin());
-    const std::string where = "target_logits[" + std::to_string(row) + "] ";
-    if (maxima[block] == std::numeric_limits<T>::infinity()) refuse(where + "holds NaN or +inf");
-    if (maxima[block] == -std::numeric_limits<T>::infinity()) {
-      refuse(where + "has no finite logit");
-    }
-    Block<T> buffer;
-    const std::size_t count = read(block, buffer.data());
-    return block * kBlock +
-           static_cast<std::size_t>(
-               std::find(buffer.begin(), buffer.begin() + count, maxima[block]) - buffer.begin());
-  }
-
   const Chains<Id>& chains_;
+  std::vector<Outcome> outcomes_;
+  std::size_t blocks_;
+  std::vector<std::size_t> pending_;
 };
 
 template <class Id>
@@ -195,7 +185,7 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
     return std::visit([](const auto& rows) { return rows.rows; }, laws.rows);
   };
   const std::string target = target_name(chains.targets);
-  const std::size_t columns = Law<double>::columns(chains.targets);
+  const std::size_t columns = Row<double>::columns(chains.targets);
   if (row_count(chains.targets) != drafted + batch) {
     refuse(target + " has " + std::to_string(row_count(chains.targets)) + " rows; " +
            std::to_string(drafted) + " drafted tokens in " + std::to_string(batch) +
@@ -208,8 +198,8 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
       refuse(draft + " has " + std::to_string(row_count(*chains.proposals)) + " rows, draft_ids " +
              std::to_string(drafted) + " entries");
     }
-    if (Law<double>::columns(*chains.proposals) != columns) {
-      refuse(draft + " has " + std::to_string(Law<double>::columns(*chains.proposals)) +
+    if (Row<double>::columns(*chains.proposals) != columns) {
+      refuse(draft + " has " + std::to_string(Row<double>::columns(*chains.proposals)) +
              " columns, " + target + " has " + std::to_string(columns));
     }
   }
@@ -269,18 +259,13 @@ template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted) {
   check(chains, tokens, accepted);
-  std::vector<Outcome> outcomes(accepted.size());
   const auto run = [&]<class T>(T) {
-    const Verifier<T, Id> verifier(chains);
-    const std::size_t columns = std::max<std::size_t>(1, Law<T>::columns(chains.targets));
-    const std::size_t grain = std::max<std::size_t>(1, kBlocksPerTask * kBlock / columns);
-    parallel_for(outcomes.size(), grain, [&](std::size_t b) {
-      outcomes[b] = chains.temperature > 0.0 ? verifier.sampled(b) : verifier.greedy(b);
-    });
+    Verifier<T, Id> verifier(chains);
+    return chains.temperature > 0.0 ? verifier.sampled() : verifier.greedy();
   };
   const bool precise =
       is_double(chains.targets) || (chains.proposals && is_double(*chains.proposals));
-  precise ? run(double{}) : run(float{});
+  const std::vector<Outcome> outcomes = precise ? run(double{}) : run(float{});
 
   for (std::size_t b = 0; b < outcomes.size(); ++b) {
     const auto& drafted =

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -25,46 +27,105 @@ Laws laws(const std::vector<T>& values, std::size_t columns,
           statement};
 }
 
+// Every kernel against the portable one, bit for bit, and that one against the C library.
 template <class T>
 void check_kernels(double tolerance) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  constexpr T kScale = static_cast<T>(0.7);
+  const auto& reference = tokentiming::block_kernels<T>().back();
   std::mt19937 random(1);
   std::normal_distribution<double> normal(0.0, 8.0);
-  for (std::size_t count : {1, 15, 16, 17, 255, 256, 300, 4096}) {
+  for (std::size_t count : {1, 15, 16, 17, 255, 256, 300, 1024}) {
     std::vector<T> x(count);
     for (T& entry : x) entry = static_cast<T>(normal(random));
-    const auto& reference = tokentiming::block_kernels<T>().back();
-    const T maximum = reference.maximum(x.data(), count);
+    const T maximum = *std::max_element(x.begin(), x.end());
     std::vector<T> powers(count);
-    reference.exponentials(x.data(), count, maximum, T{0.5}, T{3}, powers.data());
-    const double sum = reference.sum(powers.data(), count);
+    reference.exponentials(x.data(), count, maximum, kScale, T{3}, powers.data());
     double exact_sum = 0.0;
     for (std::size_t k = 0; k < count; ++k) {
-      const double exact = 3.0 * std::exp((double{x[k]} - double{maximum}) * 0.5);
+      const double exact = 3.0 * std::exp2((double{x[k]} - double{maximum}) * double{kScale});
       REQUIRE(std::abs(powers[k] - exact) <= exact * tolerance * 32);
       exact_sum += exact;
-      REQUIRE(x[k] <= maximum);
     }
+    const double sum = reference.sum(powers.data(), count);
+    const auto peak = reference.peak(x.data(), count, kScale);
     CHECK(sum == doctest::Approx(exact_sum).epsilon(tolerance * 16));
+    CHECK(peak.sum == doctest::Approx(exact_sum / 3.0).epsilon(tolerance * 16));
+    CHECK(peak.maximum == maximum);
+    const std::vector<T> halves(count, T{0.5});
+    std::vector<T> differences(count);
+    const double excess =
+        reference.subtract(powers.data(), halves.data(), count, differences.data());
+    CHECK(excess == reference.sum(differences.data(), count));
+    for (std::size_t k = 0; k < count; ++k) {
+      REQUIRE(differences[k] == std::max(powers[k] - T{0.5}, T{0}));
+    }
+
     for (const auto& kernels : tokentiming::block_kernels<T>()) {
       CAPTURE(kernels.name);
       std::vector<T> here(count);
       CHECK(kernels.maximum(x.data(), count) == maximum);
-      kernels.exponentials(x.data(), count, maximum, T{0.5}, T{3}, here.data());
+      CHECK(kernels.peak(x.data(), count, kScale).maximum == maximum);
+      CHECK(kernels.peak(x.data(), count, kScale).sum == peak.sum);
+      kernels.exponentials(x.data(), count, maximum, kScale, T{3}, here.data());
       CHECK(here == powers);
       CHECK(kernels.sum(here.data(), count) == sum);
-      std::vector<T> halves(count, T{0.5});
-      kernels.subtract(here.data(), halves.data(), count);
-      for (std::size_t k = 0; k < count; ++k) {
-        REQUIRE(here[k] == std::max(powers[k] - T{0.5}, T{0}));
-      }
-      for (T bad : {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity()}) {
+      CHECK(kernels.subtract(here.data(), halves.data(), count, here.data()) == excess);
+      CHECK(here == differences);
+      // NaN with any payload, for it must not vanish in what is done to an exponent's bits.
+      for (T bad :
+           {std::numeric_limits<T>::quiet_NaN(), std::nextafter(kInfinity, T{0}) * 2 - kInfinity,
+            std::numeric_limits<T>::signaling_NaN(), kInfinity}) {
         std::vector<T> broken(powers);
         broken[count / 2] = bad;
-        CHECK(kernels.maximum(broken.data(), count) == std::numeric_limits<T>::infinity());
+        CHECK(kernels.maximum(broken.data(), count) == kInfinity);
+        const auto peak_of_broken = kernels.peak(broken.data(), count, kScale);
+        CHECK((peak_of_broken.maximum == kInfinity || std::isnan(peak_of_broken.sum)));
         CHECK(std::isnan(kernels.sum(broken.data(), count)));
+        CHECK(std::isnan(kernels.subtract(broken.data(), halves.data(), count, here.data())));
+        CHECK(std::isnan(kernels.subtract(halves.data(), broken.data(), count, here.data())));
         broken[count / 2] = T{-1};
         CHECK(std::isnan(kernels.sum(broken.data(), count)));
+        CHECK(std::isnan(kernels.subtract(broken.data(), halves.data(), count, here.data())));
+        CHECK(std::isnan(kernels.subtract(halves.data(), broken.data(), count, here.data())));
       }
+      std::vector<T> nothing(count, -kInfinity);
+      CHECK(kernels.maximum(nothing.data(), count) == -kInfinity);
+      CHECK(kernels.peak(nothing.data(), count, kScale).maximum == -kInfinity);
+      CHECK(kernels.peak(nothing.data(), count, kScale).sum == 0.0);
+      nothing[count / 2] = std::numeric_limits<T>::quiet_NaN();
+      CHECK(kernels.maximum(nothing.data(), count) == kInfinity);
+      CHECK(std::isnan(kernels.peak(nothing.data(), count, kScale).sum));
+    }
+  }
+}
+
+template <class T>
+void check_widening() {
+  std::vector<std::uint16_t> bits(1 << 16);
+  for (std::size_t k = 0; k < bits.size(); ++k) bits[k] = static_cast<std::uint16_t>(k);
+  std::vector<tokentiming::Half> halves;
+  std::vector<tokentiming::BFloat16> bfloats;
+  for (std::uint16_t each : bits) halves.push_back({each}), bfloats.push_back({each});
+  for (const auto& kernels : tokentiming::block_kernels<T>()) {
+    CAPTURE(kernels.name);
+    std::vector<T> out(bits.size());
+    kernels.widen_half(halves.data(), halves.size(), out.data());
+    for (std::size_t k = 0; k < bits.size(); ++k) {
+      const int exponent = (bits[k] >> 10) & 31;
+      const int fraction = bits[k] & 1023;
+      if (exponent == 31) {
+        REQUIRE((fraction ? std::isnan(out[k]) : std::isinf(out[k])));
+        continue;
+      }
+      const double magnitude =
+          exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+      REQUIRE(double{out[k]} == (bits[k] >> 15 ? -magnitude : magnitude));
+    }
+    kernels.widen_bfloat16(bfloats.data(), bfloats.size(), out.data());
+    for (std::size_t k = 0; k < bits.size(); ++k) {
+      const float exact = std::bit_cast<float>(static_cast<std::uint32_t>(bits[k]) << 16);
+      if (!std::isnan(exact)) REQUIRE(out[k] == static_cast<T>(exact));
     }
   }
 }
@@ -76,13 +137,18 @@ TEST_CASE("every kernel gives the same bits, and they are right") {
   check_kernels<double>(0x1p-53);
 }
 
+TEST_CASE("narrow numbers are widened without loss") {
+  check_widening<float>();
+  check_widening<double>();
+}
+
 TEST_CASE("exponentials fade to zero") {
   const std::vector<float> x{0.0f, -80.0f, -200.0f, -std::numeric_limits<float>::infinity()};
   std::vector<float> out(4);
   for (const auto& kernels : tokentiming::block_kernels<float>()) {
     kernels.exponentials(x.data(), 4, 0.0f, 1.0f, 1.0f, out.data());
     CHECK(out[0] == 1.0f);
-    CHECK(out[1] == doctest::Approx(std::exp(-80.0)).epsilon(1e-5));
+    CHECK(out[1] == doctest::Approx(std::exp2(-80.0)).epsilon(1e-5));
     CHECK(out[2] == 0.0f);
     CHECK(out[3] == 0.0f);
   }

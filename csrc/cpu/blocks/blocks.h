@@ -4,20 +4,33 @@
 #include <cstddef>
 #include <span>
 
+#include "tokentiming/rows.h"
+
 namespace tokentiming {
+
+// The greatest of some logits, and the sum of 2^((x - maximum) * scale) over all of them.
+template <class T>
+struct Peak {
+  T maximum;
+  double sum;
+};
 
 // The same functions for different processors: all give the same bits. T is float or double.
 template <class T>
 struct BlockKernels {
   const char* name;
+  void (*widen_half)(const Half* x, std::size_t count, T* out);
+  void (*widen_bfloat16)(const BFloat16* x, std::size_t count, T* out);
   // The greatest entry; +inf if any is NaN or +inf.
   T (*maximum)(const T* x, std::size_t count);
-  // out[k] = factor * exp((x[k] - shift) * scale), which must not exceed factor.
+  // A maximum of -inf has the sum 0; one of +inf has any sum; NaN among the entries makes it NaN.
+  Peak<T> (*peak)(const T* x, std::size_t count, T scale);
+  // out[k] = factor * 2^((x[k] - shift) * scale), which must not exceed factor.
   void (*exponentials)(const T* x, std::size_t count, T shift, T scale, T factor, T* out);
-  // p[k] = max(p[k] - q[k], 0).
-  void (*subtract)(T* p, const T* q, std::size_t count);
   // The sum of entries that must be 0 or more; NaN if any is not, or is infinite.
   double (*sum)(const T* x, std::size_t count);
+  // out[k] = max(p[k] - q[k], 0); the sum of it, or NaN if an entry of either is not as above.
+  double (*subtract)(const T* p, const T* q, std::size_t count, T* out);
 };
 
 // Those that this processor can run, the fastest first.

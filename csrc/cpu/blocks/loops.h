@@ -1,8 +1,8 @@
-// The kernels of blocks.h as plain loops, which the compiler turns into vectors.
+// The kernels of blocks.h, written once over registers of any width.
 //
 // Every file that includes this is compiled for its own processor; the unnamed namespace keeps its
 // functions from being shared with another file. IEEE 754 fixes the result of every operation used
-// here and the loops fix their order, so that all files give the same bits.
+// here and sixteen lanes fix their order, so that all files give the same bits.
 #pragma once
 
 #include <bit>
@@ -10,21 +10,45 @@
 #include <limits>
 
 #include "blocks.h"
+#include "widen.h"
 
 namespace tokentiming {
 namespace {
 
 constexpr std::size_t kLanes = 16;
-constexpr std::size_t kRun = 256;  // entries summed in T before the sum goes on in double
 
-// A register that every processor has; sixteen lanes are a few of them.
+// The widest register here; sixteen lanes are one or more of them.
+#if defined(__AVX512F__)
+constexpr std::size_t kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr std::size_t kRegisterBytes = 32;
+#else
+constexpr std::size_t kRegisterBytes = 16;
+#endif
 template <class T>
-using Register [[gnu::vector_size(16)]] = T;
+using Register [[gnu::vector_size(kRegisterBytes)]] = T;
 template <class T>
-constexpr std::size_t kWidth = 16 / sizeof(T);
+constexpr std::size_t kWidth = kRegisterBytes / sizeof(T);
 template <class T>
 constexpr std::size_t kRegisters = kLanes / kWidth<T>;
 
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+template <class T>
+inline Register<T> all(T x) {
+  return Register<T>{} + x;
+}
+
+// Each compares like the processor's own instruction: NaN in `x` gives `otherwise`, in
+// `otherwise` gives NaN.
+template <class T>
+inline Register<T> greater(Register<T> x, Register<T> otherwise) {
+  return x > otherwise ? x : otherwise;
+}
+
+// 2^f on [-1/2, 1/2] is nearly 1 + c_1 f + ... + c_n f^n: the minimax polynomial of the relative
+// error, which is 9e-8 for float and below rounding for double.
 template <class T>
 struct Format;
 template <>
@@ -32,132 +56,222 @@ struct Format<float> {
   using Bits = std::int32_t;
   static constexpr int kFraction = 23;
   static constexpr Bits kBias = 127;
-  static constexpr int kDegree = 7;
-  static constexpr float kLowest = -87.0f;  // exp of it is still a normal number
+  static constexpr float kLowest = -126.0f;  // 2 to it is still a normal number
   static constexpr float kRounder = 0x1.8p23f;
-  static constexpr float kLog2High = 0x1.62e4p-1f;  // few enough bits to be multiplied exactly
-  static constexpr float kLog2Low = 0x1.7f7d1cp-20f;
+  static constexpr float kCoefficients[] = {0x1.62e42ap-1f, 0x1.ebf9bcp-3f, 0x1.c6b752p-5f,
+                                            0x1.3cea88p-7f, 0x1.5bba14p-10f};
 };
 template <>
 struct Format<double> {
   using Bits = std::int64_t;
   static constexpr int kFraction = 52;
   static constexpr Bits kBias = 1023;
-  static constexpr int kDegree = 13;
-  static constexpr double kLowest = -708.0;
+  static constexpr double kLowest = -1022.0;
   static constexpr double kRounder = 0x1.8p52;
-  static constexpr double kLog2High = 0x1.62e42fefa0000p-1;
-  static constexpr double kLog2Low = 0x1.cf79abc9e3b3ap-40;
+  static constexpr double kCoefficients[] = {
+      0x1.62e42fefa39efp-1,  0x1.ebfbdff82c5a4p-3,  0x1.c6b08d7049fe8p-5,  0x1.3b2ab6fba011ap-7,
+      0x1.5d87fe78cd6cfp-10, 0x1.4309130ed8cd5p-13, 0x1.ffcbfba980f96p-17, 0x1.62bfc79d4b59fp-20,
+      0x1.b5267cdfd91eep-24, 0x1.e61b4f9a207f5p-28, 0x1.e79bb6fc55606p-32};
 };
 
-// 1 / k!
+// 2^z for z <= 0; what lies below kLowest is taken for kLowest. NaN stays NaN.
 template <class T>
-struct InverseFactorials {
-  T at[Format<T>::kDegree + 1];
-  constexpr InverseFactorials() : at{} {
-    double factorial = 1.0;
-    for (int k = 0; k <= Format<T>::kDegree; ++k) {
-      if (k > 0) factorial *= k;
-      at[k] = static_cast<T>(1.0 / factorial);
-    }
-  }
-};
-template <class T>
-constexpr InverseFactorials<T> kInverseFactorials{};
-
-// exp(x) for x <= 0, by Taylor's series around the nearest multiple of log 2.
-template <class T>
-inline T exponential(T x) {
+inline Register<T> power_of_two(Register<T> z) {
   using F = Format<T>;
-  constexpr T kLog2E = static_cast<T>(1.44269504088896340736);
-  const T bounded = x < F::kLowest ? F::kLowest : x;
+  using Bits = typename F::Bits;
+  const Register<T> bounded = greater<T>(all(F::kLowest), z);
   // Adding 1.5 * 2^fraction leaves the nearest integer in the lowest bits.
-  const T shifted = bounded * kLog2E + F::kRounder;
-  const T multiple = shifted - F::kRounder;
-  const T rest = (bounded - multiple * F::kLog2High) - multiple * F::kLog2Low;
-  T series = kInverseFactorials<T>.at[F::kDegree];
+  const Register<T> shifted = bounded + F::kRounder;
+  const Register<T> rest = bounded - (shifted - F::kRounder);
+  constexpr int kDegree = std::size(F::kCoefficients);
+  Register<T> series = all(F::kCoefficients[kDegree - 1]);
 #pragma GCC unroll 16
-  for (int k = F::kDegree - 1; k >= 0; --k) series = series * rest + kInverseFactorials<T>.at[k];
-  const auto exponent = std::bit_cast<typename F::Bits>(shifted) -
-                        std::bit_cast<typename F::Bits>(F::kRounder) + F::kBias;
-  const T power = std::bit_cast<T>(static_cast<typename F::Bits>(exponent << F::kFraction));
-  return x < F::kLowest ? T{0} : series * power;
+  for (int k = kDegree - 2; k >= 0; --k) series = series * rest + F::kCoefficients[k];
+  series = series * rest + T{1};
+  constexpr auto kRounderBits = std::bit_cast<Bits>(F::kRounder);
+  const auto exponent = std::bit_cast<Register<Bits>>(shifted) - (kRounderBits - F::kBias);
+  return series * std::bit_cast<Register<T>>(exponent << F::kFraction);
 }
 
-// Calls f(lanes, entries) for each register of entries, `lanes` being the one for their place among
-// sixteen; returns how many entries filled whole lanes.
-template <class T, class Lane, class F>
-inline std::size_t over_lanes(const T* x, std::size_t count, Lane* lanes, const F& f) {
+// Calls f(r, entries) for each register of entries, `r` telling its place among sixteen lanes.
+// Lanes behind the last entry hold `padding`.
+template <class T, class F>
+inline void over_registers(const T* x, std::size_t count, T padding, const F& f) {
   std::size_t k = 0;
   for (; k + kLanes <= count; k += kLanes) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < kRegisters<T>; ++r) {
-      Lane entries;
+      Register<T> entries;
       __builtin_memcpy(&entries, x + k + r * kWidth<T>, sizeof(entries));
-      f(lanes[r], entries);
+      f(r, entries);
     }
   }
-  return k;
+  if (k == count) return;
+  Register<T> rest[kRegisters<T>];
+  for (auto& entries : rest) entries = all(padding);
+  __builtin_memcpy(rest, x + k, (count - k) * sizeof(T));
+  for (std::size_t r = 0; r < kRegisters<T>; ++r) f(r, rest[r]);
+}
+
+template <class T>
+struct Lanes {
+  Register<T> at[kRegisters<T>];
+
+  explicit Lanes(T x) {
+    for (auto& lane : at) lane = all(x);
+  }
+  T greatest() const {
+    T lanes[kLanes];
+    __builtin_memcpy(lanes, at, sizeof(at));
+#pragma GCC unroll 8
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+      for (std::size_t l = 0; l < half; ++l) {
+        lanes[l] = lanes[l + half] > lanes[l] ? lanes[l + half] : lanes[l];
+      }
+    }
+    return lanes[0];
+  }
+  // In double, halves onto each other.
+  double sum() const {
+    T lanes[kLanes];
+    __builtin_memcpy(lanes, at, sizeof(at));
+    double sums[kLanes];
+    for (std::size_t l = 0; l < kLanes; ++l) sums[l] = static_cast<double>(lanes[l]);
+#pragma GCC unroll 8
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+      for (std::size_t l = 0; l < half; ++l) sums[l] += sums[l + half];
+    }
+    return sums[0];
+  }
+};
+
+template <class T>
+inline bool finite(T x) {
+  return x > -kInfinity<T> && x < kInfinity<T>;
+}
+
+template <class T>
+T greatest(const T* x, std::size_t count) {
+  Lanes<T> lanes(-kInfinity<T>);
+  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+    lanes.at[r] = greater<T>(entries, lanes.at[r]);
+  });
+  return lanes.greatest();
+}
+
+template <class T, class Narrow>
+void widen_all(const Narrow* x, std::size_t count, T* out) {
+  for (std::size_t k = 0; k < count; ++k) out[k] = static_cast<T>(widen(x[k]));
 }
 
 template <class T>
 T maximum(const T* x, std::size_t count) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  int invalid = 0;
-  for (std::size_t k = 0; k < count; ++k) invalid |= !(x[k] < kInfinity);
-  Register<T> lanes[kRegisters<T>];
-  for (auto& lane : lanes) lane = Register<T>{} - kInfinity;
-  const auto raise = [](Register<T>& lane, const Register<T>& entries) {
-    lane = entries > lane ? entries : lane;
-  };
-  T result = -kInfinity;
-  for (std::size_t k = over_lanes(x, count, lanes, raise); k < count; ++k) {
-    result = x[k] > result ? x[k] : result;
-  }
-  for (const auto& lane : lanes) {
-    for (std::size_t l = 0; l < kWidth<T>; ++l) result = lane[l] > result ? lane[l] : result;
-  }
-  return invalid ? kInfinity : result;
+  Lanes<T> sums(T{0});  // 0, or NaN once an entry was NaN or infinite
+  Lanes<T> lanes(-kInfinity<T>);
+  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+    // -inf is a fair logit: it is lifted before it could leave its mark.
+    const Register<T> lifted = greater<T>(all(std::numeric_limits<T>::lowest()), entries);
+    sums.at[r] += lifted - lifted;
+    lanes.at[r] = greater<T>(entries, lanes.at[r]);
+  });
+  return sums.sum() == 0.0 ? lanes.greatest() : kInfinity<T>;
+}
+
+template <class T>
+Peak<T> peak(const T* x, std::size_t count, T scale) {
+  const T maximum = greatest(x, count);
+  const Register<T> shift = all(finite(maximum) ? maximum : T{0});
+  Lanes<T> sums(T{0});
+  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+    sums.at[r] += power_of_two<T>((entries - shift) * scale);
+  });
+  const double sum = sums.sum();
+  const bool empty = maximum == -kInfinity<T> && sum == sum;
+  return {maximum, empty ? 0.0 : sum};
 }
 
 template <class T>
 void exponentials(const T* x, std::size_t count, T shift, T scale, T factor, T* out) {
-  for (std::size_t k = 0; k < count; ++k) {
-    out[k] = exponential((x[k] - shift) * scale) * factor;
-  }
+  std::size_t k = 0;
+  over_registers(x, count, -kInfinity<T>, [&](std::size_t, Register<T> entries) {
+    const Register<T> z = (entries - shift) * scale;
+    const Register<T> power = power_of_two<T>(z) * factor;
+    const Register<T> result = z < all(Format<T>::kLowest) ? all(T{0}) : power;
+    const std::size_t left = count - k;
+    if (left >= kWidth<T>) {
+      __builtin_memcpy(out + k, &result, sizeof(result));
+      k += kWidth<T>;
+    } else {
+      __builtin_memcpy(out + k, &result, left * sizeof(T));
+      k += left;
+    }
+  });
 }
 
 template <class T>
-void subtract(T* p, const T* q, std::size_t count) {
-  for (std::size_t k = 0; k < count; ++k) {
-    const T excess = p[k] - q[k];
-    p[k] = excess > T{0} ? excess : T{0};
-  }
-}
-
-template <class T>
-double sum(const T* x, std::size_t count) {
-  int negative = 0;
-  for (std::size_t k = 0; k < count; ++k) negative |= x[k] < T{0};
-  double total = 0.0;
-  const auto add = [](Register<T>& lane, const Register<T>& entries) { lane += entries; };
-  for (std::size_t run = 0; run < count; run += kRun) {
-    const std::size_t size = count - run < kRun ? count - run : kRun;
-    Register<T> lanes[kRegisters<T>] = {};
-    for (std::size_t k = over_lanes(x + run, size, lanes, add); k < size; ++k) {
-      lanes[0][0] += x[run + k];
-    }
-    for (const auto& lane : lanes) {
-      for (std::size_t l = 0; l < kWidth<T>; ++l) total += static_cast<double>(lane[l]);
-    }
-  }
-  const bool fine = !negative && total < std::numeric_limits<double>::infinity();
+double checked(double total, const Lanes<T>& lowest) {
+  T lanes[kLanes];
+  __builtin_memcpy(lanes, lowest.at, sizeof(lowest.at));
+  bool fine = total < std::numeric_limits<double>::infinity();
+  for (T lane : lanes) fine &= lane >= T{0};
   return fine ? total : std::numeric_limits<double>::quiet_NaN();
 }
 
 template <class T>
+double sum(const T* x, std::size_t count) {
+  Lanes<T> sums(T{0});
+  Lanes<T> lowest(T{0});
+  over_registers(x, count, T{0}, [&](std::size_t r, Register<T> entries) {
+    sums.at[r] += entries;
+    lowest.at[r] = entries < lowest.at[r] ? entries : lowest.at[r];
+  });
+  return checked(sums.sum(), lowest);
+}
+
+template <class T>
+double subtract(const T* p, const T* q, std::size_t count, T* out) {
+  Lanes<T> sums(T{0});
+  Lanes<T> lowest(T{0});
+  std::size_t k = 0;
+  const auto step = [&](std::size_t r, Register<T> from, Register<T> take) {
+    const Register<T> difference = from - take;
+    // 0, or NaN where either is NaN or infinite.
+    const Register<T> mark = difference - difference;
+    const Register<T> lesser = from < take ? from : take;
+    lowest.at[r] = lesser < lowest.at[r] ? lesser : lowest.at[r];
+    const Register<T> excess = greater<T>(difference, all(T{0}));
+    sums.at[r] += excess + mark;
+    return excess;
+  };
+  for (; k + kLanes <= count; k += kLanes) {
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < kRegisters<T>; ++r) {
+      const std::size_t at = k + r * kWidth<T>;
+      Register<T> from, take;
+      __builtin_memcpy(&from, p + at, sizeof(from));
+      __builtin_memcpy(&take, q + at, sizeof(take));
+      const Register<T> excess = step(r, from, take);
+      __builtin_memcpy(out + at, &excess, sizeof(excess));
+    }
+  }
+  if (k < count) {
+    const std::size_t bytes = (count - k) * sizeof(T);
+    Register<T> from[kRegisters<T>] = {};
+    Register<T> take[kRegisters<T>] = {};
+    __builtin_memcpy(from, p + k, bytes);
+    __builtin_memcpy(take, q + k, bytes);
+    for (std::size_t r = 0; r < kRegisters<T>; ++r) from[r] = step(r, from[r], take[r]);
+    __builtin_memcpy(out + k, from, bytes);
+  }
+  return checked(sums.sum(), lowest);
+}
+
+template <class T>
 constexpr BlockKernels<T> kernels(const char* name) {
-  return {name, maximum<T>, exponentials<T>, subtract<T>, sum<T>};
+  return {name,   widen_all<T, Half>, widen_all<T, BFloat16>, maximum<T>, peak<T>, exponentials<T>,
+          sum<T>, subtract<T>};
 }
 
 }  // namespace

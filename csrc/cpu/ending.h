@@ -1,0 +1,95 @@
+// The draw that ends a chain.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "law.h"
+
+namespace tokentiming {
+
+// What a chain's one more token is drawn from: p, max(p - q, 0), or p without a token.
+template <class T>
+class Ending {
+ public:
+  explicit Ending(Law<T> p) : p_(std::move(p)) {}
+  Ending(Law<T> p, Law<T> q) : p_(std::move(p)), q_(std::move(q)) {}
+  Ending(Law<T> p, std::size_t without) : p_(std::move(p)), without_(without) {}
+
+  // The sum of a block's weights.
+  double mass(std::size_t block) const {
+    if (!q_ && !holds_exception(block)) return p_.mass(block);
+    Block<T> weights;
+    return weigh(block, weights.data());
+  }
+
+  // Draws from the weights, whose sums over blocks are given.
+  std::size_t draw(std::span<const double> masses, double uniform) const {
+    double total = 0.0;
+    for (double mass : masses) total += mass;
+    if (std::isnan(total)) refuse_probabilities();
+    if (total > 0.0) return token_at(masses, uniform * total);
+    if (!q_ && !without_) p_.refuse("has no mass");
+    // Rounding has left nothing of the difference.
+    const Ending whole(p_);
+    std::vector<double> whole_masses(masses.size());
+    for (std::size_t block = 0; block < masses.size(); ++block) {
+      whole_masses[block] = whole.mass(block);
+    }
+    return whole.draw(whole_masses, uniform);
+  }
+
+ private:
+  bool holds_exception(std::size_t block) const { return without_ && *without_ / kBlock == block; }
+
+  // Writes a block's weights; returns their sum, or NaN if a probability is none.
+  double weigh(std::size_t block, T* weights) const {
+    const std::size_t count = p_.count(block);
+    const T* p = p_.probabilities(block, weights);
+    if (q_) {
+      Block<T> buffer;
+      return p_.kernels().subtract(p, q_->probabilities(block, buffer.data()), count, weights);
+    }
+    if (p != weights) std::copy_n(p, count, weights);
+    if (holds_exception(block)) weights[*without_ % kBlock] = 0;
+    return p_.kernels().sum(weights, count);
+  }
+
+  // The token up to which the weights exceed `index`. One at or behind the end of the rounded sums
+  // goes to the last token that has weight.
+  std::size_t token_at(std::span<const double> masses, double index) const {
+    double before = 0.0;  // the weight of all that lies before `chosen`
+    std::size_t chosen = 0;
+    for (std::size_t block = 0, seen = 0; block < masses.size(); ++block) {
+      if (masses[block] <= 0.0) continue;
+      if (seen++ > 0) before += masses[chosen];
+      chosen = block;
+      if (index < before + masses[block]) break;
+    }
+    Block<T> weights;
+    weigh(chosen, weights.data());
+    std::size_t token = 0;
+    for (std::size_t k = 0; k < p_.count(chosen); ++k) {
+      if (weights[k] <= 0) continue;
+      token = k;
+      before += static_cast<double>(weights[k]);
+      if (index < before) break;
+    }
+    return chosen * kBlock + token;
+  }
+
+  [[noreturn]] void refuse_probabilities() const {
+    for (std::size_t block = 0; q_ && block < q_->blocks(); ++block) {
+      if (std::isnan(q_->mass(block))) q_->refuse_probabilities();
+    }
+    p_.refuse_probabilities();
+  }
+
+  Law<T> p_;
+  std::optional<Law<T>> q_;
+  std::optional<std::size_t> without_;
+};
+
+}  // namespace tokentiming
