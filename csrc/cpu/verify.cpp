@@ -23,8 +23,8 @@ const char* draft_name(const Laws& laws) {
   return laws.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
 }
 
-// Blocks handed to a thread at a time: 64 KiB of floats against microseconds for a wake-up.
-constexpr std::size_t kBlocksPerTask = 16;
+// Blocks handed to a thread at a time: 32 KiB of floats against microseconds for a wake-up.
+constexpr std::size_t kBlocksPerTask = 8;
 // Chains judged or ended by a thread at a time, once their rows are summed.
 constexpr std::size_t kChainsPerTask = 8;
 

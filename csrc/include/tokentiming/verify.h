@@ -48,12 +48,14 @@ struct Chains {
 //   tokens    B rows of at least max(K_b) + 1: the accepted tokens, one more, then -1
 //   accepted  B entries: how many of a chain's tokens were accepted
 //
-// A row of probabilities is read in one pass, a row of logits in one for its normaliser and one to
-// draw; of positions accepted by probabilities only one entry is read, and nothing is read behind a
-// rejection. Numbers are reckoned with in float, or in double where a row is double. Sums run over
-// fixed blocks of 4096 entries, within a block over runs of 256 in 16 lanes, from there on in
-// double; a draw walks the blocks' sums and then one block, in double. So the result depends
-// neither on the number of threads nor on the processor.
+// Of positions accepted by probabilities one entry is read; a row of logits is read once for its
+// normaliser, and again only to draw from max(p - q, 0). Nothing is read behind a rejection. All
+// chains advance in step, and the rows of a position are shared among OpenMP threads.
+//
+// Numbers are reckoned with in float, or in double where a row is double. Sums run over fixed
+// blocks of 1024 entries, within a block in 16 lanes, from there on in double; a draw walks the
+// blocks' sums and then one block, in double. So the result depends neither on the number of
+// threads nor on the processor.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, an id is out of
 // range, a uniform is not in [0, 1), the temperature is negative or not finite or is set for
