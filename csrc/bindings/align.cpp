@@ -40,7 +40,7 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
   const auto run = [&]<class Id>(Id) {
     const Ragged<Id> draft_side{draft.elements<Id>(), draft_rows.get()};
     const Ragged<Id> target_side{target.elements<Id>(), target_rows.get()};
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     align(draft_side, target_side, draft_table, target_table, band, spans_out, costs_out);
   };
   const bool same = same_dtype(draft.dtype(), target.dtype());

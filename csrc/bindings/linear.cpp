@@ -45,7 +45,7 @@ void linear_tensors(py::handle input_object, py::handle weight_object, py::handl
   out.require_apart_from(weight);
   if (bias) out.require_apart_from(*bias);
 
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   linear(layer);
 }
 

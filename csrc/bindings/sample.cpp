@@ -46,7 +46,7 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
     const Rows<const Logit> rows{logits.data<const Logit>(),
                                  static_cast<std::size_t>(logits.size(0)),
                                  static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     sample(rows, token_keys, seed, draws, ids);
   };
   const DLDataType dtype = logits.dtype();
@@ -68,7 +68,7 @@ void log_noise_tensors(py::handle keys_object, std::uint64_t seed, py::handle st
   const auto draws = as_states(states);
   const auto values = out.writable_elements<double>();
   if (values.size() != token_keys.size() * draws.size()) out.refuse("must be [R, N]");
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   log_noise(token_keys, seed, draws, values);
 }
 

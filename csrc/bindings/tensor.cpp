@@ -5,30 +5,59 @@
 namespace tokentiming::python {
 namespace {
 
-// The exchange API of a tensor's type, or null. The last answer is kept, for a process asks about
-// one type nearly always; so is the type, lest its address come to mean another one.
-const DLPackExchangeAPI* exchange_api(py::handle object) {
-  static PyTypeObject* last_type = nullptr;
-  static const DLPackExchangeAPI* last_api = nullptr;
-  PyTypeObject* type = Py_TYPE(object.ptr());
-  if (type == last_type) return last_api;
-
-  const DLPackExchangeAPI* api = nullptr;
-  const py::object capsule =
-      py::getattr(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__", py::none());
-  constexpr const char* kName = "dlpack_exchange_api";
-  if (PyCapsule_IsValid(capsule.ptr(), kName)) {
-    api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
-    const bool usable = api->header.version.major == DLPACK_MAJOR_VERSION &&
-                        api->dltensor_from_py_object_no_sync != nullptr;
-    if (!usable) api = nullptr;
-  }
-  Py_INCREF(type);
-  Py_XDECREF(last_type);
-  last_type = type;
-  last_api = api;
-  return api;
+bool is_true(PyObject* new_reference) {
+  if (new_reference == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(new_reference).ptr() == Py_True;
 }
+
+// What is known of a type of tensor: its exchange API, or null, and what its attributes are found
+// to be, which spares a search for each tensor.
+class TensorType {
+ public:
+  const DLPackExchangeAPI* api = nullptr;
+
+  explicit TensorType(PyTypeObject* type) : type_(type) {
+    const py::handle object(reinterpret_cast<PyObject*>(type));
+    const py::object capsule = py::getattr(object, "__dlpack_c_exchange_api__", py::none());
+    constexpr const char* kName = "dlpack_exchange_api";
+    if (!PyCapsule_IsValid(capsule.ptr(), kName)) return;
+    const auto* found =
+        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+    if (found->header.version.major != DLPACK_MAJOR_VERSION) return;
+    if (found->dltensor_from_py_object_no_sync == nullptr) return;
+    requires_grad_ = object.attr("requires_grad");
+    is_neg_ = object.attr("is_neg");
+    api = found;
+  }
+
+  // The last answer is kept, for a process asks about one type nearly always; so is the type, lest
+  // its address come to mean another one.
+  static const TensorType& of(py::handle object) {
+    static TensorType* last = nullptr;
+    PyTypeObject* type = Py_TYPE(object.ptr());
+    if (last == nullptr || type != last->type_) {
+      auto* found = new TensorType(type);
+      Py_INCREF(type);
+      if (last != nullptr) Py_DECREF(last->type_);
+      delete std::exchange(last, found);
+    }
+    return *last;
+  }
+
+  bool requires_grad(py::handle object) const {
+    PyObject* property = requires_grad_.ptr();
+    return is_true(Py_TYPE(property)->tp_descr_get(property, object.ptr(),
+                                                   reinterpret_cast<PyObject*>(type_)));
+  }
+  bool is_neg(py::handle object) const {
+    return is_true(PyObject_CallOneArg(is_neg_.ptr(), object.ptr()));
+  }
+
+ private:
+  PyTypeObject* type_;
+  py::object requires_grad_;
+  py::object is_neg_;
+};
 
 py::object dlpack_capsule(py::handle object) {
   const py::object method = object.attr("__dlpack__");
@@ -39,11 +68,6 @@ py::object dlpack_capsule(py::handle object) {
     if (!error.matches(PyExc_TypeError)) throw;
     return method();
   }
-}
-
-bool is_true(PyObject* new_reference) {
-  if (new_reference == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(new_reference).ptr() == Py_True;
 }
 
 std::string name(DLDataType dtype) {
@@ -57,7 +81,8 @@ std::string name(DLDataType dtype) {
 
 Tensor::Tensor(py::handle object, const char* function, const char* argument)
     : function_(function), argument_(argument) {
-  const DLPackExchangeAPI* api = exchange_api(object);
+  const TensorType& type = TensorType::of(object);
+  const DLPackExchangeAPI* const api = type.api;
   if (api == nullptr && !py::hasattr(object, "__dlpack__")) {
     throw py::type_error(
         message("must be a tensor, got " + std::string(Py_TYPE(object.ptr())->tp_name)));
@@ -93,14 +118,10 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
   // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;
   // only floating-point tensors carry such things.
   if (api != nullptr && (view_.dtype.code == kDLFloat || view_.dtype.code == kDLBfloat)) {
-    static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
-    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-    if (is_true(PyObject_GetAttr(object.ptr(), requires_grad))) {
+    if (type.requires_grad(object)) {
       refuse("requires grad, and no gradient passes through here; use .detach()");
     }
-    if (is_true(PyObject_CallMethodNoArgs(object.ptr(), is_neg))) {
-      refuse("has a pending negation; use .resolve_neg()");
-    }
+    if (type.is_neg(object)) refuse("has a pending negation; use .resolve_neg()");
   }
 }
 

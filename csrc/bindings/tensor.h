@@ -26,6 +26,19 @@ inline constexpr DLDataType kDlpack<Half>{kDLFloat, 16, 1};
 template <>
 inline constexpr DLDataType kDlpack<BFloat16>{kDLBfloat, 16, 1};
 
+// The GIL is released while one lives. pybind11's own also keeps books for threads that it has made
+// itself, of which there are none here.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked() { PyEval_RestoreThread(state_); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // A borrowed view of a tensor in CPU memory; nothing is copied. It is valid while it lives and the
 // caller holds the Python object, and must be destroyed with the GIL held.
 //

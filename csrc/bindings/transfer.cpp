@@ -84,7 +84,7 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
                                        ids.elements<MapId>()};
     const auto read = rows_of<Number>(rows);
     const auto written = writable_rows<Number>(out);
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     transfer(read, proposals, expansions, written, kinds_out);
   };
   with_number_type(rows, [&](auto number) {
@@ -108,7 +108,7 @@ void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle out_o
       const auto read = rows_of<Number>(rows);
       const auto map = shared.elements<Id>();
       const auto written = writable_rows<Number>(out);
-      const py::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       restrict_to_shared(read, map, written);
     });
   });

@@ -97,7 +97,7 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
         uniforms->refuse_dtype("float32 or float64");
       }
     }
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     verify(chains, tokens_out, accepted_out);
   };
   with_id_type(ids, run);

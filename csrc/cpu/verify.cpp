@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <optional>
+#include <span>
 
 #include "ending.h"
 #include "parallel.h"
@@ -84,13 +86,15 @@ class Verifier {
  private:
   // Reads the rows of one position and accepts its tokens, or ends their chains.
   void advance(std::size_t position, std::vector<std::optional<Ending<T>>>& endings) {
+    // The targets' laws, then those of the proposals, which chains at their end do not have.
     std::vector<Law<T>> laws;
+    laws.reserve(2 * pending_.size());
     for (std::size_t b : pending_) {
       laws.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
                         target_name(chains_.targets));
     }
-    std::vector<std::size_t> proposal(pending_.size());  // where its law lies
-    for (std::size_t k = 0; chains_.proposals && k < pending_.size(); ++k) {
+    std::vector<std::size_t> proposal(chains_.proposals ? pending_.size() : 0);  // its law's place
+    for (std::size_t k = 0; k < proposal.size(); ++k) {
       const std::size_t t = begin(pending_[k]) + position;
       if (t == end(pending_[k])) continue;
       proposal[k] = laws.size();
@@ -122,26 +126,23 @@ class Verifier {
     });
   }
 
+  // Sums those rows that hold logits: all, the targets' before the proposals', or either kind.
   void measure(std::vector<Law<T>>& laws) const {
-    std::vector<Law<T>*> of_logits;
-    for (Law<T>& law : laws) {
-      if (law.logits()) of_logits.push_back(&law);
-    }
+    const auto any = std::ranges::find_if(laws, &Law<T>::logits);
+    const std::span of_logits(any, std::find_if_not(any, laws.end(), std::mem_fn(&Law<T>::logits)));
     parallel_for(of_logits.size() * blocks_, kBlocksPerTask,
-                 [&](std::size_t k) { of_logits[k / blocks_]->measure(k % blocks_); });
-    for (Law<T>* law : of_logits) law->normalise();
+                 [&](std::size_t k) { of_logits[k / blocks_].measure(k % blocks_); });
+    for (Law<T>& law : of_logits) law.normalise();
   }
 
   // Asks of each pending chain, by its place, whether it goes on.
   template <class GoesOn>
   void keep_pending(const GoesOn& goes_on) {
-    std::vector<char> kept(pending_.size());
-    parallel_for(kept.size(), kChainsPerTask, [&](std::size_t k) { kept[k] = goes_on(k); });
-    std::size_t count = 0;
-    for (std::size_t k = 0; k < kept.size(); ++k) {
-      if (kept[k]) pending_[count++] = pending_[k];
-    }
-    pending_.resize(count);
+    constexpr auto kEnded = static_cast<std::size_t>(-1);
+    parallel_for(pending_.size(), kChainsPerTask, [&](std::size_t k) {
+      if (!goes_on(k)) pending_[k] = kEnded;
+    });
+    std::erase(pending_, kEnded);
   }
 
   Row<T> logits(std::size_t b, std::size_t position) const {

@@ -5,34 +5,34 @@
 namespace tokentiming {
 namespace {
 
-// Two registers: eight 64-bit lanes end as the eight floats of one register.
 struct Lanes {
   static constexpr std::size_t kCount = 8;
-  __m256i low, high;
+  static constexpr std::size_t kVectors = 2;
+  __m256i words;
 
   static Lanes broadcast(std::uint32_t word) {
-    const __m256i lanes = _mm256_set1_epi64x(word);
-    return {lanes, lanes};
+    return {_mm256_set1_epi32(static_cast<std::int32_t>(word))};
   }
-  static Lanes load(const std::uint64_t* keys) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + 4))};
+  // The shuffle works on 128-bit halves, so that the keys end in the order 0 1 4 5 2 3 6 7.
+  static void split(const std::uint64_t* keys, Lanes& low, Lanes& high) {
+    const __m256 first = _mm256_loadu_ps(reinterpret_cast<const float*>(keys));
+    const __m256 second = _mm256_loadu_ps(reinterpret_cast<const float*>(keys + 4));
+    low = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0)))};
+    high = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1)))};
   }
 };
 
-inline Lanes operator*(Lanes a, Lanes b) {
-  return {_mm256_mul_epu32(a.low, b.low), _mm256_mul_epu32(a.high, b.high)};
+// The instruction multiplies every other word.
+inline Product<Lanes> operator*(Lanes a, Lanes b) {
+  const __m256i even = _mm256_mul_epu32(a.words, b.words);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.words, 32), b.words);
+  return {{_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0b10101010)},
+          {_mm256_mullo_epi32(a.words, b.words)}};
 }
-inline Lanes operator^(Lanes a, Lanes b) {
-  return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
-}
-inline Lanes high(Lanes a) { return {_mm256_srli_epi64(a.low, 32), _mm256_srli_epi64(a.high, 32)}; }
+inline Lanes operator^(Lanes a, Lanes b) { return {_mm256_xor_si256(a.words, b.words)}; }
 
-inline void store_bounds(Lanes words, float* bounds) {
-  // Even words of both registers, put back in order: the shuffle works on 128-bit halves.
-  const __m256i gathered = _mm256_castps_si256(_mm256_shuffle_ps(
-      _mm256_castsi256_ps(words.low), _mm256_castsi256_ps(words.high), _MM_SHUFFLE(2, 0, 2, 0)));
-  const __m256i ordered = _mm256_permute4x64_epi64(gathered, _MM_SHUFFLE(3, 1, 2, 0));
+inline void store_bounds(Lanes lanes, float* bounds) {
+  const __m256i ordered = _mm256_permute4x64_epi64(lanes.words, _MM_SHUFFLE(3, 1, 2, 0));
   const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(ordered, 8));
   const __m256 bits = _mm256_cvtepi32_ps(_mm256_castps_si256(w));
   const __m256 unlimited =

@@ -7,29 +7,33 @@ namespace {
 
 struct Lanes {
   static constexpr std::size_t kCount = 16;
-  __m512i low, high;
+  static constexpr std::size_t kVectors = 2;
+  __m512i words;
 
   static Lanes broadcast(std::uint32_t word) {
-    const __m512i lanes = _mm512_set1_epi64(word);
-    return {lanes, lanes};
+    return {_mm512_set1_epi32(static_cast<std::int32_t>(word))};
   }
-  static Lanes load(const std::uint64_t* keys) {
-    return {_mm512_loadu_si512(keys), _mm512_loadu_si512(keys + 8)};
+  static void split(const std::uint64_t* keys, Lanes& low, Lanes& high) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i first = _mm512_loadu_si512(keys);
+    const __m512i second = _mm512_loadu_si512(keys + 8);
+    low = {_mm512_permutex2var_epi32(first, even, second)};
+    high = {_mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
   }
 };
 
-inline Lanes operator*(Lanes a, Lanes b) {
-  return {_mm512_mul_epu32(a.low, b.low), _mm512_mul_epu32(a.high, b.high)};
+// The instruction multiplies every other word.
+inline Product<Lanes> operator*(Lanes a, Lanes b) {
+  const __m512i even = _mm512_mul_epu32(a.words, b.words);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.words, 32), b.words);
+  return {{_mm512_mask_blend_epi32(0b1010101010101010, _mm512_srli_epi64(even, 32), odd)},
+          {_mm512_mullo_epi32(a.words, b.words)}};
 }
-inline Lanes operator^(Lanes a, Lanes b) {
-  return {_mm512_xor_si512(a.low, b.low), _mm512_xor_si512(a.high, b.high)};
-}
-inline Lanes high(Lanes a) { return {_mm512_srli_epi64(a.low, 32), _mm512_srli_epi64(a.high, 32)}; }
+inline Lanes operator^(Lanes a, Lanes b) { return {_mm512_xor_si512(a.words, b.words)}; }
 
-inline void store_bounds(Lanes words, float* bounds) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i ordered = _mm512_permutex2var_epi32(words.low, even, words.high);
-  const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(ordered, 8));
+inline void store_bounds(Lanes lanes, float* bounds) {
+  const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(lanes.words, 8));
   const __m512 bits = _mm512_cvtepi32_ps(_mm512_castps_si512(w));
   const __m512 unlimited =
       _mm512_sub_ps(_mm512_set1_ps(kBoundOffset), _mm512_mul_ps(_mm512_set1_ps(kBoundSlope), bits));

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 _is_compiling = torch.compiler.is_dynamo_compiling
@@ -12,7 +13,7 @@ _is_compiling = torch.compiler.is_dynamo_compiling
 
 def traced(tensor: Any) -> bool:
     """True under torch.compile, and for tensors that have a shape but no memory."""
-    if type(tensor) is torch.Tensor:  # asked at every call, hence first
+    if type(tensor) is Tensor:  # asked at every call, hence first
         return tensor.is_meta or _is_compiling()
     return isinstance(tensor, FakeTensor) or getattr(tensor, "is_meta", False)
 

@@ -1,0 +1,99 @@
+"""A million calls leave no more memory in use than a few do."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from tokentiming import ops
+
+CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes
+ALLOWED = 2**20
+
+
+class Table(NamedTuple):
+    bytes: torch.Tensor
+    offsets: torch.Tensor
+
+
+class Map(NamedTuple):
+    first: torch.Tensor
+    expansion_offsets: torch.Tensor
+    expansion_ids: torch.Tensor
+
+
+TABLE = Table(torch.tensor(list(b"ab"), dtype=torch.uint8), torch.arange(3))
+MAP = Map(torch.arange(2), torch.arange(3), torch.arange(2))
+IDS = torch.tensor([0, 1])
+OFFSETS = torch.tensor([0, 1, 2])
+SPANS = torch.tensor([[0, 1], [1, 2]], dtype=torch.int32)
+ROWS = torch.full((1, 2, 2), 0.5)
+TARGET, UNIFORMS = torch.full((1, 3, 2), 0.5), torch.full((1, 3), 0.5)
+STATES = torch.zeros(2, 3, dtype=torch.int64)
+ALIGNMENT = ops.Alignment(SPANS.clone(), torch.tensor(0))
+BATCH = ops.Alignment(SPANS.clone(), torch.zeros(2, dtype=torch.int64))
+VERIFICATION = ops.Verification(
+    torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+)
+TRANSFER = ops.Transfer(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int8))
+DRAWN = torch.zeros(2, dtype=torch.int64)
+ARRAY, KEYS = ROWS[0].numpy(), MAP.first.numpy()
+
+
+def refused() -> None:
+    with pytest.raises(ValueError, match=r"^align: band"):
+        ops.align(IDS, IDS, TABLE, TABLE, band=-1, out=ALIGNMENT)
+    with pytest.raises(TypeError, match=r"^sample: logits"):
+        ops.sample(IDS[None], IDS, seed=0, states=STATES, out=DRAWN)
+
+
+CASES: dict[str, tuple[int, Callable[[], object]]] = {
+    "align": (CALLS, lambda: ops.align(IDS, IDS, TABLE, TABLE, out=ALIGNMENT)),
+    "align a batch": (
+        CALLS // 2,
+        lambda: ops.align(
+            IDS, IDS, TABLE, TABLE, draft_offsets=OFFSETS, target_offsets=OFFSETS, out=BATCH
+        ),
+    ),
+    "verify": (
+        CALLS,
+        lambda: ops.verify(
+            IDS[None], target_logits=TARGET, draft_probs=ROWS, uniforms=UNIFORMS, out=VERIFICATION
+        ),
+    ),
+    "transfer": (
+        CALLS // 2,
+        lambda: ops.transfer(ROWS[0], IDS, IDS, SPANS, TABLE, TABLE, MAP, out=TRANSFER),
+    ),
+    "restrict": (CALLS, lambda: ops.restrict(ROWS[0], MAP.first, columns=2)),
+    "sample": (CALLS, lambda: ops.sample(ROWS[0], IDS, seed=0, states=STATES, out=DRAWN)),
+    "NumPy arrays": (CALLS // 2, lambda: ops.sample(ARRAY, KEYS, seed=0, states=STATES, out=DRAWN)),
+    "refusals": (CALLS // 20, refused),
+}
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read in /proc"
+)
+@pytest.mark.parametrize("case", CASES)
+def test_memory_does_not_grow_with_calls(case: str) -> None:
+    calls, call = CASES[case]
+    for _ in range(calls // 20):
+        call()
+    gc.collect()
+    before = resident()
+    for _ in range(calls):
+        call()
+    gc.collect()
+    assert resident() - before < ALLOWED
