@@ -54,6 +54,17 @@ double scatter(const Number* row, std::span<const Id> to, std::span<Number> out,
   return mass;
 }
 
+// Divides by a sum, itself 0 or more.
+template <class Number>
+void normalise(std::span<Number> out, double mass) {
+  const double factor = 1.0 / mass;
+  if (!std::isfinite(factor)) {  // of a mass below about 1e-308
+    for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) / mass);
+    return;
+  }
+  for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) * factor);
+}
+
 // Where each token of a sequence begins, and the end of the last.
 std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
   std::vector<std::int64_t> offsets{0};
@@ -187,9 +198,7 @@ class Sequence {
                               "] holds NaN, infinity or a negative probability");
       }
     }
-    if (mass > 0.0) {
-      for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) / mass);
-    }
+    if (mass > 0.0) normalise(out, mass);
     return mass;
   }
 
@@ -314,7 +323,7 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const I
       refuse(kRestrict, "draft_probs[" + std::to_string(r) +
                             "] has no mass on the tokens that both vocabularies have");
     }
-    for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) / mass);
+    normalise(out, mass);
   });
 }
 

@@ -60,8 +60,8 @@ struct Proposals {
 //   cases   one a proxy token
 //
 // A draft row is read once for each proxy token that it serves, of kInside only where the expansion
-// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning divides by a
-// sum in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their
+// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning
+// multiplies by the inverse of a sum in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their
 // number.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are
