@@ -1,36 +1,10 @@
 // Feeds `align` tables, ids, offsets and bands made of arbitrary bytes: it either refuses them or
 // keeps what its header promises.
-#include <cstdlib>
 #include <stdexcept>
 #include <vector>
 
+#include "input.h"
 #include "tokentiming/align.h"
-
-namespace {
-
-// Bytes as small numbers, zeros once they are used up.
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), end_(data + size) {}
-
-  std::int64_t number() { return data_ == end_ ? 0 : static_cast<std::int8_t>(*data_++); }
-  std::vector<std::int64_t> numbers() {
-    std::vector<std::int64_t> values(static_cast<std::size_t>(number() & 15));
-    for (auto& value : values) value = number();
-    return values;
-  }
-  std::vector<std::uint8_t> rest() { return {data_, end_}; }
-
- private:
-  const std::uint8_t* data_;
-  const std::uint8_t* end_;
-};
-
-void require(bool holds) {
-  if (!holds) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Input input(data, size);

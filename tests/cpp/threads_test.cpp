@@ -1,0 +1,164 @@
+// Every operation on inputs large enough for several threads: the results are those of one, and
+// ThreadSanitizer sees the threads at work.
+#include <doctest/doctest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "tokentiming/align.h"
+#include "tokentiming/linear.h"
+#include "tokentiming/sample.h"
+#include "tokentiming/transfer.h"
+#include "tokentiming/verify.h"
+
+using tokentiming::BFloat16;
+using tokentiming::Laws;
+using tokentiming::Rows;
+
+namespace {
+
+constexpr std::size_t kColumns = 70'000;
+
+// The results of `run` on one thread and on four.
+template <class Run>
+void check_threads(const Run& run) {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const auto alone = run();
+  omp_set_num_threads(4);
+  const auto shared = run();
+  omp_set_num_threads(threads);
+  CHECK(shared == alone);
+}
+
+template <class Number>
+std::vector<Number> numbers(std::size_t count, std::int64_t below) {
+  std::mt19937 random(1);
+  std::vector<Number> values(count);
+  for (auto& value : values) {
+    value = static_cast<Number>(random() % static_cast<std::uint64_t>(below));
+  }
+  return values;
+}
+
+template <class Number>
+Rows<Number> rows_of(Number* data, std::size_t rows, std::size_t columns = kColumns) {
+  return {data, rows, columns, static_cast<std::ptrdiff_t>(columns)};
+}
+
+// A table of one-byte and two-byte tokens by turns, and B sequences of 4 of them.
+struct Batch {
+  std::vector<std::uint8_t> bytes = numbers<std::uint8_t>(kColumns / 2 * 3, 256);
+  std::vector<std::int64_t> starts{0};
+  std::vector<std::int64_t> ids;
+  std::vector<std::int64_t> offsets{0};
+
+  explicit Batch(std::size_t batch) : ids(numbers<std::int64_t>(4 * batch, kColumns)) {
+    for (std::size_t v = 0; v < kColumns; ++v) {
+      starts.push_back(starts.back() + 1 + static_cast<std::int64_t>(v % 2));
+    }
+    for (std::size_t b = 0; b < batch; ++b) offsets.push_back(offsets.back() + 4);
+  }
+  tokentiming::Ragged<std::int64_t> sequences() const { return {ids, offsets}; }
+  tokentiming::ByteTable table() const { return {bytes, starts}; }
+};
+
+}  // namespace
+
+TEST_CASE("align on several threads") {
+  const Batch batch(200);
+  check_threads([&] {
+    std::vector<std::int32_t> spans(2 * batch.ids.size());
+    std::vector<std::int64_t> costs(200);
+    tokentiming::align(batch.sequences(), batch.sequences(), batch.table(), batch.table(), 8, spans,
+                       costs);
+    costs.insert(costs.end(), spans.begin(), spans.end());
+    return costs;
+  });
+}
+
+TEST_CASE("sample on several threads") {
+  const auto logits = numbers<float>(3 * kColumns, 16);
+  const auto keys = numbers<std::uint64_t>(kColumns, std::int64_t{1} << 32);
+  const std::vector<tokentiming::State> states{{0, 0, 0}, {0, 1, 0}, {1, 0, 0}};
+  check_threads([&] {
+    std::vector<std::int64_t> ids(3);
+    tokentiming::sample(rows_of(logits.data(), 3), keys, 7, states, ids);
+    return ids;
+  });
+}
+
+TEST_CASE("verify on several threads, one chain and many") {
+  for (const std::size_t batch : {1, 3}) {
+    const Batch chains(batch);
+    const auto target = numbers<float>(5 * batch * kColumns, 16);
+    const auto draft = numbers<float>(4 * batch * kColumns, 15);
+    const std::vector<float> uniforms(5 * batch, 0.5F);
+    const auto logits = [](const std::vector<float>& values) {
+      return Laws{rows_of(values.data(), values.size() / kColumns),
+                  tokentiming::Statement::kLogits};
+    };
+    for (const double temperature : {0.0, 1.0}) {
+      check_threads([&] {
+        std::vector<std::int32_t> tokens(5 * batch);
+        std::vector<std::int32_t> accepted(batch);
+        tokentiming::verify(
+            tokentiming::Chains<std::int64_t>{chains.sequences(), logits(draft), logits(target),
+                                              temperature, std::span<const float>(uniforms)},
+            rows_of(tokens.data(), batch, 5), accepted);
+        tokens.insert(tokens.end(), accepted.begin(), accepted.end());
+        return tokens;
+      });
+    }
+  }
+}
+
+TEST_CASE("transfer and restrict_to_shared on several threads") {
+  const Batch proposals(3);
+  const std::vector<float> draft_probs(12 * kColumns, 0.5F / kColumns);
+  const auto first = numbers<std::int64_t>(kColumns, kColumns);
+  std::vector<std::int64_t> starts;
+  for (std::size_t d = 0; d <= kColumns; ++d) starts.push_back(static_cast<std::int64_t>(d));
+  std::vector<std::int32_t> spans;
+  for (std::size_t b = 0; b < 3; ++b) spans.insert(spans.end(), {0, 1, 1, 2, 2, 4, 3, 4});
+  check_threads([&] {
+    std::vector<float> probs(12 * kColumns);
+    std::vector<std::int8_t> cases(12);
+    tokentiming::transfer(
+        rows_of(draft_probs.data(), 12),
+        tokentiming::Proposals<std::int64_t>{proposals.sequences(), proposals.sequences(),
+                                             proposals.table(), proposals.table(), spans},
+        tokentiming::Expansions<std::int64_t>{first, starts, first}, rows_of(probs.data(), 12),
+        cases);
+    return probs;
+  });
+  check_threads([&] {
+    std::vector<float> probs(12 * kColumns);
+    tokentiming::restrict_to_shared(rows_of(draft_probs.data(), 12),
+                                    std::span<const std::int64_t>(first),
+                                    rows_of(probs.data(), 12));
+    return probs;
+  });
+}
+
+TEST_CASE("linear on several threads") {
+  // bfloat16 numbers between 0.5 and 2.
+  const auto numbers_like = [](std::size_t count) {
+    std::vector<BFloat16> values;
+    for (const auto low : numbers<std::uint16_t>(count, 256)) {
+      values.push_back({static_cast<std::uint16_t>(0x3F00 + low)});
+    }
+    return values;
+  };
+  const auto input = numbers_like(8 * 64);
+  const auto weight = numbers_like(500 * 64);
+  check_threads([&] {
+    std::vector<BFloat16> output(8 * 500);
+    tokentiming::linear({input.data(), weight.data(), nullptr, output.data(), 8, 64, 500});
+    std::vector<std::uint16_t> bits;
+    for (const BFloat16& value : output) bits.push_back(value.bits);
+    return bits;
+  });
+}
