@@ -3,6 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstdint>
 #include <vector>
 
@@ -13,9 +14,26 @@
 // once.
 double copy_bandwidth();
 
-// Adds the counter `x_floor`: the time of an iteration over the time for the bytes that must be
-// read or written at least once. Needs UseRealTime().
-void report_floor(benchmark::State& state, std::size_t bytes);
+// Times `run` and returns the seconds of an iteration. Google Benchmark's own counters can be rates
+// alone, and print a unit of their own.
+template <class Run>
+double seconds_of(benchmark::State& state, const Run& run) {
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) {
+    run();
+    benchmark::ClobberMemory();
+  }
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  return spent.count() / static_cast<double>(state.iterations());
+}
+
+// Times `run` and adds the counter `x_floor`: over the time for the bytes that must be read or
+// written at least once.
+template <class Run>
+void measure(benchmark::State& state, std::size_t least_bytes, const Run& run) {
+  const double floor = static_cast<double>(least_bytes) / copy_bandwidth();
+  state.counters["x_floor"] = seconds_of(state, run) / floor;
+}
 
 // Ends a benchmark, and in the end the program, as an error unless `holds`: results are checked
 // before they are timed.

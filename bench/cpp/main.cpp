@@ -36,12 +36,6 @@ double copy_bandwidth() {
   return bandwidth;
 }
 
-void report_floor(benchmark::State& state, std::size_t bytes) {
-  using benchmark::Counter;
-  state.counters["x_floor"] = Counter(static_cast<double>(bytes) / copy_bandwidth(),
-                                      Counter::kIsIterationInvariantRate | Counter::kInvert);
-}
-
 bool agree(benchmark::State& state, bool holds, const char* what) {
   if (!holds) state.SkipWithError(what);
   all_agreed &= holds;

@@ -25,11 +25,8 @@ void sample(benchmark::State& state) {
   }
   if (!agree(state, ids[0] == static_cast<std::int64_t>(best), "sample: the winner")) return;
 
-  for (auto _ : state) {
-    tokentiming::sample(matrix, keys, 1, states, ids);
-    benchmark::DoNotOptimize(ids.data());
-  }
-  report_floor(state, rows * columns * sizeof(float) + columns * sizeof(std::uint64_t));
+  measure(state, rows * columns * sizeof(float) + columns * sizeof(std::uint64_t),
+          [&] { tokentiming::sample(matrix, keys, 1, states, ids); });
 }
 
 }  // namespace

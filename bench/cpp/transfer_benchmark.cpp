@@ -50,11 +50,7 @@ void transfer(benchmark::State& state) {
     return;
   }
 
-  for (auto _ : state) {
-    run();
-    benchmark::DoNotOptimize(probs.data());
-  }
-  report_floor(state, 2 * tokens * columns * sizeof(float) + columns * sizeof(std::int64_t));
+  measure(state, 2 * tokens * columns * sizeof(float) + columns * sizeof(std::int64_t), run);
 }
 
 void sizes(benchmark::internal::Benchmark* benchmark) {
