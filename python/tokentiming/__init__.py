@@ -7,6 +7,7 @@ from tokentiming.huggingface import custom_generate
 from tokentiming.output import SpeculativeOutput
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
+from tokentiming.vocabulary_map import VocabularyMap
 
 __all__ = [
     "Draft",
@@ -16,6 +17,7 @@ __all__ = [
     "SpeculativeOutput",
     "Stats",
     "Vocabulary",
+    "VocabularyMap",
     "custom_generate",
     "ops",
 ]

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from tokentiming import byte_tables
 
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
+_BATCH = 1 << 14
+"""Pieces encoded at a time: each encoding takes a kilobyte."""
 
 
 class Vocabulary:
@@ -110,21 +112,27 @@ class Vocabulary:
         return b"".join(map(self.token_bytes, ids))
 
     @cached_property
-    def keys(self) -> torch.Tensor:
-        """Keys of the shared noise, int64 ``[V]``: equal bytes, equal key, across vocabularies.
-
-        Of several tokens with the same bytes one has the plain key: the one that encoding these
-        bytes gives, else the lowest id. The first end-of-turn id has the key of that role.
-        """
+    def owners(self) -> dict[bytes, int]:
+        """The one token that stands for its bytes: what encoding them gives, else the lowest id."""
         owners: dict[bytes, int] = {}
         fallback = {i for i in self.byte_ids if i is not None}
         for i, data in enumerate(self._table):
-            owner = owners.setdefault(data, i)
-            if owner in fallback and i not in fallback:
-                owners[data] = i
+            if data:
+                owner = owners.setdefault(data, i)
+                if owner in fallback and i not in fallback:
+                    owners[data] = i
+        return owners
+
+    @cached_property
+    def keys(self) -> torch.Tensor:
+        """Keys of the shared noise, int64 ``[V]``: equal bytes, equal key, across vocabularies.
+
+        Of several tokens with the same bytes their owner has the plain key. The first end-of-turn
+        id has the key of that role.
+        """
         keys = bytearray()
         for i, data in enumerate(self._table):
-            if data and owners[data] == i:
+            if data and self.owners[data] == i:
                 keys += _key(data, "bytes")
             elif self.eos_ids and i == self.eos_ids[0]:
                 keys += _key(b"end of turn", "role")
@@ -140,6 +148,11 @@ class Vocabulary:
             digest.update(part.numpy().tobytes())
         digest.update(json.dumps(sorted(self.special_ids)).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def encoder_fingerprint(self) -> str:
+        """SHA-256 of the encoder: vocabularies with equal tables may still spell differently."""
+        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
     def can_spell(self, data: bytes) -> bool:
         """Whether each of these bytes has a token of its own, so that no text is out of reach."""
@@ -160,6 +173,19 @@ class Vocabulary:
             start = match.end()
         return ids + self._encode_text(text[start:])
 
+    def encode_all(self, pieces: Sequence[bytes]) -> list[list[int]]:
+        """``encode`` of each piece, those that are plain text by all threads of the tokenizer."""
+        texts = [_text_or_nothing(data) for data in pieces]
+        result: list[list[int]] = []
+        for start in range(0, len(texts), _BATCH):
+            batch = self._encoder.encode_batch_fast(
+                texts[start : start + _BATCH], add_special_tokens=False
+            )
+            for data, encoding in zip(pieces[start:], batch, strict=False):
+                ids: list[int] = encoding.ids
+                result.append(ids if self.decode(ids) == data else self.encode(data))
+        return result
+
     def _encode_text(self, text: str) -> list[int]:
         if not text:
             return []
@@ -175,6 +201,13 @@ class Vocabulary:
 
     def _encode_bytes(self, data: bytes) -> list[int]:
         return [i for i in (self.byte_ids[byte] for byte in data) if i is not None]
+
+
+def _text_or_nothing(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def _key(data: bytes, domain: str) -> bytes:

@@ -55,6 +55,9 @@ class Letters(Vocabulary):
             data = data[len(self.token_bytes(token)) :]
         return ids
 
+    def encode_all(self, pieces: Sequence[bytes]) -> list[list[int]]:
+        return [self.encode(data) for data in pieces]
+
 
 class TableModel:
     """Stands in for ``CachedModel``: log-probabilities are a function of the last two ids."""

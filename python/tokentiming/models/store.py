@@ -44,13 +44,18 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def models_folder() -> Path:
-    """$TOKENTIMING_CACHE, or $XDG_CACHE_HOME/tokentiming, or ~/.cache/tokentiming; its `models`."""
+def cache_folder() -> Path:
+    """$TOKENTIMING_CACHE, or $XDG_CACHE_HOME/tokentiming, or ~/.cache/tokentiming."""
     if own := os.environ.get("TOKENTIMING_CACHE"):
         root = Path(own)
     else:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokentiming"
-    return root.expanduser().absolute() / "models"
+    return root.expanduser().absolute()
+
+
+def models_folder() -> Path:
+    """Where the models are, inside of `cache_folder`."""
+    return cache_folder() / "models"
 
 
 def settle(

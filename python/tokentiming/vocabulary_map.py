@@ -1,0 +1,109 @@
+"""How the target spells each token of the draft: what carries a law from one to the other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from itertools import accumulate, chain
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tokentiming.models.store import cache_folder
+from tokentiming.vocabulary import Vocabulary
+
+NONE = -1
+"""In place of a target token: there is none."""
+
+_LAYOUT = 1  # of the cached file; to be raised when its content comes to mean something else
+_WORTH_A_FILE = 4096  # draft tokens; a smaller map is built as quickly as it is read
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """The draft's vocabulary in the target's tokens, of D draft tokens.
+
+    An end-of-turn id maps to the target's end of turn; no other special token has a counterpart,
+    and none is one. Between vocabularies that are the same each token maps to itself.
+    """
+
+    exact: torch.Tensor
+    """int32 ``[D]``: the target token with the same bytes, or -1."""
+    first: torch.Tensor
+    """int32 ``[D]``: first target token of the expansion, or -1 where there is none."""
+    expansion_offsets: torch.Tensor
+    """int64 ``[D + 1]``: token ``d`` expands to ``expansion_ids[offsets[d]:offsets[d + 1]]``."""
+    expansion_ids: torch.Tensor
+    """int32 ``[E]``: what encoding each draft token's bytes on their own gives, end to end.
+
+    Empty where the target's tokens cannot spell these bytes.
+    """
+
+    @classmethod
+    def build(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
+        """The map of two vocabularies, read from the user's cache if it has been built before.
+
+        A map of a quarter of a million tokens takes some seconds. Its file, in ``maps`` of the
+        cache folder, is named by the hashes of both vocabularies and of the target's encoder.
+        """
+        if len(draft) < _WORTH_A_FILE:
+            return cls._built(draft, target)
+        path = _path(draft, target)
+        found = cls._read(path)
+        if found is None:
+            found = cls._built(draft, target)
+            found._write(path)
+        return found
+
+    def expansion(self, token: int) -> list[int]:
+        """The target tokens that spell a draft token; none where the target cannot."""
+        start, end = self.expansion_offsets[token : token + 2].tolist()
+        ids: list[int] = self.expansion_ids[start:end].tolist()
+        return ids
+
+    @classmethod
+    def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
+        if draft.fingerprint == target.fingerprint:
+            every = torch.arange(len(draft), dtype=torch.int32)
+            return cls(every, every.clone(), torch.arange(len(draft) + 1), every.clone())
+        table = [draft.token_bytes(i) for i in range(len(draft))]
+        exact = [target.owners.get(data, NONE) for data in table]
+        expansions = [
+            ids if target.decode(ids) == data else []
+            for ids, data in zip(target.encode_all(table), table, strict=True)
+        ]
+        for token in draft.eos_ids if target.eos_ids else ():
+            exact[token] = target.eos_ids[0]
+            expansions[token] = [target.eos_ids[0]]
+        return cls(
+            exact=torch.tensor(exact, dtype=torch.int32),
+            first=torch.tensor([(ids or [NONE])[0] for ids in expansions], dtype=torch.int32),
+            expansion_offsets=torch.tensor([0, *accumulate(map(len, expansions))]),
+            expansion_ids=torch.tensor(list(chain.from_iterable(expansions)), dtype=torch.int32),
+        )
+
+    @classmethod
+    def _read(cls, path: Path) -> VocabularyMap | None:
+        try:
+            return cls(**load_file(path))
+        except (OSError, SafetensorError, TypeError):  # absent, cut short, or of another layout
+            return None
+
+    def _write(self, path: Path) -> None:
+        """Write beside the path and rename, so that the file is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            partial = Path(file.name)
+        try:
+            save_file({field.name: getattr(self, field.name) for field in fields(self)}, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _path(draft: Vocabulary, target: Vocabulary) -> Path:
+    hashes = (draft.fingerprint, target.fingerprint, target.encoder_fingerprint)
+    return cache_folder() / "maps" / f"{'-'.join(h[:16] for h in hashes)}.{_LAYOUT}.safetensors"
