@@ -1,6 +1,6 @@
 """Any draft model speeds up any target model, losslessly."""
 
-from tokentiming import ops
+from tokentiming import methods, ops
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import Draft, Drafter, ModelDrafter
 from tokentiming.huggingface import custom_generate
@@ -19,5 +19,6 @@ __all__ = [
     "Vocabulary",
     "VocabularyMap",
     "custom_generate",
+    "methods",
     "ops",
 ]

@@ -192,9 +192,9 @@ def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
     import torch
 
     from tokentiming import SpeculativeDecoder
-    from tokentiming.methods import check_name
+    from tokentiming.methods import resolve
 
-    check_name(method)
+    resolve(method)
     kind = dtype if dtype == "auto" else getattr(torch, dtype, None)
     if not isinstance(kind, (str, torch.dtype)):
         raise ValueError(f"--dtype is {dtype!r}; give bfloat16, float32, float16 or auto")

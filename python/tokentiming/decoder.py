@@ -18,7 +18,7 @@ from tokentiming import checks, models
 from tokentiming.cache import CachedModel
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.loop import Decoding, Request, Round
-from tokentiming.methods import check_name
+from tokentiming.methods import Method, resolve
 from tokentiming.noise import Noise, draw_seed
 from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.pace import AdaptivePace, Costs, FixedPace
@@ -38,7 +38,7 @@ class SpeculativeDecoder:
         target_model: a causal language model of transformers, in eval mode.
         target_tokenizer: its tokenizer.
         drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
-        method: a key of ``tokentiming.methods.METHODS``.
+        method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
         draft_length: tokens to draft in every round; by default this follows what pays.
 
     Raises:
@@ -53,10 +53,10 @@ class SpeculativeDecoder:
         target_tokenizer: Any,
         drafter: Drafter | None = None,
         *,
-        method: str = "coupled",
+        method: str | Method = "coupled",
         draft_length: int | None = None,
     ) -> None:
-        self.method = check_name(method)
+        self.method = resolve(method)
         checks.model(target_model)
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
@@ -74,7 +74,7 @@ class SpeculativeDecoder:
         target: str | PathLike[str],
         draft: str | PathLike[str] | None = None,
         *,
-        method: str = "coupled",
+        method: str | Method = "coupled",
         draft_length: int | None = None,
         dtype: torch.dtype | str = "auto",
         device: torch.device | str = "cpu",
@@ -89,7 +89,7 @@ class SpeculativeDecoder:
             dtype: of both models' weights.
             device: where both models go.
         """
-        check_name(method)
+        method = resolve(method)
         places = [models.resolve(name) for name in (target, draft) if name is not None]
         loaded = [models.load(place, dtype, device) for place in places]
         drafter = ModelDrafter(*loaded[1]) if draft is not None else None

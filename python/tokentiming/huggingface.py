@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriter
 
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import ModelDrafter
-from tokentiming.methods import check_name
+from tokentiming.methods import Method, resolve
 from tokentiming.noise import Noise, draw_seed
 from tokentiming.output import SpeculativeOutput, pad
 from tokentiming.prompts import Prompt
@@ -21,7 +21,7 @@ def custom_generate(
     draft_model: PreTrainedModel,
     draft_tokenizer: Any,
     target_tokenizer: Any,
-    method: str = "coupled",
+    method: str | Method = "coupled",
     draft_length: int | None = None,
     streamer: Any = None,
     stop_strings: str | list[str] | None = None,
@@ -36,7 +36,7 @@ def custom_generate(
         draft_model: any causal language model of transformers.
         draft_tokenizer: its tokenizer.
         target_tokenizer: the tokenizer of the model whose ``generate`` is called.
-        method: a key of ``tokentiming.methods.METHODS``.
+        method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
         draft_length: tokens to draft in every round; by default this follows what pays.
         streamer: a transformers streamer.
         stop_strings: strings at whose first occurrence generation ends.
@@ -45,7 +45,7 @@ def custom_generate(
         A callable whose result is ``sequences``, or a ``SpeculativeOutput`` under
         ``return_dict_in_generate=True``.
     """
-    check_name(method)
+    method = resolve(method)
     drafter = ModelDrafter(draft_model, draft_tokenizer)
     decoders: list[SpeculativeDecoder] = []
 

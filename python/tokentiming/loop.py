@@ -1,19 +1,19 @@
-"""The loop: draft, transcode, verify, commit. The only room that knows all the others."""
+"""The loop: draft, transcode, align, transfer, verify, commit. It alone knows all other rooms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
-from tokentiming import transcode
 from tokentiming.cache import CachedModel
 from tokentiming.drafters import Draft, Drafter
-from tokentiming.methods import METHODS, Greedy, Method
+from tokentiming.methods import Greedy, Method, Proposal
 from tokentiming.noise import Noise, State
 from tokentiming.pace import Outcome, Pace
 from tokentiming.prompts import Prompt
@@ -55,7 +55,7 @@ class Decoding:
         target: the target model, read through its cache.
         vocabulary: the target's.
         drafter: None makes every round a plain step of the target.
-        method: a key of ``METHODS``; greedy decoding has one rule for all of them.
+        method: how to sample; greedy decoding has one rule for all of them.
         pace: decides the drafts' lengths.
         request: what to generate.
     """
@@ -65,7 +65,7 @@ class Decoding:
         target: CachedModel,
         vocabulary: Vocabulary,
         drafter: Drafter | None,
-        method: str,
+        method: Method,
         pace: Pace,
         request: Request,
     ) -> None:
@@ -74,10 +74,9 @@ class Decoding:
         self._drafter = drafter
         self._pace = pace
         self._request = request
-        rule: type[Method] = METHODS[method] if request.do_sample else Greedy
-        drafts = drafter.vocabulary if drafter else None
-        self._method = rule(request.noise, drafts, vocabulary)
-        self.stats = Stats(method=method, exact=rule.exact)
+        self._method = method if request.do_sample else Greedy()
+        self._method.begin(request.noise, drafter.vocabulary if drafter else None, vocabulary)
+        self.stats = Stats(method=method.name, exact=self._method.exact)
         self.ids = list(request.prompt.ids)
         self._text = b""
         self._state = State()
@@ -104,27 +103,36 @@ class Decoding:
         draft = self._propose(room - 1)
         drafting = perf_counter() - start
         with self.stats.stage("transcoding"):
-            proposal = self._transcode(draft, room - 1)
-        read = self.ids + proposal
+            proposal = self._transcode(draft)
+        with self.stats.stage("aligning"):
+            proposal = self._method.transfer(draft, proposal).cut(room - 1)
+        read = self.ids + proposal.ids
         first = not self.stats.tokens
         with self.stats.stage("target"):
-            logits = self._target.logits(read, keep=len(proposal) + 1)
+            logits = self._target.logits(read, keep=len(proposal.ids) + 1)
         with self.stats.stage("verifying"):
-            rows = Rows(logits, read, proposal, self._request.processors, self._states(proposal))
+            rows = Rows(
+                logits,
+                read,
+                proposal.ids,
+                self._request.processors,
+                self._states(proposal.ids),
+            )
             emitted = self._method.verify(rows, proposal)
         tokens = self._commit(emitted)
         accepted = min(len(emitted) - 1, len(tokens))
         self.stats.drafted += len(draft.ids)
         self.stats.proposed += len(proposal)
         self.stats.accepted += accepted
+        self.stats.transfer_cases.update(proposal.cases)
         self.stats.accepted_per_round[accepted] += 1
         if not first:  # the first pass reads the prompt too and says nothing about later ones
             self._pace.observe(
                 Outcome(
                     confidences=draft.confidences,
-                    kept=self._drafted_and_kept(draft, proposal[: len(emitted) - 1]),
+                    kept=self._drafted_and_kept(draft, proposal.ids[: len(emitted) - 1]),
                     tokens=len(tokens),
-                    rows=len(proposal) + 1,
+                    rows=len(proposal.ids) + 1,
                     drafting=drafting,
                     total=perf_counter() - start,
                 )
@@ -136,15 +144,11 @@ class Decoding:
         if not self._drafter or limit < 1:
             return Draft()
         with self.stats.stage("drafting"):
-            return self._drafter.propose(
-                self._text, self._state, limit, self._method.choose_draft, self._pace.wants_more
-            )
+            ask = partial(self._drafter.propose, self._text, self._state)
+            return self._method.draft(ask, limit, self._pace.wants_more)
 
-    def _transcode(self, draft: Draft, room: int) -> list[int]:
-        if not self._drafter or not (draft.ids or draft.ends):
-            return []
-        ids = transcode.proxies(draft.ids, draft.ends, self._drafter.vocabulary, self._vocabulary)
-        return ids[:room]
+    def _transcode(self, draft: Draft) -> Proposal:
+        return self._method.transcode(draft) if draft.drawn else Proposal()
 
     def _states(self, proposal: Sequence[int]) -> list[State]:
         states = [self._state]
@@ -205,7 +209,8 @@ class Rows:
         self._states = states
 
     def scores(self, j: int) -> torch.Tensor:
-        row = self._logits[j : j + 1].float()
+        row = self._logits[j : j + 1]
+        row = row.to(torch.promote_types(row.dtype, torch.float32))
         if not self._processors:
             return row[0]
         ids = torch.tensor([self._read[: self._committed + j]], device=row.device)

@@ -65,10 +65,39 @@ class Noise:
         first, second = (scores[pair].double() - noise).tolist()
         return float(first - second)
 
-    def independent(self) -> Noise:
-        """Another noise, independent of this one, fixed by the same seed and index."""
-        digest = hashlib.blake2b(b"independent", key=self.seed.to_bytes(8, "little"), digest_size=8)
-        return Noise(int.from_bytes(digest.digest(), "little"), self.row)
+    def stream(self, purpose: str) -> Stream:
+        """Variates independent of this noise and of the streams for other purposes."""
+        digest = hashlib.blake2b(
+            purpose.encode(), key=self.seed.to_bytes(8, "little"), digest_size=8
+        ).digest()
+        return Stream(int.from_bytes(digest, "little"), self.row)
+
+
+class Stream:
+    """Draws one after another, each on variates of its own.
+
+    Unlike the shared noise these belong to no place in the text: after a rejection the same place
+    is drafted again, and must not meet the randomness that led to the rejection.
+    """
+
+    def __init__(self, seed: int, row: int) -> None:
+        self._seed = seed
+        self._row = row
+        self._calls = 0
+
+    def draw(self, law: torch.Tensor) -> int:
+        """An index of a law ``[V]``, which need not be normalised."""
+        keys = torch.arange(len(law))
+        return int(ops.sample(law.log()[None], keys, seed=self._seed, states=self._fresh()))
+
+    def uniforms(self, count: int) -> torch.Tensor:
+        """Float64 ``[count]`` in [0, 1), fine-grained near 0."""
+        noise = ops.log_noise(torch.arange(count), seed=self._seed, states=self._fresh())[0]
+        return (-torch.expm1(-noise.exp())).clamp_(max=1 - 2**-53)
+
+    def _fresh(self) -> torch.Tensor:
+        self._calls += 1
+        return torch.tensor([[self._row, self._calls, 0]])
 
 
 def draw_seed() -> int:

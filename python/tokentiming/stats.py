@@ -32,6 +32,9 @@ class Stats:
     """Proposed tokens accepted."""
     accepted_per_round: Counter[int] = field(default_factory=Counter)
     """Histogram: accepted tokens of a round -> rounds."""
+    transfer_cases: Counter[str] = field(default_factory=Counter)
+    """By which case of the transfer proposed tokens got their laws, for `tokentiming`: "within" a
+    draft token, a "merge" of several, "inside" one, or, as the last resort, a "point mass"."""
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds spent in each stage; the rest of ``seconds`` is bookkeeping."""
 
@@ -48,6 +51,12 @@ class Stats:
     def acceptance_rate(self) -> float:
         """Share of the proposed target tokens that were accepted."""
         return self.accepted / self.proposed if self.proposed else 0.0
+
+    @property
+    def point_mass_rate(self) -> float:
+        """Share of the transferred tokens for which there was nothing to transfer."""
+        transferred = self.transfer_cases.total()
+        return self.transfer_cases["point mass"] / transferred if transferred else 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

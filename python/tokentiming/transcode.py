@@ -23,25 +23,24 @@ def unfinished(data: bytes) -> int:
 
 
 def proxies(
-    draft_ids: Sequence[int], ends: bool, draft: Vocabulary, target: Vocabulary
+    draft_ids: Sequence[int], special: int | None, draft: Vocabulary, target: Vocabulary
 ) -> list[int]:
     """Re-encode drafted tokens into the target's.
 
     A UTF-8 character that the draft left unfinished is not proposed; a draft that ends its turn
-    proposes the target's own end of turn.
+    proposes the target's own end of turn. Between equal vocabularies all tokens stay as they are.
 
     Args:
         draft_ids: drafted ids, none of them special.
-        ends: whether the draft went on to end its turn.
-        draft: vocabulary of ``draft_ids``.
+        special: the special id that the draft went on to draw, if it did.
+        draft: vocabulary of ``draft_ids`` and ``special``.
         target: vocabulary of the result.
     """
     if draft.fingerprint == target.fingerprint:
-        ids = list(draft_ids)
-    else:
-        data = draft.decode(draft_ids)
-        ids = target.encode(data[: len(data) - unfinished(data)])
-    return ids + list(target.eos_ids[:1]) if ends else ids
+        return [*draft_ids] if special is None else [*draft_ids, special]
+    data = draft.decode(draft_ids)
+    ids = target.encode(data[: len(data) - unfinished(data)])
+    return ids + list(target.eos_ids[:1]) if special in draft.eos_ids else ids
 
 
 def follow(ids: list[int], data: bytes, vocabulary: Vocabulary) -> list[int]:

@@ -64,6 +64,19 @@ class VocabularyMap:
         ids: list[int] = self.expansion_ids[start:end].tolist()
         return ids
 
+    def push_forward(self, law: torch.Tensor, columns: int) -> torch.Tensor:
+        """The law of the first target token, ``q(t) = sum of law(d) over first(d) = t``.
+
+        Args:
+            law: float ``[D]``.
+            columns: V_t.
+
+        Returns:
+            ``[V_t]``; what has no expansion is missing from its sum.
+        """
+        spelled = self.first != NONE
+        return law.new_zeros(columns).index_add_(0, self.first[spelled], law[spelled])
+
     @classmethod
     def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
         if draft.fingerprint == target.fingerprint:

@@ -222,7 +222,7 @@ def test_a_streamer_gets_the_text_and_watchers_the_rounds(decoder, capsys):
 def test_the_drafters_end_of_turn_proposes_the_targets(target):
     class Ends(toys.RandomDrafter):
         def propose(self, text, state, limit, choose, wants_more):
-            return tt.Draft(ends=True)
+            return tt.Draft(special=0)
 
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, Ends(decoder_vocabulary(target)))
 
@@ -238,7 +238,7 @@ def test_the_drafters_end_of_turn_proposes_the_targets(target):
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(target):
-    with pytest.raises(ValueError, match=r"method is 'magic'; choose one of coupled, slem"):
+    with pytest.raises(ValueError, match="is 'magic'; choose one of coupled, pushforward, slem"):
         tt.SpeculativeDecoder(target, TOKENIZER, method="magic")
     with pytest.raises(ValueError, match="method is 'magic'"):
         tt.custom_generate(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import chisquare, kstest
 
 import references
 import toys
@@ -58,11 +59,29 @@ def test_states_never_come_twice():
         seen.add(state)
 
 
-def test_independent_noise_is_fixed_and_other():
-    noise = Noise(5, 2)
-    assert noise.independent() == Noise(5, 2).independent()
-    assert noise.independent().seed != noise.seed
-    assert noise.independent().row == 2
+def test_streams_are_fixed_by_seed_row_and_purpose_and_never_repeat():
+    def beginning(noise: Noise, purpose: str) -> list[float]:
+        stream = noise.stream(purpose)
+        return [float(u) for _ in range(3) for u in stream.uniforms(4)]
+
+    noises = [Noise(5, 2), Noise(5, 3), Noise(6, 2)]
+    drawn = [beginning(noise, purpose) for noise in noises for purpose in ("draft", "verify")]
+    assert drawn[0] == beginning(Noise(5, 2), "draft")
+    together = [u for uniforms in drawn for u in uniforms]
+    assert len(set(together)) == len(together)
+
+
+def test_a_stream_draws_by_a_law_and_its_uniforms_are_uniform():
+    stream = Noise(1).stream("draft")
+    law = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
+    counts = torch.bincount(torch.tensor([stream.draw(law) for _ in range(8000)]), minlength=5)
+    assert counts[0] == counts[3] == 0
+    possible = law > 0
+    assert chisquare(counts[possible], law[possible] / law.sum() * 8000).pvalue > 1e-3
+    uniforms = stream.uniforms(8000)
+    assert uniforms.dtype == torch.float64
+    assert 0 <= float(uniforms.min()) <= float(uniforms.max()) < 1
+    assert kstest(uniforms.numpy(), "uniform").pvalue > 1e-3
 
 
 def test_seeds_come_from_torchs_generator():

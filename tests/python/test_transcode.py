@@ -35,19 +35,19 @@ def test_unfinished_counts_the_bytes_of_a_cut_character(data, cut):
 @given(st.text(max_size=20), st.booleans())
 def test_proxies_cover_exactly_the_drafted_bytes(text, ends):
     drafted = LEFT.encode(text.encode())
-    ids = proxies(drafted, ends, LEFT, RIGHT)
+    ids = proxies(drafted, LEFT.eos_ids[0] if ends else None, LEFT, RIGHT)
     assert RIGHT.decode(ids) == text.encode()
     assert (ids[-1:] == [RIGHT.eos_ids[0]]) == ends
 
 
 def test_an_unfinished_character_is_not_proposed():
     drafted = LEFT.encode("a日".encode()[:-1])
-    assert RIGHT.decode(proxies(drafted, False, LEFT, RIGHT)) == b"a"
+    assert RIGHT.decode(proxies(drafted, None, LEFT, RIGHT)) == b"a"
 
 
 def test_between_equal_vocabularies_tokens_stay_as_they_are():
     odd = [LEFT.byte_ids[ord("a")], LEFT.byte_ids[ord("b")]]
-    assert proxies(odd, False, LEFT, LEFT) == odd
+    assert proxies(odd, None, LEFT, LEFT) == odd
 
 
 @settings(max_examples=200)

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
-from tokentiming import Draft, Vocabulary
+from tokentiming import Draft, Vocabulary, methods
 from tokentiming.byte_tables import ByteLevel
 from tokentiming.loop import Decoding, Request
 from tokentiming.noise import Noise
@@ -112,13 +112,9 @@ class TableDrafter:
         draft = Draft()
         while len(draft.ids) < limit:
             scores = self.model.logits(ids + draft.ids)[0]
-            token, confidence = choose(scores, state)
-            if token in self.vocabulary.special_ids:
-                draft.ends = token in self.vocabulary.eos_ids
+            if not draft.take(choose(scores, state), self.vocabulary.special_ids):
                 break
-            draft.ids.append(token)
-            draft.confidences.append(confidence)
-            state = state.after(self.vocabulary.token_bytes(token))
+            state = state.after(self.vocabulary.token_bytes(draft.ids[-1]))
             if not wants_more(draft.confidences):
                 break
         return draft
@@ -139,7 +135,8 @@ class RandomDrafter:
 
     def propose(self, text, state, limit, choose, wants_more) -> Draft:
         ids = self._random.choices(self._ordinary, k=limit)
-        return Draft(ids, [1.0] * len(ids), ends=self._random.random() < 0.1)
+        ends = self.vocabulary.eos_ids and self._random.random() < 0.1
+        return Draft(ids, [1.0] * len(ids), self.vocabulary.eos_ids[0] if ends else None)
 
 
 class ProphetDrafter:
@@ -168,7 +165,7 @@ def decode(
     vocabulary: Vocabulary,
     drafter,
     *,
-    method: str = "coupled",
+    method: str | methods.Method = "coupled",
     seed: int = 0,
     row: int = 0,
     room: int = 2,
@@ -191,5 +188,6 @@ def decode(
         Noise(seed, row),
         watch,
     )
-    decoding = Decoding(target, vocabulary, drafter, method, FixedPace(draft_length), request)
+    pace = FixedPace(draft_length)
+    decoding = Decoding(target, vocabulary, drafter, methods.resolve(method), pace, request)
     return decoding.run(None)[2:]

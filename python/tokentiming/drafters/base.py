@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -12,8 +12,19 @@ from tokentiming.noise import State
 from tokentiming.prompts import Prompt
 from tokentiming.vocabulary import Vocabulary
 
-Choose = Callable[[torch.Tensor, State], tuple[int, float]]
-"""Picks the id emitted at a state, given float32 scores ``[V]``, and says how sure that is."""
+
+class Choice(NamedTuple):
+    """A drafted token."""
+
+    token: int
+    confidence: float
+    """Guessed odds that the target emits it too; decides lengths, never laws."""
+    law: torch.Tensor | None = None
+    """The draft's law at its position, float ``[V]``, for rules that judge the token by it."""
+
+
+Choose = Callable[[torch.Tensor, State], "Choice | None"]
+"""Picks the id emitted at a state, given float scores ``[V]``; None ends the draft before it."""
 
 WantsMore = Callable[[Sequence[float]], bool]
 """Whether to go on, given the confidences of the tokens drafted so far."""
@@ -27,8 +38,29 @@ class Draft:
     """Drafted ids, none of them special."""
     confidences: list[float] = field(default_factory=list)
     """How sure each of them is, from 0 to 1."""
-    ends: bool = False
-    """Whether the drafter ends its turn after them."""
+    special: int | None = None
+    """The special token drawn after them, an end of turn as a rule, which ended the draft."""
+    laws: list[torch.Tensor] = field(default_factory=list)
+    """The laws of ``drawn``, one by one; none of them if the method keeps none, or the source of
+    the guess has none."""
+
+    @property
+    def drawn(self) -> list[int]:
+        """All drawn ids, the special one too."""
+        return self.ids if self.special is None else [*self.ids, self.special]
+
+    def take(self, choice: Choice | None, special_ids: Collection[int]) -> bool:
+        """Append a choice, if there is one; returns whether the draft can go on after it."""
+        if choice is None:
+            return False
+        if choice.law is not None:
+            self.laws.append(choice.law)
+        if choice.token in special_ids:
+            self.special = choice.token
+            return False
+        self.ids.append(choice.token)
+        self.confidences.append(choice.confidence)
+        return True
 
 
 class Drafter(Protocol):
@@ -47,6 +79,9 @@ class Drafter(Protocol):
         self, text: bytes, state: State, limit: int, choose: Choose, wants_more: WantsMore
     ) -> Draft:
         """Guess what follows ``text``, all bytes generated so far.
+
+        A drafter may stop before ``limit``, for a reason that was known before it drew the token
+        at which it stops.
 
         Args:
             text: may end inside a UTF-8 character.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.drafters.base import Choose, Draft, WantsMore
+from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
 from tokentiming.native_model import reader
 from tokentiming.noise import State
 from tokentiming.prompts import Prompt
@@ -67,18 +67,15 @@ class ModelDrafter:
         room = limit if self._reader.max_length is None else self._reader.max_length - len(read)
         draft = Draft()
         while len(draft.ids) < min(limit, room):
-            token, confidence = self._next(read + draft.ids, state, choose)
-            if token in self.vocabulary.special_ids:
-                draft.ends = token in self.vocabulary.eos_ids
+            choice = self._next(read + draft.ids, state, choose)
+            if not draft.take(choice, self.vocabulary.special_ids):
                 break
-            draft.ids.append(token)
-            draft.confidences.append(confidence)
-            state = state.after(self.vocabulary.token_bytes(token))
+            state = state.after(self.vocabulary.token_bytes(draft.ids[-1]))
             if len(draft.ids) == limit or not wants_more(draft.confidences):
                 break
         self._context = self._context + draft.ids
         return draft
 
-    def _next(self, ids: list[int], state: State, choose: Choose) -> tuple[int, float]:
+    def _next(self, ids: list[int], state: State, choose: Choose) -> Choice | None:
         logits = self._reader.logits(ids)[:, : len(self.vocabulary)].float()
         return choose(self._warpers(torch.tensor([ids]), logits)[0], state)

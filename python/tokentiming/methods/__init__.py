@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from tokentiming.methods.base import Choice, Method, TargetRows
+from tokentiming.methods.base import Method, Proposal, TargetRows
 from tokentiming.methods.coupled import Coupled
 from tokentiming.methods.greedy import Greedy
+from tokentiming.methods.pushforward import Pushforward
 from tokentiming.methods.slem import Slem
+from tokentiming.methods.slrs import Slrs
+from tokentiming.methods.tli import Tli
+from tokentiming.methods.tokentiming import PointMass, TokenTiming
 
-METHODS: dict[str, type[Method]] = {"coupled": Coupled, "slem": Slem}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Coupled, Slem, Slrs, Tli, Pushforward, TokenTiming)
+}
 
-__all__ = ["METHODS", "Choice", "Coupled", "Greedy", "Method", "Slem", "TargetRows", "check_name"]
+__all__ = [
+    "METHODS",
+    "Coupled",
+    "Greedy",
+    "Method",
+    "PointMass",
+    "Proposal",
+    "Pushforward",
+    "Slem",
+    "Slrs",
+    "TargetRows",
+    "Tli",
+    "TokenTiming",
+    "resolve",
+]
 
 
-def check_name(name: str) -> str:
-    """The name itself, should there be such a method.
+def resolve(method: str | Method) -> Method:
+    """A method given by its name, with its usual settings, or one that is given as it is.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none of this name.
     """
-    if name not in METHODS:
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
         raise ValueError(
-            f"SpeculativeDecoder: method is {name!r}; choose one of {', '.join(sorted(METHODS))}"
+            f"SpeculativeDecoder: method is {method!r}; choose one of {', '.join(sorted(METHODS))}"
         )
-    return name
+    return METHODS[method]()

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from tokentiming.methods.base import Choice, Matching
+from tokentiming.drafters.base import Choice
+from tokentiming.methods.base import Matching
 from tokentiming.noise import State
 
 
@@ -21,16 +22,15 @@ class Coupled(Matching):
     """
 
     name = "coupled"
-    exact = True
 
     def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
-        assert self.draft is not None
-        token = self.noise.race(scores, self.draft, state)
+        assert self.draft_vocabulary is not None
+        token = self.noise.race(scores, self.draft_vocabulary, state)
         # The race's lead tells far more than the token's probability: an improbable token that won
         # by much wins under a near distribution too. Between models that agree on half of their
         # draws a lead of about one nat makes even odds; the pace corrects for others.
-        lead = self.noise.lead(scores, self.draft, state, token)
+        lead = self.noise.lead(scores, self.draft_vocabulary, state, token)
         return Choice(token, 1 / (1 + math.exp(1 - lead)))
 
     def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        return self.noise.race(scores, self.target, state)
+        return self.noise.race(scores, self.target_vocabulary, state)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tokentiming.methods.base import Choice, Matching, probability
+from tokentiming.drafters.base import Choice
+from tokentiming.methods.base import Matching, probability
 from tokentiming.noise import State
 
 
@@ -12,7 +13,6 @@ class Greedy(Matching):
     """Both models take their most likely token, of equals the lowest id."""
 
     name = "greedy"
-    exact = True
 
     def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
         token = int(scores.argmax())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from tokentiming.methods.base import Choice, Matching, probability
-from tokentiming.noise import State
+from tokentiming.drafters.base import Choice
+from tokentiming.methods.base import Matching
+from tokentiming.noise import Noise, State
+from tokentiming.vocabulary import Vocabulary
 
 
 class Slem(Matching):
@@ -15,12 +17,15 @@ class Slem(Matching):
     """
 
     name = "slem"
-    exact = True
+
+    def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
+        super().begin(noise, draft, target)
+        self._draws = noise.stream("draft")
 
     def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
-        assert self.draft is not None
-        token = self.noise.independent().race(scores, self.draft, state)
-        return Choice(token, probability(scores, token))
+        law = torch.softmax(scores, 0)
+        token = self._draws.draw(law)
+        return Choice(token, float(law[token]))
 
     def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        return self.noise.race(scores, self.target, state)
+        return self.noise.race(scores, self.target_vocabulary, state)

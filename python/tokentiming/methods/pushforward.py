@@ -1,0 +1,57 @@
+"""The draft's whole law, pushed forward into the target's vocabulary."""
+
+from __future__ import annotations
+
+import torch
+
+from tokentiming import ops
+from tokentiming.drafters.base import Draft
+from tokentiming.methods.base import Proposal
+from tokentiming.methods.rejection import Rejection
+
+
+class Pushforward(Rejection):
+    """Each draft token proposes its own expansion; ``q`` is the exact law of what is proposed.
+
+    The first token of an expansion has the law ``q(t) = sum of P(d) over first(d) = t``. Inside an
+    expansion ``q`` is the draft's law conditioned on the target tokens already taken from it and on
+    the expansion going on, both of which are known by then.
+
+    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same laws,
+    with tokens proposed so that they have them.
+    """
+
+    name = "pushforward"
+
+    def transcode(self, draft: Draft) -> Proposal:
+        proposal = Proposal()
+        for token in draft.drawn:
+            expansion = self.map.expansion(token)
+            if not expansion:
+                proposal.missed = bool(draft.laws)
+                break
+            proposal.ids += expansion
+        return proposal
+
+    def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
+        if not draft.laws:
+            return proposal
+        assert self.draft_vocabulary is not None
+        drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.stack(draft.laws)
+        lengths = self.map.expansion_offsets.diff()[drawn]
+        lo = torch.arange(len(drawn)).repeat_interleave(lengths)[: len(proposal.ids)]
+        moved = ops.transfer(
+            laws,
+            drawn,
+            torch.tensor(proposal.ids, dtype=torch.int64),
+            torch.stack((lo, lo + 1), 1).int(),
+            self.draft_vocabulary,
+            self.target_vocabulary,
+            self.map,
+        ).probs
+        if proposal.missed:
+            first_missed = int((lengths == 0).nonzero()[0])
+            missed = self.map.push_forward(laws[first_missed], len(self.target_vocabulary))
+            moved = torch.cat((moved, missed[None]))
+        proposal.laws = moved
+        return proposal

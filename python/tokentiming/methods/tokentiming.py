@@ -1,0 +1,107 @@
+"""The TokenTiming paper's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tokentiming import ops
+from tokentiming.drafters.base import Draft
+from tokentiming.methods.base import Proposal
+from tokentiming.methods.rejection import Rejection
+from tokentiming.vocabulary import Vocabulary
+
+CASES = ("point mass", "within", "merge", "inside")
+"""By which case of ``ops.transfer`` a proxy token got its law."""
+
+Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Tensor]
+
+
+class TokenTiming(Rejection):
+    """The draft's bytes are encoded anew; its probabilities come along through an alignment.
+
+    Approximate: a proxy token depends on draft tokens that its law knows nothing of, wherever
+    encoding anew merges what was drawn apart. The joint law of the output is off by at most the sum
+    over positions of ``E[TV(law(x given history and q), q)]``; ``stats.transfer_cases`` tells how
+    each law came about. Between equal vocabularies it is exact, being plain speculative sampling.
+
+    Args:
+        alignment: ``"dtw"`` takes the draft tokens of each proxy token from dynamic time warping,
+            as the paper does; ``"bytes"`` takes those that it shares bytes with.
+
+    Raises:
+        ValueError: an unknown alignment.
+
+    Source: TokenTiming, arXiv 2510.15545.
+    """
+
+    name = "tokentiming"
+
+    def __init__(self, alignment: str = "dtw") -> None:
+        spans: dict[str, Spans] = {"dtw": warped_spans, "bytes": byte_spans}
+        if alignment not in spans:
+            raise ValueError(
+                f"TokenTiming: alignment is {alignment!r}; choose one of {', '.join(spans)}"
+            )
+        self._spans = spans[alignment]
+
+    @property
+    def exact(self) -> bool:
+        draft = self.draft_vocabulary
+        return draft is None or draft.fingerprint == self.target_vocabulary.fingerprint
+
+    def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
+        if not draft.laws or not proposal.ids:
+            return proposal
+        assert self.draft_vocabulary is not None
+        vocabularies = self.draft_vocabulary, self.target_vocabulary
+        ends = proposal.ids[-1] in self.target_vocabulary.special_ids
+        drawn = torch.tensor(draft.drawn if ends else draft.ids)
+        proxies = torch.tensor(proposal.ids)
+        laws, cases = ops.transfer(
+            torch.stack(draft.laws[: len(drawn)]),
+            drawn,
+            proxies,
+            self._spans(drawn, proxies, *vocabularies),
+            *vocabularies,
+            self.map,
+        )
+        proposal.laws = laws
+        proposal.cases = [CASES[case] for case in cases.tolist()]
+        return proposal
+
+
+class PointMass(Rejection):
+    """The variant of the paper's published code: each proxy token counts as certain.
+
+    It is accepted with ``p(x)``, else another is drawn from ``p`` without ``x``. Exact for any
+    proposal, and as often accepted as `slem`.
+
+    Source: the code published with TokenTiming, arXiv 2510.15545.
+    """
+
+    name = "tokentiming, point mass"
+
+
+def warped_spans(
+    drawn: torch.Tensor, proxies: torch.Tensor, draft: Vocabulary, target: Vocabulary
+) -> torch.Tensor:
+    """Draft tokens beside each proxy token on the path of time warping, int32 ``[M, 2]``."""
+    return ops.align(drawn, proxies, draft, target).target_spans
+
+
+def byte_spans(
+    drawn: torch.Tensor, proxies: torch.Tensor, draft: Vocabulary, target: Vocabulary
+) -> torch.Tensor:
+    """Draft tokens that each proxy token shares bytes with, int32 ``[M, 2]``.
+
+    A token without bytes, the end of turn that is, goes with the last draft token.
+    """
+    draft_ends = draft.offsets.diff()[drawn].cumsum(0)
+    lengths = target.offsets.diff()[proxies]
+    ends = lengths.cumsum(0)
+    last = len(drawn) - 1
+    lo = torch.searchsorted(draft_ends, ends - lengths, right=True).clamp(max=last)
+    hi = torch.searchsorted(draft_ends, ends).clamp(max=last) + 1
+    return torch.stack((lo, torch.maximum(hi, lo + 1)), 1).int()
