@@ -159,14 +159,14 @@ class Decoding:
     def _commit(self, emitted: Sequence[int]) -> list[int]:
         """Append emitted tokens one by one, up to where a stopping criterion says so."""
         committed: list[int] = []
+        ids = torch.tensor([[*self.ids, *emitted]], device=self._target.device)
         for token in emitted:
             data = self._vocabulary.token_bytes(token)
             self.ids.append(token)
             committed.append(token)
             self._text += data
             self._state = self._state.after(data)
-            ids = torch.tensor([self.ids], device=self._target.device)
-            self._done = bool(self._request.finished(ids, None))
+            self._done = bool(self._request.finished(ids[:, : len(self.ids)], None))
             if self._done or self.stats.tokens + len(committed) == self._request.room:
                 self._done = True
                 break

@@ -44,15 +44,16 @@ class Letters(Vocabulary):
         super().__init__(
             table, encoder=Tokenizer(tokenizer_models.BPE()), eos_ids=eos_ids, special_ids=eos_ids
         )
-        self._longest_first = sorted(range(len(table)), key=lambda i: -len(table[i]))
+        spelling = [(i, piece) for i, piece in enumerate(table) if piece]
+        self._longest_first = sorted(spelling, key=lambda token: -len(token[1]))
 
     def encode(self, data: bytes) -> list[int]:
         ids: list[int] = []
-        while data:
-            fitting = [i for i in self._longest_first if self.token_bytes(i)]
-            token = next(i for i in fitting if data.startswith(self.token_bytes(i)))
+        start = 0
+        while start < len(data):
+            token, piece = next(t for t in self._longest_first if data.startswith(t[1], start))
             ids.append(token)
-            data = data[len(self.token_bytes(token)) :]
+            start += len(piece)
         return ids
 
     def encode_all(self, pieces: Sequence[bytes]) -> list[list[int]]:
@@ -76,8 +77,8 @@ class TableModel:
 
     def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
         self.forwards += 1
-        rows = [self.table[ids[i - 1], ids[i]] for i in range(len(ids) - keep, len(ids))]
-        return torch.stack(rows)
+        last = torch.tensor(ids[-keep - 1 :])
+        return self.table[last[:-1], last[1:]]
 
     def law(self, prompt: Sequence[int], length: int) -> torch.Tensor:
         """Exact joint law of the next tokens, ``[V] * length``."""
@@ -168,6 +169,7 @@ def decode(
     method: str | methods.Method = "coupled",
     seed: int = 0,
     row: int = 0,
+    noise: Noise | None = None,
     room: int = 2,
     draft_length: int = 3,
     do_sample: bool = True,
@@ -185,7 +187,7 @@ def decode(
         finished,
         room,
         do_sample,
-        Noise(seed, row),
+        noise or Noise(seed, row),
         watch,
     )
     pace = FixedPace(draft_length)

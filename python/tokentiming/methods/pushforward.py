@@ -38,7 +38,7 @@ class Pushforward(Rejection):
             return proposal
         assert self.draft_vocabulary is not None
         drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.stack(draft.laws)
-        lengths = self.map.expansion_offsets.diff()[drawn]
+        lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
         lo = torch.arange(len(drawn)).repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
             laws,

@@ -1,0 +1,274 @@
+"""Every way through the random choices of the real loop, each with its exact weight.
+
+A run asks for random choices one after another. The first run takes the first option each time, and
+later ones replay a beginning and then turn off, until all ways have been gone. What is random in
+production is replaced: races and draws by branches weighted with the law, uniforms by the
+intervals between the breakpoints of ``ops.verify``, which bisection finds in double.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import pytest
+import torch
+
+import toys
+from tokentiming import Draft, Vocabulary, methods, ops
+from tokentiming.noise import State
+
+FINEST = 2**53
+"""Uniforms are multiples of its inverse."""
+
+Law = dict[tuple[int, ...], Fraction]
+
+
+class RevisitedError(AssertionError):
+    """Noise was used twice."""
+
+
+class Script:
+    """The choices of one run: a given beginning, then the first option each time."""
+
+    def __init__(self, beginning: list[int]) -> None:
+        self._beginning = beginning
+        self._taken: list[int] = []
+        self.weight = Fraction(1)
+        self.alternatives: list[list[int]] = []
+
+    def choose(self, options: list[tuple[Fraction, object]]):
+        """One of weighted options."""
+        if len(self._taken) < len(self._beginning):
+            index = self._beginning[len(self._taken)]
+        else:
+            index = 0
+            self.alternatives += [[*self._taken, other] for other in range(1, len(options))]
+        self._taken.append(index)
+        weight, value = options[index]
+        self.weight *= weight
+        return value
+
+    def draw(self, law: torch.Tensor) -> int:
+        """An index of a float64 law."""
+        assert law.dtype == torch.float64, "probabilities have been rounded on the way"
+        weights = [Fraction(p) for p in law.tolist()]
+        total = sum(weights)
+        return self.choose([(w / total, i) for i, w in enumerate(weights) if w])
+
+
+def branches(run: Callable[[Script], object]) -> Iterator[tuple[Fraction, object]]:
+    """The results of all runs, and their weights."""
+    pending: list[list[int]] = [[]]
+    while pending:
+        script = Script(pending.pop())
+        result = run(script)
+        yield script.weight, result
+        pending += script.alternatives
+
+
+class EnumeratedNoise:
+    """Stands in for ``Noise`` and its streams."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._states: set[State] = set()
+
+    def race(self, scores: torch.Tensor, vocabulary: Vocabulary, state: State) -> int:
+        if state in self._states:
+            raise RevisitedError(f"a second race at {state}")
+        self._states.add(state)
+        return self._script.draw(torch.softmax(scores[: len(vocabulary)], 0))
+
+    def stream(self, purpose: str) -> EnumeratedNoise:
+        return self
+
+    def draw(self, law: torch.Tensor) -> int:
+        return self._script.draw(law)
+
+    def uniforms(self, count: int) -> torch.Tensor:
+        return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` knows better
+
+
+Verify = Callable[..., ops.Verification]
+
+
+class Verdicts:
+    """Stands in for ``ops.verify``: asks it for every cell of the uniforms, and takes one."""
+
+    def __init__(self, verify: Verify = ops.verify) -> None:
+        self._verify = verify
+        self._known: dict[tuple, list] = {}
+        self.script: Script | None = None
+
+    def __call__(self, ids, *, uniforms, **laws) -> ops.Verification:
+        key = tuple(
+            (name, tuple(value.flatten().tolist()))
+            for name, value in (("ids", ids), *laws.items())
+            if value is not None
+        )
+        if key not in self._known:
+
+            def outcome(*at: int) -> tuple[int, int]:
+                u = torch.tensor([at], dtype=torch.float64) / FINEST
+                result = self._verify(ids, uniforms=u, **laws)
+                return int(result.accepted), int(result.tokens[0, int(result.accepted)])
+
+            self._known[key] = cells(outcome, ids.shape[1])
+        at = self.script.choose(self._known[key])
+        u = torch.tensor([at], dtype=torch.float64) / FINEST
+        return self._verify(ids, uniforms=u, **laws)
+
+
+def cells(outcome: Callable, length: int) -> list[tuple[Fraction, tuple[int, ...]]]:
+    """Weights and representatives of the cells of ``length + 1`` uniforms with one outcome each.
+
+    Uniform i decides on token i alone and accepts it below some threshold; the last draws a token,
+    in the order of their ids.
+    """
+    found = []
+    reached = Fraction(1)
+
+    def draws(weight: Fraction, decided: tuple[int, ...]) -> None:
+        start = 0
+        while start < FINEST:
+            token = outcome(*decided, start)
+            end = first_false(lambda u, token=token: outcome(*decided, u) == token, start)
+            found.append((weight * Fraction(end - start, FINEST), (*decided, start)))
+            start = end
+
+    for i in range(length):
+        rest = (0,) * (length - i)
+        threshold = first_false(lambda u, i=i, rest=rest: outcome(*(0,) * i, u, *rest)[0] > i, -1)
+        if threshold < FINEST:
+            refused = reached * Fraction(FINEST - threshold, FINEST)
+            draws(refused, (*(0,) * i, threshold, *(0,) * (length - i - 1)))
+        if threshold == 0:
+            return found
+        reached *= Fraction(threshold, FINEST)
+    draws(reached, (0,) * length)
+    return found
+
+
+def first_false(holds: Callable[[int], bool], true: int) -> int:
+    """The least integer above ``true``, up to FINEST, at which a falling condition fails."""
+    false = FINEST
+    while false - true > 1:
+        middle = (true + false) // 2
+        if holds(middle):
+            true = middle
+        else:
+            false = middle
+    return false
+
+
+class Gram:
+    """Stands in for ``CachedModel``: a law over a few tokens, given the last two of them.
+
+    Probabilities are multiples of 1/64, some of them 0, and float64 holds their logarithms.
+    """
+
+    device = torch.device("cpu")
+    max_length = None
+    forwards = 0
+
+    def __init__(self, size: int, seed: int, support: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        support = min(support, size)
+        self.law = torch.zeros(size, size, size, dtype=torch.int64)
+        for row in self.law.view(-1, size):
+            kept = torch.randperm(size, generator=generator)[:support]
+            draws = torch.randint(support, (64 - support,), generator=generator)
+            row[kept] = 1 + torch.bincount(draws, minlength=support)
+        self._scores = (self.law.double() / 64).log()
+
+    def reset(self) -> None:
+        pass
+
+    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+        rows = range(len(ids) - keep, len(ids))
+        return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
+
+    def joint(self, length: int, ends: tuple[int, ...]) -> Law:
+        """Law of the next tokens after ``[0, 0]``, up to an end of turn."""
+        law: Law = {}
+
+        def go(ids: list[int], weight: Fraction) -> None:
+            new = tuple(ids[2:])
+            if len(new) == length or (new and new[-1] in ends):
+                law[new] = weight
+                return
+            for token, w in enumerate(self.law[ids[-2], ids[-1]].tolist()):
+                if w:
+                    go([*ids, token], weight * Fraction(w, 64))
+
+        go([0, 0], Fraction(1))
+        return law
+
+
+class Adversary:
+    """Drafts the same string in every round, whatever the text."""
+
+    forwards = 0
+
+    def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
+        self.vocabulary = vocabulary
+        self._drawn = drawn
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        draft = Draft()
+        for token in self._drawn[:limit]:
+            if not draft.take(methods.base.Choice(token, 1.0), self.vocabulary.special_ids):
+                break
+        return draft
+
+
+def enumerated(
+    method: methods.Method,
+    target: Gram,
+    vocabulary: Vocabulary,
+    drafter,
+    *,
+    room: int = 3,
+    draft_length: int = 2,
+    verify: Verify = ops.verify,
+    observe: Callable[[Fraction], None] = lambda weight: None,
+) -> Law:
+    """Law of the tokens that the real loop emits, over all its random choices.
+
+    ``observe`` is called after each run with the run's weight.
+    """
+    verdicts = Verdicts(verify)
+
+    def run(script: Script) -> tuple[int, ...]:
+        verdicts.script = script
+        new = toys.decode(
+            target,
+            vocabulary,
+            drafter,
+            method=method,
+            noise=EnumeratedNoise(script),
+            room=room,
+            draft_length=draft_length,
+        )
+        return tuple(new)
+
+    law: Law = defaultdict(Fraction)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "verify", verdicts)
+        for weight, new in branches(run):
+            law[new] += weight
+            observe(weight)
+    assert sum(law.values()) == 1
+    return law
+
+
+def distance(left: Law, right: Law) -> float:
+    """Greatest difference of two laws."""
+    return float(
+        max(abs(left.get(key, 0) - right.get(key, 0)) for key in left.keys() | right.keys())
+    )

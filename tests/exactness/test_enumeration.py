@@ -1,0 +1,156 @@
+"""The law of what the real loop emits, over all its random choices, is the target's."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from fractions import Fraction
+from itertools import product
+
+import pytest
+
+import toys
+from enumeration import Adversary, Gram, distance, enumerated
+from pairs import DRAFT, PAIRS, TARGET, models
+from tokentiming import methods
+from tokentiming.methods import Coupled, PointMass, Pushforward, Slem, Slrs, Tli, TokenTiming
+
+EXACT = 1e-12
+JUDGING = {
+    "tli": Tli(),
+    "pushforward": Pushforward(),
+    "slrs": Slrs(),
+    "slrs, two tokens": Slrs(lookahead=2),
+    "point mass": PointMass(),
+}
+
+
+def law_and_target(method, pair: str, *, support: int = 4, **options):
+    draft, target = PAIRS[pair]
+    target_model, draft_model = models(pair, support)
+    drafter = toys.TableDrafter(draft, draft_model)
+    law = enumerated(method, target_model, target, drafter, **options)
+    return law, target_model.joint(3, target.eos_ids)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("draft_length", [1, 2])
+@pytest.mark.parametrize("method", JUDGING)
+def test_methods_that_judge_by_a_law_are_exact(method, pair, draft_length):
+    law, target = law_and_target(JUDGING[method], pair, draft_length=draft_length)
+    assert distance(law, target) < EXACT
+
+
+@pytest.mark.parametrize("alignment", ["dtw", "bytes"])
+def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
+    method = TokenTiming(alignment)
+    law, target = law_and_target(method, "same")
+    assert method.exact
+    assert distance(law, target) < EXACT
+
+
+@pytest.mark.parametrize("method", [Coupled(), Slem()], ids=["coupled", "slem"])
+def test_matching_methods_are_exact_whatever_is_drafted(method):
+    """Every string of two tokens is an adversary of its own; no state is raced at twice."""
+    model = Gram(len(TARGET), seed=1, support=4)
+    expected = model.joint(3, TARGET.eos_ids)
+    for drawn in product(range(len(DRAFT)), repeat=2):
+        law = enumerated(method, model, TARGET, Adversary(DRAFT, drawn))
+        assert distance(law, expected) < EXACT, drawn
+
+
+@pytest.mark.parametrize("method", JUDGING)
+def test_methods_that_judge_take_drafters_without_laws(method):
+    model = Gram(len(TARGET), seed=1, support=4)
+    for drawn in [(1, 2), (3, 4), (5, 1), (4, 0), (0,)]:
+        law = enumerated(JUDGING[method], model, TARGET, Adversary(DRAFT, drawn))
+        assert distance(law, model.joint(3, TARGET.eos_ids)) < EXACT, drawn
+
+
+def test_the_pair_holds_what_could_go_wrong():
+    """Missed draws, ends of turn, expansions of several tokens, rejections in every place."""
+    seen: Counter[str] = Counter()
+
+    class Watched(Pushforward):
+        def verify(self, rows, proposal):
+            emitted = super().verify(rows, proposal)
+            accepted = len(emitted) - 1
+            seen["missed"] += proposal.missed and accepted == len(proposal.ids)
+            seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
+            seen["all accepted"] += accepted == len(proposal) > 0
+            for j in range(min(len(proposal.ids), accepted + 1)):
+                lacking = float(proposal.laws[j].sum()) < 1
+                seen[f"{'accepted' if j < accepted else 'rejected'} at {j}"] += 1
+                seen["mass is missing"] += lacking
+            return emitted
+
+    law_and_target(Watched(), "crossing")
+    for what in ("missed", "end of turn", "all accepted", "mass is missing"):
+        assert seen[what] > 0, what
+    for j in range(2):
+        assert seen[f"accepted at {j}"] > 0
+        assert seen[f"rejected at {j}"] > 0
+
+
+def test_slrs_refuses_to_enumerate_more_than_it_may():
+    with pytest.raises(ValueError, match=r"^Slrs: lookahead of 2 draft tokens makes at least"):
+        law_and_target(Slrs(lookahead=2, strings=5), "crossing")
+
+
+# ---- tokentiming ----
+
+
+class Recorded(TokenTiming):
+    """Notes for each judged token what had been emitted before it, and its supposed law."""
+
+    def begin(self, noise, draft, target) -> None:
+        super().begin(noise, draft, target)
+        self.history: tuple[int, ...] = ()
+        self.events: list[tuple] = []
+
+    def verify(self, rows, proposal) -> list[int]:
+        emitted = super().verify(rows, proposal)
+        for j, token in enumerate(proposal.ids[: len(emitted)]):
+            law = tuple(proposal.laws[j].tolist())
+            self.events.append((self.history + tuple(emitted[:j]), law, token))
+        self.history += tuple(emitted)
+        return emitted
+
+
+def deviation_and_bound(alignment: str, pair: str) -> tuple[float, float]:
+    """Total variation of the joint law, and the sum over positions of E[TV(true law of x, q)]."""
+    method = Recorded(alignment)
+    laws: dict[tuple, dict[int, Fraction]] = defaultdict(lambda: defaultdict(Fraction))
+
+    def observe(weight: Fraction) -> None:
+        for history, law, token in method.events:
+            laws[history, law][token] += weight
+
+    law, target = law_and_target(method, pair, observe=observe)
+    bound = Fraction(0)
+    for (_, q), drawn in laws.items():
+        reached = sum(drawn.values())
+        lacking = 1 - sum(map(Fraction, q))
+        apart = sum(abs(drawn[x] / reached - Fraction(p)) for x, p in enumerate(q))
+        bound += reached * (apart + abs(lacking)) / 2
+    deviation = sum(abs(law.get(x, 0) - target.get(x, 0)) for x in law.keys() | target.keys()) / 2
+    return float(deviation), float(bound)
+
+
+@pytest.mark.parametrize("alignment", ["dtw", "bytes"])
+@pytest.mark.parametrize("pair", ["crossing", "merging"])
+def test_tokentiming_deviates_by_no_more_than_its_bound(pair, alignment):
+    deviation, bound = deviation_and_bound(alignment, pair)
+    assert 1e-3 < deviation < bound
+
+
+def test_tokentiming_is_exact_where_nothing_merges(monkeypatch):
+    finer = toys.letters(["<eos>", "b", "a"])
+    monkeypatch.setitem(PAIRS, "finer", (toys.letters(["a", "<eos>", "ab", "b", "aa"]), finer))
+    deviation, bound = deviation_and_bound("bytes", "finer")
+    assert deviation < EXACT
+    assert bound < EXACT
+
+
+def test_no_method_is_left_out():
+    enumerated_here = {Coupled, Slem, TokenTiming, *map(type, JUDGING.values())}
+    assert set(methods.METHODS.values()) <= enumerated_here

@@ -1,0 +1,26 @@
+"""The enumeration can fail: each known mistake makes it."""
+
+from __future__ import annotations
+
+import pytest
+
+from enumeration import RevisitedError, distance
+from mutations import MUTATIONS, Mutation
+from pairs import models
+
+EXPECTED = models("crossing")[0].joint(3, (0,))
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_is_caught(name):
+    mutation = MUTATIONS[name]
+    if name == "noise used twice":
+        with pytest.raises(RevisitedError):
+            mutation.law(mutated=True)
+        return
+    assert distance(mutation.law(mutated=True), EXPECTED) > 1e-3
+
+
+@pytest.mark.parametrize("method", sorted({m.method for m in MUTATIONS.values()}, key=repr))
+def test_without_a_switch_the_same_run_is_exact(method):
+    assert distance(Mutation(method).law(mutated=False), EXPECTED) < 1e-12
