@@ -1,0 +1,200 @@
+"""How often each method's first proposed token is accepted, position by position of four texts.
+
+Both models read the same text, in English, code, Chinese and Russian, each in its own tokens. At
+every target position the target's law ``p`` and the draft's law are taken from what stands before
+it, and all methods are judged on these two:
+
+- ``pushforward`` and ``tli`` accept with probability ``sum of min(p, q)``, which is worked out;
+- ``coupled`` and ``slem`` draw, from some seeds: accepted is a target token whose bytes the draft
+  spells, in as many of its own tokens as that takes;
+- at temperature 0 all methods are one, ``greedy``.
+
+    python bench/python/acceptance.py --target gemma-3-270m --draft smollm2-135m --out pair.jsonl
+    python bench/python/acceptance.py --out pair.jsonl --table
+
+The first form measures (``--only english`` a part) and appends a line a position to a file, the
+second prints the file as a table: means, and 95% intervals over positions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import tokentiming as tt
+from tokentiming import models, ops, transcode
+from tokentiming.cache import CachedModel
+from tokentiming.noise import Noise, State
+
+TEXTS = Path(__file__).parent.parent / "data" / "texts"
+LANGUAGES = ("english", "code", "chinese", "russian")
+METHODS = ("pushforward", "tli", "coupled", "slem")
+TEMPERATURES = (0.6, 1.0)
+FIRST = 8
+"""Positions at the beginning, where there is hardly a context, are left out."""
+CHUNK = 250
+
+
+class Draft:
+    """The draft model at a place in the text, and after strings of its own that follow."""
+
+    def __init__(self, model, tokenizer) -> None:
+        self.vocabulary = vocabulary_of(model, tokenizer)
+        self._reader = CachedModel(model)
+        self._prompt = tokenizer("").input_ids
+        self._context: list[int] = []
+
+    def read(self, text: bytes) -> None:
+        self._context = transcode.follow(self._context, text, self.vocabulary)
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def scores(self, written: tuple[int, ...] = ()) -> torch.Tensor:
+        if written not in self._known:
+            ids = [*self._prompt, *self._context, *written]
+            row = self._reader.logits(ids)[0, : len(self.vocabulary)]
+            self._known[written] = row.float()
+        return self._known[written]
+
+    def spells(self, goal: bytes, choose) -> bool:
+        """Whether the tokens that it chooses one after another begin with these bytes."""
+        written: tuple[int, ...] = ()
+        data = b""
+        while len(data) < len(goal) and goal.startswith(data):
+            token = choose(self.scores(written), data)
+            piece = self.vocabulary.token_bytes(token)
+            if not piece:
+                return False
+            written, data = (*written, token), data + piece
+        return data.startswith(goal)
+
+
+def vocabulary_of(model, tokenizer) -> tt.Vocabulary:
+    return tt.Vocabulary.from_tokenizer(
+        tokenizer, eos_token_ids=model.generation_config.eos_token_id
+    )
+
+
+def target_rows(model, ids: list[int]):
+    """Scores before each position, in the target's own reading of the text."""
+    reader = CachedModel(model)
+    for start in range(0, len(ids), CHUNK):
+        part = ids[: start + CHUNK]
+        keep = len(part) - start
+        for j, row in enumerate(reader.logits(part, keep)):
+            yield start + j + 1, row.float()
+
+
+def drawn(draft: Draft, target, row, temperature: float, seeds: int, offset: int) -> dict:
+    """Shares of seeds with which the draft spells what the target draws."""
+    accepted = dict.fromkeys(("coupled", "slem"), 0)
+    for seed in range(seeds):
+        shared = Noise(seed)
+        state = State(offset)
+        stream = Noise(seed, offset).stream("draft")
+        goal = target.token_bytes(shared.race(row / temperature, target, state))
+
+        def race(scores, data, shared=shared):
+            at = State(offset + len(data))
+            return shared.race(scores / temperature, draft.vocabulary, at)
+
+        def draw(scores, data, stream=stream):
+            return stream.draw(torch.softmax(scores / temperature, 0))
+
+        if goal:
+            accepted["coupled"] += draft.spells(goal, race)
+            accepted["slem"] += draft.spells(goal, draw)
+    return {name: count / seeds for name, count in accepted.items()}
+
+
+def position(draft: Draft, target, mapped, row, seeds: int, offset: int) -> dict:
+    """Acceptance at one position: ``{temperature: {method: probability}}``."""
+    row = row[: len(target)]
+    goal = target.token_bytes(int(row.argmax()))
+    spelled = bool(goal) and draft.spells(goal, lambda scores, data: int(scores.argmax()))
+    result = {"0": {"greedy": float(spelled)}}
+    for temperature in TEMPERATURES:
+        p = torch.softmax(row / temperature, 0)
+        law = torch.softmax(draft.scores() / temperature, 0)
+        pushed = mapped.push_forward(law, len(target))
+        shared = ops.restrict(law[None], mapped.exact, columns=len(target))[0]
+        result[str(temperature)] = {
+            "pushforward": float(torch.minimum(p, pushed).sum()),
+            "tli": float(torch.minimum(p, shared).sum()),
+            **drawn(draft, target, row, temperature, seeds, offset),
+        }
+    return result
+
+
+def measure(target, draft, languages, seeds: int, out: Path) -> None:
+    model, tokenizer = target
+    vocabulary = vocabulary_of(model, tokenizer)
+    prompt = tokenizer("").input_ids or [vocabulary.eos_ids[0]]
+    for language in languages:
+        text = (TEXTS / f"{language}.txt").read_bytes()
+        ids = vocabulary.encode(text)
+        reader = Draft(*draft)
+        mapped = tt.VocabularyMap.build(reader.vocabulary, vocabulary)
+        with out.open("a") as file, torch.inference_mode():
+            for read, row in target_rows(model, [*prompt, *ids]):
+                i = read - len(prompt)
+                before = vocabulary.decode(ids[: max(i, 0)])
+                if i < FIRST or i >= len(ids) or transcode.unfinished(before):
+                    continue
+                reader.read(before)
+                rates = position(reader, vocabulary, mapped, row, seeds, len(before))
+                file.write(json.dumps({"language": language, "at": i, "rates": rates}) + "\n")
+
+
+def interval(values: list[float]) -> str:
+    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+
+
+def print_table(out: Path) -> None:
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    columns = ("T", "text", "positions", *METHODS, "pushforward - coupled", "coupled - slem")
+    print("| " + " | ".join(columns) + " |")
+    print("|---|---|" + "---:|" * (len(columns) - 2))
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for line in lines:
+        groups[line["language"]].append(line["rates"])
+        groups["all"].append(line["rates"])
+    for name, rates in groups.items():
+        greedy = interval([rate["0"]["greedy"] for rate in rates])
+        print(f"| 0 | {name} | {len(rates)} | {greedy} (one rule for all) | | | | | |")
+    for temperature in map(str, TEMPERATURES):
+        for name, rates in groups.items():
+            values = {m: [rate[temperature][m] for rate in rates] for m in METHODS}
+            cells = [interval(values[m]) for m in METHODS]
+            for left, right in (("pushforward", "coupled"), ("coupled", "slem")):
+                pairs = zip(values[left], values[right], strict=True)
+                cells.append(interval([x - y for x, y in pairs]))
+            print(f"| {temperature} | {name} | {len(rates)} | " + " | ".join(cells) + " |")
+
+
+def main(
+    target: Annotated[str, typer.Option(help="Target model.")] = "qwen2.5-coder-1.5b",
+    draft: Annotated[str, typer.Option(help="Draft model.")] = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="File of measured positions.")] = Path("pair.jsonl"),
+    only: Annotated[str, typer.Option(help=f"Texts, of {', '.join(LANGUAGES)}.")] = "",
+    seeds: Annotated[int, typer.Option(help="Draws at each position.")] = 8,
+    table: Annotated[bool, typer.Option(help="Print the file instead of measuring.")] = False,
+) -> None:
+    """Measure a pair, or print what was measured."""
+    if not table:
+        pair = [
+            models.load(models.resolve(name), torch.bfloat16, "cpu") for name in (target, draft)
+        ]
+        measure(*pair, only.split(",") if only else LANGUAGES, seeds, out)
+    print_table(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
