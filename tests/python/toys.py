@@ -161,7 +161,7 @@ class ProphetDrafter:
         return Draft(ids, [1.0] * len(ids))
 
 
-def decode(
+def decoding(
     target: TableModel,
     vocabulary: Vocabulary,
     drafter,
@@ -174,11 +174,12 @@ def decode(
     draft_length: int = 3,
     do_sample: bool = True,
     watch: Callable = lambda round_: None,
-) -> list[int]:
-    """Run the real loop on toy parts; returns the new ids."""
+    ends: bool = True,
+) -> Decoding:
+    """Run the real loop on toy parts; without ``ends`` it goes on after an end of turn."""
 
     def finished(ids, scores):
-        return int(ids[0, -1]) in vocabulary.eos_ids
+        return ends and int(ids[0, -1]) in vocabulary.eos_ids
 
     request = Request(
         Prompt([0, 0]),
@@ -191,5 +192,11 @@ def decode(
         watch,
     )
     pace = FixedPace(draft_length)
-    decoding = Decoding(target, vocabulary, drafter, methods.resolve(method), pace, request)
-    return decoding.run(None)[2:]
+    run = Decoding(target, vocabulary, drafter, methods.resolve(method), pace, request)
+    run.run(None)
+    return run
+
+
+def decode(*parts, **options) -> list[int]:
+    """The new ids of ``decoding``."""
+    return decoding(*parts, **options).ids[2:]

@@ -1,0 +1,255 @@
+"""Each method's proposals and their laws, against slow twins; the settings; what is refused."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import references
+import toys
+from tokentiming import Draft, Vocabulary, methods, ops
+from tokentiming.methods import METHODS, Proposal, Pushforward, Slrs, Tli, TokenTiming
+from tokentiming.methods.tokentiming import byte_spans
+from tokentiming.noise import Noise, State
+from tokentiming.vocabulary_map import VocabularyMap
+
+LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
+RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))
+DRAFT = toys.letters(["<eos>", "a", "b", "ba", "bab", ""])
+TARGET = toys.letters(["<eos>", "b", "a", "ab"])
+
+
+def begun(method, draft: Vocabulary = DRAFT, target: Vocabulary = TARGET):
+    method.begin(Noise(0), draft, target)
+    return method
+
+
+def drawn(ids, vocabulary: Vocabulary = DRAFT, seed: int = 0) -> Draft:
+    """A draft of given tokens under random laws."""
+    generator = torch.Generator().manual_seed(seed)
+    draft = Draft()
+    for token in ids:
+        law = torch.rand(len(vocabulary), generator=generator, dtype=torch.float64)
+        choice = methods.base.Choice(token, 0.5, law / law.sum())
+        if not draft.take(choice, vocabulary.special_ids):
+            break
+    return draft
+
+
+def proposed(method, draft: Draft) -> Proposal:
+    return method.transfer(draft, method.transcode(draft))
+
+
+# ---- proposals and laws ----
+
+
+def pushforward_twin(draft: Draft) -> tuple[list[int], list[list[float]], bool]:
+    """Ids, laws and whether a draw missed, by walking over every expansion."""
+    mapped = VocabularyMap.build(DRAFT, TARGET)
+    ids: list[int] = []
+    laws: list[list[float]] = []
+    for token, law in zip(draft.drawn, draft.laws, strict=True):
+        expansion = mapped.expansion(token)
+        for taken in range(max(len(expansion), 1)):
+            row = [0.0] * len(TARGET)
+            for other, probability in enumerate(law.tolist()):
+                going_on = mapped.expansion(other)
+                if len(going_on) > taken and going_on[:taken] == expansion[:taken]:
+                    row[going_on[taken]] += probability
+            laws.append([q / (sum(row) if taken else 1) for q in row])
+        if not expansion:
+            return ids, laws, True
+        ids += expansion
+    return ids, laws, False
+
+
+@pytest.mark.parametrize("ids", [[1], [3, 2], [4, 4], [2, 5, 1], [5], [1, 0], [0], [4, 3, 0]])
+def test_pushforward_takes_expansions_and_their_exact_laws(ids):
+    draft = drawn(ids)
+    proposal = proposed(begun(Pushforward()), draft)
+    expected, laws, missed = pushforward_twin(draft)
+    assert (proposal.ids, proposal.missed) == (expected, missed)
+    torch.testing.assert_close(proposal.laws, torch.tensor(laws, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [2, 0], [0]])
+def test_tli_restricts_the_draft_and_normalises(ids):
+    draft = drawn(ids)
+    proposal = proposed(begun(Tli()), draft)
+    exact = VocabularyMap.build(DRAFT, TARGET).exact.tolist()
+    assert proposal.ids == [exact[i] for i in ids]
+    expected = [references.restrict(law.tolist(), exact, len(TARGET)) for law in draft.laws]
+    torch.testing.assert_close(proposal.laws, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
+    method = begun(Tli())
+    scores = torch.tensor([-math.inf, 0.0, 0.0, 9.0, 9.0, 9.0])
+    assert {method.choose_draft(scores, None).token for _ in range(50)} == {1, 2}
+    assert method.choose_draft(torch.tensor([-math.inf] * 3 + [0.0] * 3), None) is None
+
+
+@pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
+def test_between_equal_vocabularies_the_full_law_is_kept(method):
+    draft = drawn([1, 4, 3, 0])
+    proposal = proposed(begun(method, DRAFT, DRAFT), draft)
+    assert proposal.ids == draft.drawn == [1, 4, 3, 0]
+    torch.testing.assert_close(proposal.laws, torch.stack(draft.laws))
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 3])
+def test_slrs_sums_over_every_string(lookahead):
+    model = toys.TableModel(len(DRAFT), seed=4)
+    drafter = toys.TableDrafter(DRAFT, model)
+    drafter.begin(None, None, None)
+    method = begun(Slrs(lookahead))
+
+    def ask(limit, choose, wants_more):
+        return drafter.propose(b"", State(), limit, choose, wants_more)
+
+    draft = method.draft(ask, 5, lambda confidences: True)
+    proposal = proposed(method, draft)
+    psi = torch.zeros(len(TARGET) + 1)
+    for string in product(range(len(DRAFT)), repeat=lookahead):
+        ids, weight = [0, 0], 1.0
+        for token in string:
+            weight *= float(model.table[ids[-2], ids[-1], token].exp())
+            ids.append(token)
+            if token in DRAFT.special_ids:
+                weight /= len(DRAFT) ** (lookahead - len(ids) + 2)  # the rest is not drawn
+                break
+        spelled = TARGET.encode(DRAFT.decode(ids[2:]))
+        first = 0 if ids[2] in DRAFT.eos_ids else spelled[0] if spelled else -1
+        psi[first] += weight
+    torch.testing.assert_close(proposal.laws[0], psi[:-1])
+    assert len(proposal) == 1
+
+
+def test_a_cut_does_not_tell_what_was_drawn_behind_it():
+    proposal = Proposal([3, 1], missed=True, laws=torch.rand(3, 4))
+    assert proposal.cut(3).missed
+    for length in range(3):
+        cut = proposal.cut(length)
+        assert (len(cut), cut.missed, len(cut.laws)) == (length, False, length)
+
+
+# ---- tokentiming ----
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("abc æ日", min_size=1, max_size=12))
+def test_byte_spans_are_the_tokens_that_share_bytes(text):
+    ids, proxies = LEFT.encode(text.encode()), RIGHT.encode(text.encode())
+    spans = byte_spans(torch.tensor(ids), torch.tensor(proxies), LEFT, RIGHT).tolist()
+    owner = [k for k, token in enumerate(ids) for _ in LEFT.token_bytes(token)]
+    start = 0
+    for token, (lo, hi) in zip(proxies, spans, strict=True):
+        end = start + len(RIGHT.token_bytes(token))
+        assert sorted(set(owner[start:end])) == list(range(lo, hi))
+        start = end
+
+
+def test_the_end_of_turn_goes_with_the_draft_s_own():
+    ids, proxies = [1, 2, 0], [3, 0]
+    spans = byte_spans(torch.tensor(ids), torch.tensor(proxies), DRAFT, TARGET).tolist()
+    assert spans == [[0, 2], [2, 3]]
+
+
+def test_statistics_tell_the_cases_of_the_transfer():
+    target = toys.TableModel(len(TARGET), seed=1)
+    watched = []
+
+    class Watched(TokenTiming):
+        def transfer(self, draft, proposal):
+            watched.append(super().transfer(draft, proposal))
+            return watched[-1]
+
+    stats = toys.decoding(
+        target, TARGET, toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
+        method=Watched("bytes"), room=60, ends=False,
+    ).stats  # fmt: skip
+    assert not stats.exact
+    assert stats.transfer_cases.total() == stats.proposed
+    assert {"within", "merge", "inside"} <= set(stats.transfer_cases)
+    assert stats.point_mass_rate == stats.transfer_cases["point mass"] / stats.proposed
+
+
+def test_the_point_mass_is_accepted_as_often_as_slem():
+    accepted = []
+    for method in (methods.PointMass(), "slem"):
+        target = toys.TableModel(len(TARGET), seed=1)
+        drafter = toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2))
+        rounds = []
+        for row in range(150):
+            toys.decode(
+                target, TARGET, drafter, method=method, row=row, room=8, watch=rounds.append
+            )
+        accepted.append(sum(r.accepted for r in rounds) / len(rounds))
+    assert accepted[0] == pytest.approx(accepted[1], rel=0.1)
+
+
+# ---- settings ----
+
+
+def test_a_method_is_given_by_name_or_with_settings():
+    assert {name: type(methods.resolve(name)) for name in METHODS} == METHODS
+    method = TokenTiming(alignment="bytes")
+    assert methods.resolve(method) is method
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match=r"^TokenTiming: alignment is 'x'; choose one of dtw, b"):
+        TokenTiming(alignment="x")
+    with pytest.raises(ValueError, match=r"^Slrs: lookahead is 0; give at least 1"):
+        Slrs(lookahead=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_fixes_the_text_for_a_draft_length(method):
+    target = toys.TableModel(len(TARGET), seed=1)
+
+    def text(seed: int, draft_length: int = 3) -> list[int]:
+        drafter = toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2))
+        return toys.decoding(
+            target, TARGET, drafter,
+            method=method, seed=seed, room=30, draft_length=draft_length, ends=False,
+        ).ids  # fmt: skip
+
+    assert text(5) == text(5)
+    assert text(5) != text(6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_good_draft_is_accepted_in_part(method):
+    """Target and draft of one law each: every method profits, or it is no method."""
+    single = toys.letters(["a", "b", "c", "d"])
+    target = toys.TableModel(len(single), seed=1)
+    drafter = toys.TableDrafter(single, target)
+    stats = toys.decoding(target, single, drafter, method=method, room=100).stats
+    if method == "slem":
+        assert 0.1 < stats.acceptance_rate < 0.9
+    else:
+        assert stats.acceptance_rate > 0.99
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=15), st.sampled_from(["dtw", "bytes"]))
+def test_spans_are_what_the_transfer_expects(text, alignment):
+    data = text.encode()
+    ids, proxies = torch.tensor(LEFT.encode(data)), torch.tensor(RIGHT.encode(data))
+    if not len(ids):
+        return
+    spans = (
+        ops.align(ids, proxies, LEFT, RIGHT).target_spans
+        if alignment == "dtw"
+        else byte_spans(ids, proxies, LEFT, RIGHT)
+    ).tolist()
+    assert spans[0][0] == 0
+    assert spans[-1][1] == len(ids)
+    assert all(lo < hi for lo, hi in spans)
+    assert all(right[0] in (left[1], left[1] - 1) for left, right in pairwise(spans))
