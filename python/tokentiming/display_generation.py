@@ -111,9 +111,14 @@ def stats_lines(stats: Stats) -> RenderableType:
         if stats.stage_seconds[stage]
     )
     law = "exact" if stats.exact else "approximate"
+    transferred = stats.transfer_cases.total()
+    cases = "".join(
+        f"; {case} {count / transferred:.0%}" for case, count in stats.transfer_cases.most_common()
+    )
     return Text(
         f"{stats.tokens} tokens, {stats.tokens_per_second:.2f} a second, {stats.method} ({law})\n"
         f"forwards: target {stats.target_forwards}, draft {stats.draft_forwards}; "
-        f"accepted {stats.accepted} of {stats.proposed} proposed; a round: {rounds}\n{shares}",
+        f"accepted {stats.accepted} of {stats.proposed} proposed; a round: {rounds}\n{shares}"
+        + (f"\nlaws transferred{cases}" if cases else ""),
         style="dim",
     )

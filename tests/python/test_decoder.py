@@ -234,6 +234,27 @@ def test_the_drafters_end_of_turn_proposes_the_targets(target):
     assert output.stats.accepted == output.stats.tokens == 1
 
 
+@pytest.mark.parametrize("method", tt.methods.METHODS)
+def test_every_method_runs_on_models(target, method):
+    """Between tokenizers that differ, and heads that are padded."""
+    draft_tokenizer = toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("b", "c")])
+    drafter = tt.ModelDrafter(tiny(seed=1), draft_tokenizer)
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, method=method, draft_length=3)
+    options = {"do_sample": True, "temperature": 0.9, "top_k": 60, "max_new_tokens": 40}
+    output = decoder.generate("abc ab", seed=3, **options)
+    assert torch.equal(output.sequences, decoder.generate("abc ab", seed=3, **options).sequences)
+    assert int(output.sequences.max()) < len(TOKENIZER)
+    assert output.stats.proposed > 0
+    assert output.stats.exact == (method != "tokentiming")
+    assert output.stats.transfer_cases.total() == (
+        output.stats.proposed if method == "tokentiming" else 0
+    )
+    greedy = decoder.generate("abc ab", do_sample=False, max_new_tokens=20)
+    expected = generate_alone(target, "abc ab", do_sample=False, max_new_tokens=20)
+    assert torch.equal(greedy.sequences, expected)
+    assert greedy.stats.exact
+
+
 # ---- what is refused ----
 
 

@@ -8,7 +8,7 @@ import torch
 import prompts
 import tokentiming as tt
 import toys
-from tokentiming.methods import Coupled
+from tokentiming.methods import METHODS, Coupled
 from tokentiming.noise import Noise, State
 
 MARGIN = 1e-3
@@ -52,7 +52,11 @@ def greedy_alone(model, tokenizer, prompt: str, length: int) -> list[int]:
     return output.sequences[0].tolist()
 
 
-def check_greedy(target, draft, texts, length) -> None:
+def check_greedy(target, draft, texts, length, methods=()) -> None:
+    """Compare with the target alone, under the default method and, for the model's drafts, others.
+
+    Greedy decoding being one rule, other methods repeat what the default has shown.
+    """
     model, tokenizer = target
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
@@ -70,6 +74,13 @@ def check_greedy(target, draft, texts, length) -> None:
             assert output.sequences[0].tolist() == expected, (name, text)
             if name in accepted:
                 accepted[name] += output.stats.accepted
+        decoder.drafter = drafter
+        for method in methods:
+            decoder.method = tt.methods.resolve(method)
+            output = decoder.generate(text, do_sample=False, max_new_tokens=length)
+            assert output.sequences[0].tolist() == expected, (method, text)
+            assert (output.stats.method, output.stats.exact) == (method, True)
+        decoder.method = tt.methods.resolve("coupled")
         assert drafter.rounds > 0
     assert all(accepted.values()), "drafts are never accepted: nothing was tested"
 
@@ -120,6 +131,9 @@ class TestSmoke:
     def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.SMOKE, 24)
 
+    def test_greedy_decoding_is_one_rule_for_all_methods(self, pairs, pair):
+        check_greedy(*pairs[pair], prompts.SMOKE[:2], 10, sorted(METHODS))
+
     def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
         check_coupled(*pairs[pair], prompts.SMOKE[:3], 24, monkeypatch)
 
@@ -128,7 +142,7 @@ class TestSmoke:
 @pytest.mark.parametrize("pair", ["smollm2->gemma", "gemma->smollm2"])
 class TestMatrix:
     def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
-        check_greedy(*pairs[pair], prompts.CONTINUATIONS, 64)
+        check_greedy(*pairs[pair], prompts.CONTINUATIONS, 64, sorted(METHODS))
 
     def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
         check_coupled(*pairs[pair], prompts.CONTINUATIONS[::3], 64, monkeypatch)
