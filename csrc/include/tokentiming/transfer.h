@@ -60,9 +60,9 @@ struct Proposals {
 //   cases   one a proxy token
 //
 // A draft row is read once for each proxy token that it serves, of kInside only where the expansion
-// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning
-// multiplies by the inverse of a sum in double. Proxy tokens are shared among OpenMP threads; the result does not depend on their
-// number.
+// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning and
+// normalising multiply by the inverse of a sum in double. Proxy tokens are shared among OpenMP
+// threads; the result does not depend on their number.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are
 // malformed, or an id or a span is out of range; and, when parts of `probs` and `cases` may have
