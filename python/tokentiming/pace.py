@@ -108,7 +108,7 @@ class AdaptivePace:
     _PRIOR_STEP = 0.2  # seconds of a drafted token and its row, where the target's own step is 1
     _ROUND_MEMORY = 0.9
     _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
-    _FIRST_PAUSE, _LONGEST_PAUSE = 4, 64
+    _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
     _PROBE = 3
 
     def __init__(self, costs: Costs | None = None) -> None:
