@@ -37,8 +37,8 @@ struct LaidOut {
     in_features = new_in_features;
     memory.resize((rows * in_features + 7) / 8);
   }
-  float* data() { return memory.data()->at; }
-  const float* data() const { return memory.data()->at; }
+  float* data() { return reinterpret_cast<float*>(memory.data()); }
+  const float* data() const { return reinterpret_cast<const float*>(memory.data()); }
 };
 
 // The two steps of the fast way. Their file is compiled for newer processors than the rest, so
