@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -58,85 +59,119 @@ class Clock:
         return result, seconds
 
 
-def measure(decoder, alone, clock: Clock, prompt: str, length: int, sampling: dict, repeats: int):
-    """Median seconds a token of the three ways, and the speculative run's statistics."""
+@dataclass(frozen=True)
+class Ways:
+    """Seconds a token of each run of each way to generate one text, and what the loops returned."""
+
+    seconds: dict[str, list[float]]
+    outputs: dict[str, tt.SpeculativeOutput]
+    reference: torch.Tensor
+
+    def median(self, way: str) -> float:
+        return statistics.median(self.seconds[way])
+
+    def ratio(self, method: str) -> float:
+        """Speed over the target alone."""
+        return min(self.median("generate"), self.median("alone")) / self.median(method)
+
+    def spread(self, method: str) -> tuple[float, float]:
+        """Least and greatest speed over our loop alone, turn by turn."""
+        turns = zip(self.seconds["alone"], self.seconds[method], strict=True)
+        ratios = [alone / ours for alone, ours in turns]
+        return min(ratios), max(ratios)
+
+
+def measure(decoders, clock: Clock, prompt: str, length: int, sampling: dict, repeats: int) -> Ways:
+    """Run a prompt through ``generate`` once, and through each decoder in turns."""
     messages = [{"role": "user", "content": prompt}]
-    tokenizer, target = decoder.target_tokenizer, decoder.target_model
-    ids = tokenizer.apply_chat_template(
+    alone = decoders["alone"]
+    ids = alone.target_tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     torch.manual_seed(0)
-    reference, spent = clock.time(lambda: target.generate(**ids, max_new_tokens=length, **sampling))
+    reference, spent = clock.time(
+        lambda: alone.target_model.generate(**ids, max_new_tokens=length, **sampling)
+    )
     new = reference.shape[1] - ids["input_ids"].shape[1]
-    seconds: dict[str, list[float]] = {"generate": [spent / new], "alone": [], "speculative": []}
-    outputs = {}
+    ways = Ways({"generate": [spent / new], **{way: [] for way in decoders}}, {}, reference)
     for _ in range(repeats):
-        for way, source in (("alone", alone), ("speculative", decoder)):
-            outputs[way], spent = clock.time(
-                lambda source=source: source.generate(
+        for way, decoder in decoders.items():
+            ways.outputs[way], spent = clock.time(
+                lambda decoder=decoder: decoder.generate(
                     messages, max_new_tokens=length, seed=0, **sampling
                 )
             )
-            seconds[way].append(spent / outputs[way].stats.tokens)
-    expected = outputs["alone"].sequences if sampling["do_sample"] else reference
-    result = {name: statistics.median(values) for name, values in seconds.items()}
-    result["same_ids"] = torch.equal(expected, outputs["speculative"].sequences)
-    result["ratio"] = min(result["generate"], result["alone"]) / result["speculative"]
-    ratios = [a / s for a, s in zip(seconds["alone"], seconds["speculative"], strict=True)]
-    result["spread"] = min(ratios), max(ratios)
-    result["stats"] = outputs["speculative"].stats
-    return result
+            ways.seconds[way].append(spent / ways.outputs[way].stats.tokens)
+    return ways
+
+
+def new_table(title: str) -> Table:
+    table = Table(title=title)
+    for column in ("prompt", "method"):
+        table.add_column(column)
+    for column in ("generate", "alone", "ours", "ratio", "spread"):
+        table.add_column(column, justify="right")
+    for column in ("accepted", "tok/fwd", "drafting", "ids"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def cells(ways: Ways, method: str, do_sample: bool) -> list[str]:
+    stats = ways.outputs[method].stats
+    expected = ways.outputs["alone"].sequences if do_sample else ways.reference
+    return [
+        *(f"{1 / ways.median(way):.2f}" for way in ("generate", "alone", method)),
+        f"{ways.ratio(method):.2f}",
+        "{:.2f}-{:.2f}".format(*ways.spread(method)),
+        f"{stats.acceptance_rate:.0%}",
+        f"{stats.tokens_per_forward:.2f}",
+        f"{stats.stage_seconds['drafting'] / stats.seconds:.0%}",
+        "same" if torch.equal(expected, ways.outputs[method].sequences) else "differ",
+    ]
 
 
 def main(
     target: Annotated[str, typer.Option(help="Target model.")] = "qwen2.5-coder-1.5b",
     draft: Annotated[str, typer.Option(help="Draft model.")] = "smollm2-135m",
-    method: Annotated[str, typer.Option(help="Method.")] = "coupled",
+    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "coupled",
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     repeats: Annotated[int, typer.Option(help="Runs of our loops; medians count.")] = 3,
     steady: Annotated[float, typer.Option(help="Least share of the best bandwidth.")] = 0.6,
     retries: Annotated[int, typer.Option(help="Runs again of a disturbed run.")] = 3,
     only: Annotated[str, typer.Option(help="Comma-separated names of prompts.")] = "",
+    skip_greedy: Annotated[bool, typer.Option(help="Sampling alone.")] = False,
     dtype: Annotated[str, typer.Option(help="Dtype of both models.")] = "bfloat16",
 ) -> None:
     """Print a table for greedy decoding and one for sampling at temperature 1."""
-    decoder = tt.SpeculativeDecoder.from_pretrained(
-        target, draft, method=method, dtype=getattr(torch, dtype)
-    )
-    alone = tt.SpeculativeDecoder(decoder.target_model, decoder.target_tokenizer)
+    first = tt.SpeculativeDecoder.from_pretrained(target, draft, dtype=getattr(torch, dtype))
+    parts = first.target_model, first.target_tokenizer
+    decoders = {"alone": tt.SpeculativeDecoder(*parts)}
+    for method in methods.split(","):
+        decoders[method] = tt.SpeculativeDecoder(*parts, first.drafter, method=method)
     prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
     prompts = [p for p in prompts if not only or p["name"] in only.split(",")]
     greedy = {"do_sample": False, "repetition_penalty": 1.0}
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     sampling["repetition_penalty"] = 1.0
     clock = Clock(steady, retries)
-    measure(decoder, alone, clock, "Warm up.", 8, greedy, 1)
+    measure(decoders, clock, "Warm up.", 8, greedy, 1)
     for title, options in (("greedy", greedy), ("T = 1", sampling)):
-        table = Table(title=f"{target} with {draft}, {method}, {dtype}, {length} tokens, {title}")
-        for column in ("prompt", "generate", "alone", "ours", "ratio", "spread"):
-            table.add_column(column, justify="left" if column == "prompt" else "right")
-        for column in ("accepted", "tok/fwd", "drafting", "ids"):
-            table.add_column(column, justify="right")
-        ratios = []
+        if skip_greedy and not options["do_sample"]:
+            continue
+        table = new_table(f"{target} with {draft}, {dtype}, {length} tokens, {title}")
+        ratios: dict[str, list[float]] = {method: [] for method in methods.split(",")}
         for prompt in prompts:
-            row = measure(decoder, alone, clock, prompt["prompt"], length, options, repeats)
-            ratios.append(row["ratio"])
-            stats = row["stats"]
-            table.add_row(
-                prompt["name"],
-                *(f"{1 / row[key]:.2f}" for key in ("generate", "alone", "speculative")),
-                f"{row['ratio']:.2f}",
-                "{:.2f}-{:.2f}".format(*row["spread"]),
-                f"{stats.acceptance_rate:.0%}",
-                f"{stats.tokens_per_forward:.2f}",
-                f"{stats.stage_seconds['drafting'] / stats.seconds:.0%}",
-                "same" if row["same_ids"] else "differ",
-            )
-            console.print(f"{title:7} {prompt['name']:25} {row['ratio']:.2f}", highlight=False)
+            ways = measure(decoders, clock, prompt["prompt"], length, options, repeats)
+            for method, of_method in ratios.items():
+                row = cells(ways, method, options["do_sample"])
+                table.add_row(prompt["name"], method, *row)
+                of_method.append(ways.ratio(method))
+                console.print(title, prompt["name"], method, *row, highlight=False)
         console.print(table)
-        mean = statistics.geometric_mean(ratios)
-        console.print(f"geometric mean {mean:.2f}, lowest {min(ratios):.2f} (tokens/s above)")
-    console.print(f"{clock.disturbed} disturbed runs")
+        for method, of_method in ratios.items():
+            mean = statistics.geometric_mean(of_method)
+            console.print(f"{method}: geometric mean {mean:.2f}, lowest {min(of_method):.2f}")
+    console.print(f"tokens/s above; {clock.disturbed} disturbed runs")
 
 
 if __name__ == "__main__":
