@@ -133,6 +133,13 @@ def position(draft: Draft, target, mapped, row, seeds: int, offset: int) -> dict
 
 
 def measure(target, draft, languages, seeds: int, out: Path) -> None:
+    held = (
+        {json.loads(line)["language"] for line in out.read_text().splitlines()}
+        if out.exists()
+        else set()
+    )
+    if again := held & set(languages):
+        raise SystemExit(f"{out} holds {', '.join(sorted(again))} already; name another file")
     model, tokenizer = target
     vocabulary = vocabulary_of(model, tokenizer)
     prompt = tokenizer("").input_ids or [vocabulary.eos_ids[0]]
@@ -152,31 +159,34 @@ def measure(target, draft, languages, seeds: int, out: Path) -> None:
                 file.write(json.dumps({"language": language, "at": i, "rates": rates}) + "\n")
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float], form: str = ".2f") -> str:
     half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+    return f"{statistics.mean(values):{form}} ± {half:{form.lstrip('+')}}"
 
 
 def print_table(out: Path) -> None:
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    columns = ("T", "text", "positions", *METHODS, "pushforward - coupled", "coupled - slem")
-    print("| " + " | ".join(columns) + " |")
-    print("|---|---|" + "---:|" * (len(columns) - 2))
+    """Means and 95% intervals, the best of a row in bold; the last column is paired."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    for line in lines:
+    for line in map(json.loads, out.read_text().splitlines()):
         groups[line["language"]].append(line["rates"])
-        groups["all"].append(line["rates"])
-    for name, rates in groups.items():
+    groups["all"] = [rates for group in list(groups.values()) for rates in group]
+    names = " | ".join(f"`{name}`" for name in METHODS)
+    print(f"| text (positions) | T = 0 | T | {names} | `pushforward` less `coupled` |")
+    print("|---|---:|---:|" + "---:|" * (len(METHODS) + 1))
+    for text, rates in groups.items():
         greedy = interval([rate["0"]["greedy"] for rate in rates])
-        print(f"| 0 | {name} | {len(rates)} | {greedy} (one rule for all) | | | | | |")
-    for temperature in map(str, TEMPERATURES):
-        for name, rates in groups.items():
-            values = {m: [rate[temperature][m] for rate in rates] for m in METHODS}
-            cells = [interval(values[m]) for m in METHODS]
-            for left, right in (("pushforward", "coupled"), ("coupled", "slem")):
-                pairs = zip(values[left], values[right], strict=True)
-                cells.append(interval([x - y for x, y in pairs]))
-            print(f"| {temperature} | {name} | {len(rates)} | " + " | ".join(cells) + " |")
+        row = f"| {text.capitalize()} ({len(rates):,}) | {greedy} |"
+        for temperature in map(str, TEMPERATURES):
+            row += f" {temperature} |"
+            values = {name: [rate[temperature][name] for rate in rates] for name in METHODS}
+            best = max(map(statistics.mean, values.values()))
+            for name in METHODS:
+                bold = "**" if statistics.mean(values[name]) > best - 0.005 else ""
+                row += f" {bold}{interval(values[name])}{bold} |"
+            pairs = zip(values["pushforward"], values["coupled"], strict=True)
+            row += f" {interval([left - right for left, right in pairs], '+.3f')} |"
+            print(row)
+            row = "| | |"
 
 
 def main(

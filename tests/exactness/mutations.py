@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import toys
-from enumeration import Law, Verify, enumerated
-from pairs import PAIRS, models
+from enumeration import Verify, enumerated
+from pairs import PAIRS, Law, models
 from tokentiming import Draft, methods, ops
 from tokentiming.methods import Method, Pushforward, Slem, Tli
 from tokentiming.noise import State

@@ -2,8 +2,80 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import torch
+
 import toys
-from enumeration import Gram
+from tokentiming import Draft, Vocabulary, methods
+
+Law = dict[tuple[int, ...], Fraction]
+"""Probabilities of sequences of tokens."""
+
+
+class Gram:
+    """Stands in for ``CachedModel``: a law over a few tokens, given the last two of them.
+
+    Probabilities are multiples of 1/64, some of them 0, and float64 holds their logarithms.
+    """
+
+    device = torch.device("cpu")
+    max_length = None
+    forwards = 0
+
+    def __init__(self, size: int, seed: int, support: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        support = min(support, size)
+        self.law = torch.zeros(size, size, size, dtype=torch.int64)
+        for row in self.law.view(-1, size):
+            kept = torch.randperm(size, generator=generator)[:support]
+            draws = torch.randint(support, (64 - support,), generator=generator)
+            row[kept] = 1 + torch.bincount(draws, minlength=support)
+        self._scores = (self.law.double() / 64).log()
+
+    def reset(self) -> None:
+        pass
+
+    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+        rows = range(len(ids) - keep, len(ids))
+        return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
+
+    def joint(self, length: int, ends: tuple[int, ...]) -> Law:
+        """Law of the next tokens after ``[0, 0]``, up to an end of turn."""
+        law: Law = {}
+
+        def go(ids: list[int], weight: Fraction) -> None:
+            new = tuple(ids[2:])
+            if len(new) == length or (new and new[-1] in ends):
+                law[new] = weight
+                return
+            for token, w in enumerate(self.law[ids[-2], ids[-1]].tolist()):
+                if w:
+                    go([*ids, token], weight * Fraction(w, 64))
+
+        go([0, 0], Fraction(1))
+        return law
+
+
+class Adversary:
+    """Drafts the same string in every round, whatever the text."""
+
+    forwards = 0
+
+    def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
+        self.vocabulary = vocabulary
+        self._drawn = drawn
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        draft = Draft()
+        for token in self._drawn[:limit]:
+            if not draft.take(methods.base.Choice(token, 1.0), self.vocabulary.special_ids):
+                break
+        return draft
+
 
 # A merge on each side, a token that begins another, equal bytes twice, a token without bytes, and
 # draft tokens whose expansions begin alike and end or go on.

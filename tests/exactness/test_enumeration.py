@@ -9,10 +9,11 @@ from itertools import product
 import pytest
 
 import toys
-from enumeration import Adversary, Gram, distance, enumerated
-from pairs import DRAFT, PAIRS, TARGET, models
+from enumeration import distance, enumerated
+from pairs import DRAFT, PAIRS, TARGET, Adversary, Gram, models
 from tokentiming import methods
 from tokentiming.methods import Coupled, PointMass, Pushforward, Slem, Slrs, Tli, TokenTiming
+from tokentiming.pace import FixedPace
 
 EXACT = 1e-12
 JUDGING = {
@@ -37,6 +38,16 @@ def law_and_target(method, pair: str, *, support: int = 4, **options):
 @pytest.mark.parametrize("method", JUDGING)
 def test_methods_that_judge_by_a_law_are_exact(method, pair, draft_length):
     law, target = law_and_target(JUDGING[method], pair, draft_length=draft_length)
+    assert distance(law, target) < EXACT
+
+
+@pytest.mark.parametrize("method", JUDGING)
+def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
+    class Wary(FixedPace):
+        def wants_more(self, confidences):
+            return confidences[-1] > 0.4
+
+    law, target = law_and_target(JUDGING[method], "crossing", pace=Wary(2))
     assert distance(law, target) < EXACT
 
 

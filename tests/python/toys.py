@@ -14,7 +14,7 @@ from tokentiming import Draft, Vocabulary, methods
 from tokentiming.byte_tables import ByteLevel
 from tokentiming.loop import Decoding, Request
 from tokentiming.noise import Noise
-from tokentiming.pace import FixedPace
+from tokentiming.pace import FixedPace, Pace
 from tokentiming.prompts import Prompt
 
 
@@ -172,6 +172,7 @@ def decoding(
     noise: Noise | None = None,
     room: int = 2,
     draft_length: int = 3,
+    pace: Pace | None = None,
     do_sample: bool = True,
     watch: Callable = lambda round_: None,
     ends: bool = True,
@@ -191,7 +192,7 @@ def decoding(
         noise or Noise(seed, row),
         watch,
     )
-    pace = FixedPace(draft_length)
+    pace = pace or FixedPace(draft_length)
     run = Decoding(target, vocabulary, drafter, methods.resolve(method), pace, request)
     run.run(None)
     return run
