@@ -14,9 +14,10 @@ seen is done again, up to ``--retries`` times.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,14 +66,16 @@ class Ways:
 
     seconds: dict[str, list[float]]
     outputs: dict[str, tt.SpeculativeOutput]
-    reference: torch.Tensor
+    reference: torch.Tensor | None
+    """The ids that ``generate`` gave."""
 
     def median(self, way: str) -> float:
-        return statistics.median(self.seconds[way])
+        """Infinite for a way that was left out."""
+        return statistics.median(self.seconds[way] or [math.inf])
 
     def ratio(self, method: str) -> float:
         """Speed over the target alone."""
-        return min(self.median("generate"), self.median("alone")) / self.median(method)
+        return min(self.median(way) for way in ("generate", "alone")) / self.median(method)
 
     def spread(self, method: str) -> tuple[float, float]:
         """Least and greatest speed over our loop alone, turn by turn."""
@@ -81,19 +84,20 @@ class Ways:
         return min(ratios), max(ratios)
 
 
-def measure(decoders, clock: Clock, prompt: str, length: int, sampling: dict, repeats: int) -> Ways:
+def measure(
+    decoders: dict[str, tt.SpeculativeDecoder],
+    clock: Clock,
+    prompt: str,
+    length: int,
+    sampling: dict,
+    repeats: int,
+    with_generate: bool,
+) -> Ways:
     """Run a prompt through ``generate`` once, and through each decoder in turns."""
     messages = [{"role": "user", "content": prompt}]
-    alone = decoders["alone"]
-    ids = alone.target_tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    torch.manual_seed(0)
-    reference, spent = clock.time(
-        lambda: alone.target_model.generate(**ids, max_new_tokens=length, **sampling)
-    )
-    new = reference.shape[1] - ids["input_ids"].shape[1]
-    ways = Ways({"generate": [spent / new], **{way: [] for way in decoders}}, {}, reference)
+    ways = Ways({"generate": [], **{way: [] for way in decoders}}, {}, None)
+    if with_generate:
+        ways = generated(decoders["alone"], clock, messages, length, sampling, ways)
     for _ in range(repeats):
         for way, decoder in decoders.items():
             ways.outputs[way], spent = clock.time(
@@ -103,6 +107,19 @@ def measure(decoders, clock: Clock, prompt: str, length: int, sampling: dict, re
             )
             ways.seconds[way].append(spent / ways.outputs[way].stats.tokens)
     return ways
+
+
+def generated(alone, clock: Clock, messages, length: int, sampling: dict, ways: Ways) -> Ways:
+    """The ways with the time and the ids of ``generate``."""
+    ids = alone.target_tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    torch.manual_seed(0)
+    reference, spent = clock.time(
+        lambda: alone.target_model.generate(**ids, max_new_tokens=length, **sampling)
+    )
+    ways.seconds["generate"].append(spent / (reference.shape[1] - ids["input_ids"].shape[1]))
+    return replace(ways, reference=reference)
 
 
 def new_table(title: str) -> Table:
@@ -118,7 +135,8 @@ def new_table(title: str) -> Table:
 
 def cells(ways: Ways, method: str, do_sample: bool) -> list[str]:
     stats = ways.outputs[method].stats
-    expected = ways.outputs["alone"].sequences if do_sample else ways.reference
+    alone = ways.outputs["alone"].sequences
+    expected = alone if do_sample or ways.reference is None else ways.reference
     return [
         *(f"{1 / ways.median(way):.2f}" for way in ("generate", "alone", method)),
         f"{ways.ratio(method):.2f}",
@@ -139,6 +157,7 @@ def main(
     steady: Annotated[float, typer.Option(help="Least share of the best bandwidth.")] = 0.6,
     retries: Annotated[int, typer.Option(help="Runs again of a disturbed run.")] = 3,
     only: Annotated[str, typer.Option(help="Comma-separated names of prompts.")] = "",
+    with_generate: Annotated[bool, typer.Option(help="Run transformers' generate too.")] = True,
     skip_greedy: Annotated[bool, typer.Option(help="Sampling alone.")] = False,
     dtype: Annotated[str, typer.Option(help="Dtype of both models.")] = "bfloat16",
 ) -> None:
@@ -154,14 +173,16 @@ def main(
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     sampling["repetition_penalty"] = 1.0
     clock = Clock(steady, retries)
-    measure(decoders, clock, "Warm up.", 8, greedy, 1)
+    measure(decoders, clock, "Warm up.", 8, greedy, 1, with_generate)
     for title, options in (("greedy", greedy), ("T = 1", sampling)):
         if skip_greedy and not options["do_sample"]:
             continue
         table = new_table(f"{target} with {draft}, {dtype}, {length} tokens, {title}")
         ratios: dict[str, list[float]] = {method: [] for method in methods.split(",")}
         for prompt in prompts:
-            ways = measure(decoders, clock, prompt["prompt"], length, options, repeats)
+            ways = measure(
+                decoders, clock, prompt["prompt"], length, options, repeats, with_generate
+            )
             for method, of_method in ratios.items():
                 row = cells(ways, method, options["do_sample"])
                 table.add_row(prompt["name"], method, *row)
