@@ -7,8 +7,9 @@
 namespace tokentiming {
 
 // Calls f(0) .. f(n - 1), `grain` consecutive ones at a time to a thread; a loop of at most one
-// grain stays on the calling thread. Every call is made; an exception of one of them, which could
-// not leave an OpenMP region, is thrown again afterwards.
+// grain stays on the calling thread. An exception, which could not leave an OpenMP region, is
+// thrown again afterwards: of several the one of the lowest index, as if the calls had come in
+// order. Calls behind one that has thrown may be left out.
 template <class Function>
 void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
   if (n <= grain) {
@@ -16,13 +17,17 @@ void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
     return;
   }
   std::exception_ptr failure;
+  std::size_t failed = n;
 #pragma omp parallel for schedule(dynamic, grain)
   for (std::size_t k = 0; k < n; ++k) {
     try {
       f(k);
     } catch (...) {
 #pragma omp critical(tokentiming_parallel_for)
-      failure = std::current_exception();
+      if (k < failed) {
+        failed = k;
+        failure = std::current_exception();
+      }
     }
   }
   if (failure) std::rethrow_exception(failure);

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "parallel.h"
 #include "tokentiming/align.h"
 #include "tokentiming/linear.h"
 #include "tokentiming/sample.h"
@@ -66,6 +67,21 @@ struct Batch {
 };
 
 }  // namespace
+
+TEST_CASE("of several exceptions the one of the lowest index is kept") {
+  const auto thrown = [] {
+    try {
+      tokentiming::parallel_for(1000, 1, [](std::size_t k) {
+        if (k % 250 == 40) throw k;
+      });
+    } catch (std::size_t k) {
+      return std::vector{k};
+    }
+    return std::vector<std::size_t>{};
+  };
+  for (int repeat = 0; repeat < 20; ++repeat) check_threads(thrown);
+  CHECK(thrown() == std::vector<std::size_t>{40});
+}
 
 TEST_CASE("align on several threads") {
   const Batch batch(200);
