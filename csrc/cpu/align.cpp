@@ -52,21 +52,50 @@ class Aligner {
     steps_.resize(static_cast<std::size_t>(rows * width));
     std::int64_t* cost = costs_.data() + 1;
     cost[reach] = 0;  // the diagonal predecessor of (0, 0)
-    Levenshtein levenshtein;
     for (std::int64_t i = 0; i < rows; ++i) {
-      levenshtein.set_pattern(draft[static_cast<std::size_t>(i)]);
+      if (i % kRows == 0) measure(draft, target, i, reach);
+      const std::uint32_t* const distances = distances_.data() + i % kRows;
+      const std::int64_t begin = std::max<std::int64_t>(0, i - reach);
       const std::int64_t end = std::min(columns, i + reach + 1);
-      for (std::int64_t j = std::max<std::int64_t>(0, i - reach); j < end; ++j) {
+      std::int64_t left = cost[begin - i + reach - 1];
+      std::int64_t diagonal = cost[begin - i + reach];
+      for (std::int64_t j = begin; j < end; ++j) {
         const std::int64_t d = j - i + reach;
-        std::int64_t best = cost[d];
-        Step step = kDiagonal;
-        if (cost[d + 1] < best) best = cost[d + 1], step = kDraft;
-        if (cost[d - 1] < best) best = cost[d - 1], step = kTarget;
-        cost[d] = best + levenshtein.distance(target[static_cast<std::size_t>(j)]);
-        steps_[static_cast<std::size_t>(i * width + d)] = step;
+        const std::int64_t above = cost[d + 1];
+        const std::int64_t upper = std::min(diagonal, above);
+        const Step upper_step = above < diagonal ? kDraft : kDiagonal;
+        steps_[static_cast<std::size_t>(i * width + d)] = left < upper ? kTarget : upper_step;
+        left = std::min(left, upper) + distances[(j - first_column_) * kRows];
+        cost[d] = left;
+        diagonal = above;
       }
     }
     return cost[columns - rows + reach];
+  }
+
+  // Measures eight rows from `i` on against all columns that one of them has within reach.
+  void measure(std::span<const Token> draft, std::span<const Token> target, std::int64_t i,
+               std::int64_t reach) {
+    const auto rows = std::min(kRows, static_cast<std::int64_t>(draft.size()) - i);
+    const auto patterns =
+        draft.subspan(static_cast<std::size_t>(i), static_cast<std::size_t>(rows));
+    first_column_ = std::max<std::int64_t>(0, i - reach);
+    const std::int64_t end = std::min(static_cast<std::int64_t>(target.size()), i + rows + reach);
+    const auto texts = target.subspan(static_cast<std::size_t>(first_column_),
+                                      static_cast<std::size_t>(end - first_column_));
+    distances_.resize(texts.size() * kRows);
+    const EightPatterns eight(patterns, positions_);
+    for (std::size_t k = 0; k < texts.size(); ++k) {
+      eight.distances(texts[k], distances_.data() + k * kRows);
+    }
+    for (std::size_t p = 0; p < patterns.size(); ++p) {
+      if (patterns[p].size() <= EightPatterns::kLongest) continue;
+      Levenshtein levenshtein;
+      levenshtein.set_pattern(patterns[p]);
+      for (std::size_t k = 0; k < texts.size(); ++k) {
+        distances_[k * kRows + p] = static_cast<std::uint32_t>(levenshtein.distance(texts[k]));
+      }
+    }
   }
 
   void trace_back(std::int64_t rows, std::int64_t columns, std::int64_t reach,
@@ -82,6 +111,11 @@ class Aligner {
     }
   }
 
+  static constexpr std::int64_t kRows = EightPatterns::kCount;
+
+  EightPatterns::Positions positions_{};
+  std::vector<std::uint32_t> distances_;  // of eight rows, column by column from first_column_ on
+  std::int64_t first_column_ = 0;
   std::vector<std::int64_t> costs_;
   std::vector<std::uint8_t> steps_;
 };
