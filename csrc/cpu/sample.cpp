@@ -2,14 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "gain_bounds/gain_bounds.h"
+#include "blocks/blocks.h"
 #include "parallel.h"
+#include "reach/reach.h"
 #include "widen.h"
 
 namespace tokentiming {
@@ -23,23 +27,35 @@ namespace {
 // The standard library's logarithm differs in the last bit from one machine to the next, and a bit
 // can change a token. These use +, -, * and / alone, whose results IEEE 754 fixes.
 
-// log((1 + s) / (1 - s)) for |s| <= 1/3, by the odd power series of 2 atanh(s).
-double log_ratio(double s) {
-  const double square = s * s;
-  double sum = 0.0;
-  for (int k = 35; k >= 1; k -= 2) sum = sum * square + 1.0 / k;
-  return 2.0 * s * sum;
+// kTerms terms of sum 1 / (2k + 1) x^k from k = kFirst on, over x^kFirst, by halves, so that the
+// processor need not wait for one multiplication after another. powers[i] is x^(2^i).
+template <std::size_t kFirst, std::size_t kTerms>
+double odd_reciprocals(const double* powers) {
+  if constexpr (kTerms == 1) {
+    return 1.0 / (2 * kFirst + 1);
+  } else {
+    constexpr std::size_t kHalf = kTerms / 2;
+    return odd_reciprocals<kFirst, kHalf>(powers) +
+           powers[std::countr_zero(kHalf)] * odd_reciprocals<kFirst + kHalf, kHalf>(powers);
+  }
 }
 
+// log((1 + s) / (1 - s)) for |s| <= 1/3, by the odd power series of 2 atanh(s).
+double log_ratio(double s) {
+  double powers[4] = {s * s};
+  for (int i = 1; i < 4; ++i) powers[i] = powers[i - 1] * powers[i - 1];
+  return 2.0 * s * odd_reciprocals<0, 16>(powers);
+}
+
+// x is positive and normal.
 double log_positive(double x) {
   constexpr double kLog2 = 0.693147180559945309417;
-  int exponent = 0;
-  double mantissa = std::frexp(x, &exponent);
-  if (mantissa < 0.707106781186547524) {
-    mantissa *= 2.0;
-    --exponent;
-  }
-  return exponent * kLog2 + log_ratio((mantissa - 1.0) / (mantissa + 1.0));
+  constexpr auto kSqrtHalf = std::bit_cast<std::int64_t>(0.707106781186547524);
+  // The power of two that leaves a mantissa between sqrt(1/2) and sqrt(2).
+  const auto bits = std::bit_cast<std::int64_t>(x);
+  const std::int64_t exponent = (bits - kSqrtHalf) >> 52;
+  const auto mantissa = std::bit_cast<double>(bits - (exponent << 52));
+  return static_cast<double>(exponent) * kLog2 + log_ratio((mantissa - 1.0) / (mantissa + 1.0));
 }
 
 // ---- the race ----
@@ -48,8 +64,8 @@ double log_positive(double x) {
 // one row to occupy several threads, and for a chunk's keys to stay in cache from row to row.
 constexpr std::size_t kChunk = 8192;
 
-// Tokens bounded before any of them is looked at again.
-constexpr std::size_t kBlock = 256;
+// Tokens widened at a time.
+constexpr std::size_t kBlock = 1024;
 
 struct Leader {
   double score = -std::numeric_limits<double>::infinity();
@@ -57,77 +73,88 @@ struct Leader {
   bool invalid = false;  // a logit was NaN or +inf
 };
 
+// A score that a row's winner has at least, raised by all threads that race over the row.
+class Threshold {
+ public:
+  float value() const { return value_.load(std::memory_order_relaxed); }
+
+  // Rounded down, so that no bound of a token that could still win or tie falls below it.
+  void raise_to(double score) {
+    const float below =
+        std::nextafter(static_cast<float>(score), -std::numeric_limits<float>::infinity());
+    float before = value();
+    while (before < below && !value_.compare_exchange_weak(before, below)) {
+    }
+  }
+
+ private:
+  // Finite, so that -inf is out of reach from the start.
+  std::atomic<float> value_ = std::numeric_limits<float>::lowest();
+};
+
+// A logit as a float that is not below it: exact but for double, which may round up.
+inline float at_least(double logit) {
+  const auto rounded = static_cast<float>(logit);
+  if (!(double{rounded} < logit)) return rounded;
+  return std::nextafter(rounded, std::numeric_limits<float>::infinity());
+}
+
 // The race over one chunk. Exact scores are taken only of the few tokens whose upper bound reaches
-// the best score so far; a token left out has been proved to lose.
+// the best score so far; a token left out has been proved to lose. How soon the threads hear of
+// each other's scores changes which tokens are left out, and never who wins.
 template <class Logit>
 class Race {
  public:
-  Race(const Noise& noise, GainBounds gain_bounds) : noise_(noise), gain_bounds_(gain_bounds) {}
+  Race(Noise noise, Threshold& threshold) : noise_(noise), threshold_(threshold) {}
 
   Leader run(const Logit* logits, const std::uint64_t* keys, std::size_t begin, std::size_t end) {
-    for (std::size_t block = begin; block < end; block += kBlock) {
+    const FirstReaching first_reaching = reach_kernels().front().first;
+    const NoiseWords words{{noise_.key()[0], noise_.key()[1]},
+                           {noise_.byte_offset(), noise_.empty_tokens()}};
+    for (std::size_t block = begin; block < end && !leader_.invalid; block += kBlock) {
       const std::size_t count = std::min(kBlock, end - block);
-      if (!load(logits + block, count)) continue;
-      gain_bounds_(noise_, keys + block, count, gains_.data());
-      if (!bound_scores(count)) continue;
-      // The most promising token first: after it most others are out of reach.
-      const auto promising = static_cast<std::size_t>(
-          std::max_element(bounds_.begin(), bounds_.begin() + count) - bounds_.begin());
-      enter(promising, keys, block);
+      const float* const bounds = from_above(logits + block, count);
       for (std::size_t k = 0; k < count; ++k) {
-        if (bounds_[k] >= threshold_) enter(k, keys, block);
+        k += first_reaching(words, keys + block + k, bounds + k, count - k, threshold_.value());
+        if (k < count) enter(logits[block + k], keys[block + k], block + k);
       }
     }
     return leader_;
   }
 
  private:
-  // Widens a block of logits; true if one of them could still win given the greatest of gains.
-  bool load(const Logit* logits, std::size_t count) {
-    constexpr auto kInfinity = std::numeric_limits<Wide<Logit>>::infinity();
-    int invalid = 0;
-    int reachable = 0;
-    for (std::size_t k = 0; k < count; ++k) {
-      const auto logit = widen(logits[k]);
-      logits_[k] = logit;
-      invalid |= !(logit < kInfinity);
-      reachable |= logit + kMaxGain >= threshold_;
+  // A block of logits as floats: where they lie, or widened.
+  const float* from_above(const Logit* logits, std::size_t count) {
+    if constexpr (std::is_same_v<Logit, float>) {
+      return logits;
+    } else if constexpr (std::is_same_v<Logit, double>) {
+      std::transform(logits, logits + count, widened_.begin(), at_least);
+    } else if constexpr (std::is_same_v<Logit, Half>) {
+      block_kernels<float>().front().widen_half(logits, count, widened_.data());
+    } else {
+      block_kernels<float>().front().widen_bfloat16(logits, count, widened_.data());
     }
-    leader_.invalid |= invalid != 0;
-    return reachable != 0;
+    return widened_.data();
   }
 
-  bool bound_scores(std::size_t count) {
-    int reachable = 0;
-    for (std::size_t k = 0; k < count; ++k) {
-      bounds_[k] = logits_[k] + gains_[k];
-      reachable |= bounds_[k] >= threshold_;
+  void enter(Logit narrow, std::uint64_t key, std::size_t token) {
+    const auto logit = widen(narrow);
+    if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) {
+      leader_.invalid = true;
+      return;
     }
-    return reachable != 0;
-  }
-
-  void enter(std::size_t k, const std::uint64_t* keys, std::size_t block) {
-    const double score = double{logits_[k]} - noise_.log_exponential(keys[block + k]);
-    const auto id = static_cast<std::int64_t>(block + k);
-    if (score > leader_.score || (score == leader_.score && id < leader_.id)) {
+    const double score = double{logit} - noise_.log_exponential(key);
+    if (score > leader_.score) {  // tokens come in order: of equal scores the lowest id stays
       leader_.score = score;
-      leader_.id = id;
-      // Rounded down, so that no bound of a token that could still win or tie falls below it.
-      threshold_ = std::max(kLowest, std::nextafter(static_cast<Wide<Logit>>(score),
-                                                    -std::numeric_limits<Wide<Logit>>::infinity()));
+      leader_.id = static_cast<std::int64_t>(token);
+      threshold_.raise_to(score);
     }
   }
 
-  // Finite, so that -inf is out of reach from the start.
-  static constexpr auto kLowest = std::numeric_limits<Wide<Logit>>::lowest();
-
-  const Noise& noise_;
-  GainBounds gain_bounds_;
+  Noise noise_;
+  Threshold& threshold_;
   Leader leader_;
-  Wide<Logit> threshold_ = kLowest;
-  std::array<Wide<Logit>, kBlock> logits_;
-  std::array<Wide<Logit>, kBlock> bounds_;
-  std::array<float, kBlock> gains_;
+  std::array<float, std::is_same_v<Logit, float> ? 0 : kBlock> widened_;
 };
 
 void check_states(const char* operation, std::span<const State> states) {
@@ -199,20 +226,16 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   }
   check_states("sample", states);
 
-  std::vector<Noise> noise;
-  noise.reserve(states.size());
-  for (const State& state : states) noise.emplace_back(seed, state);
-
-  const GainBounds gain_bounds = gain_bounds_kernels().front().run;
   const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;
   std::vector<Leader> leaders(chunks * logits.rows);
+  std::vector<Threshold> thresholds(logits.rows);
   // All rows of a chunk before the next chunk: its keys are read from memory once.
   const std::size_t grain =
       std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
   parallel_for(leaders.size(), grain, [&](std::size_t task) {
     const std::size_t begin = task / logits.rows * kChunk;
     const std::size_t row = task % logits.rows;
-    Race<Logit> race(noise[row], gain_bounds);
+    Race<Logit> race(Noise(seed, states[row]), thresholds[row]);
     leaders[task] =
         race.run(logits[row], keys.data(), begin, std::min(begin + kChunk, keys.size()));
   });

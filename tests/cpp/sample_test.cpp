@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -9,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "gain_bounds/gain_bounds.h"
+#include "reach/reach.h"
 
 using tokentiming::Noise;
 using tokentiming::Rows;
@@ -47,22 +48,47 @@ TEST_CASE("log E keeps its resolution at both ends") {
   CHECK(log_exponential(half - 1) == near(log_exponential(half)));
 }
 
-TEST_CASE("every kernel bounds the noise from above, tightly, with the same bits") {
+TEST_CASE("every kernel finds what may reach the threshold, little else, and the same tokens") {
   const std::size_t n = 100'003;
   const auto keys = random_keys(n);
   const Noise noise(7, {3, 1000, 2});
-  std::vector<float> reference(n);
-  tokentiming::gain_bounds_portable(noise, keys.data(), n, reference.data());
-  for (std::size_t k = 0; k < n; ++k) {
-    const double gain = -noise.log_exponential(keys[k]);
-    REQUIRE(gain < reference[k]);
-    if (gain > 3.0) REQUIRE(reference[k] - gain < 0.1);
-  }
-  for (const auto& kernel : tokentiming::gain_bounds_kernels()) {
+  const tokentiming::NoiseWords words{{noise.key()[0], noise.key()[1]}, {1000, 2}};
+  std::vector<double> gains;
+  for (const std::uint64_t key : keys) gains.push_back(-noise.log_exponential(key));
+  // Tokens of these logits at a threshold of 0.
+  const auto reaching = [&](tokentiming::FirstReaching first, const std::vector<float>& logits) {
+    std::vector<std::size_t> found;
+    for (std::size_t k = 0; k < n; ++k) {
+      k += first(words, keys.data() + k, logits.data() + k, n - k, 0.0F);
+      if (k < n) found.push_back(k);
+    }
+    return found;
+  };
+  const auto with_margin = [&](double margin) {
+    std::vector<float> logits;
+    for (const double gain : gains) logits.push_back(static_cast<float>(margin - gain));
+    return logits;
+  };
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(-4.0F, 3.0F);
+  std::vector<float> drawn(n);
+  for (float& logit : drawn) logit = normal(random);
+  drawn[5] = -std::numeric_limits<float>::infinity();
+  drawn[50'000] = std::numeric_limits<float>::quiet_NaN();
+  drawn[n - 1] = std::numeric_limits<float>::infinity();
+  const auto reference = reaching(tokentiming::first_reaching_portable, drawn);
+  CHECK(reference.size() > 1000);
+  CHECK(reference.size() < n / 2);
+  CHECK(std::ranges::count(reference, 5U) == 0);
+  CHECK(std::ranges::count(reference, 50'000U) == 1);
+  CHECK(reference.back() == n - 1);
+  for (const auto& kernel : tokentiming::reach_kernels()) {
     CAPTURE(kernel.name);
-    std::vector<float> bounds(n);
-    kernel.run(noise, keys.data(), n, bounds.data());
-    CHECK(bounds == reference);
+    CHECK(reaching(kernel.first, drawn) == reference);
+    CHECK(reaching(kernel.first, with_margin(1e-5)).size() == n);
+    for (const std::size_t k : reaching(kernel.first, with_margin(-0.1))) {
+      REQUIRE(gains[k] <= 3.0);  // where E is great the bound is loose
+    }
   }
 }
 

@@ -15,6 +15,13 @@ struct Lanes {
     low = {static_cast<std::uint32_t>(*keys)};
     high = {static_cast<std::uint32_t>(*keys >> 32)};
   }
+  // Whether the bound of the score is not below the threshold; of NaN it is not.
+  std::uint32_t reaching(const float* logit, float threshold) const {
+    const auto w = static_cast<float>(word >> 8);
+    const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
+    const float gain = kBoundOffset - kBoundSlope * bits;
+    return *logit + gain < threshold ? 0 : 1;
+  }
 };
 
 Product<Lanes> operator*(Lanes a, Lanes b) {
@@ -23,18 +30,11 @@ Product<Lanes> operator*(Lanes a, Lanes b) {
 }
 Lanes operator^(Lanes a, Lanes b) { return {a.word ^ b.word}; }
 
-void store_bounds(Lanes lanes, float* bound) {
-  const auto w = static_cast<float>(lanes.word >> 8);
-  const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
-  const float unlimited = kBoundOffset - kBoundSlope * bits;
-  *bound = unlimited < kMaxGain ? unlimited : kMaxGain;
-}
-
 }  // namespace
 
-void gain_bounds_portable(const Noise& noise, const std::uint64_t* keys, std::size_t count,
-                          float* bounds) {
-  gain_bounds_in_lanes<Lanes>(noise, keys, count, bounds);
+std::size_t first_reaching_portable(const NoiseWords& noise, const std::uint64_t* keys,
+                                    const float* logits, std::size_t count, float threshold) {
+  return first_reaching_in_lanes<Lanes>(noise, keys, logits, count, threshold).position;
 }
 
 }  // namespace tokentiming

@@ -21,6 +21,14 @@ struct Lanes {
     low = {_mm512_permutex2var_epi32(first, even, second)};
     high = {_mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
   }
+  std::uint32_t reaching(const float* logits, float threshold) const {
+    const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 8));
+    const __m512 bits = _mm512_cvtepi32_ps(_mm512_castps_si512(w));
+    const __m512 gain = _mm512_sub_ps(_mm512_set1_ps(kBoundOffset),
+                                      _mm512_mul_ps(_mm512_set1_ps(kBoundSlope), bits));
+    const __m512 score = _mm512_add_ps(_mm512_loadu_ps(logits), gain);
+    return _mm512_cmp_ps_mask(score, _mm512_set1_ps(threshold), _CMP_NLT_UQ);
+  }
 };
 
 // The instruction multiplies every other word.
@@ -32,20 +40,13 @@ inline Product<Lanes> operator*(Lanes a, Lanes b) {
 }
 inline Lanes operator^(Lanes a, Lanes b) { return {_mm512_xor_si512(a.words, b.words)}; }
 
-inline void store_bounds(Lanes lanes, float* bounds) {
-  const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(lanes.words, 8));
-  const __m512 bits = _mm512_cvtepi32_ps(_mm512_castps_si512(w));
-  const __m512 unlimited =
-      _mm512_sub_ps(_mm512_set1_ps(kBoundOffset), _mm512_mul_ps(_mm512_set1_ps(kBoundSlope), bits));
-  _mm512_storeu_ps(bounds, _mm512_min_ps(unlimited, _mm512_set1_ps(kMaxGain)));
-}
-
 }  // namespace
 
-void gain_bounds_avx512(const Noise& noise, const std::uint64_t* keys, std::size_t count,
-                        float* bounds) {
-  const std::size_t done = gain_bounds_in_lanes<Lanes>(noise, keys, count, bounds);
-  gain_bounds_portable(noise, keys + done, count - done, bounds + done);
+std::size_t first_reaching_avx512(const NoiseWords& noise, const std::uint64_t* keys,
+                                  const float* logits, std::size_t count, float threshold) {
+  const auto [at, token] = first_reaching_in_lanes<Lanes>(noise, keys, logits, count, threshold);
+  if (token) return at;
+  return at + first_reaching_portable(noise, keys + at, logits + at, count - at, threshold);
 }
 
 }  // namespace tokentiming

@@ -20,6 +20,16 @@ struct Lanes {
     low = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0)))};
     high = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1)))};
   }
+  std::uint32_t reaching(const float* logits, float threshold) const {
+    const __m256i ordered = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
+    const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(ordered, 8));
+    const __m256 bits = _mm256_cvtepi32_ps(_mm256_castps_si256(w));
+    const __m256 gain = _mm256_sub_ps(_mm256_set1_ps(kBoundOffset),
+                                      _mm256_mul_ps(_mm256_set1_ps(kBoundSlope), bits));
+    const __m256 score = _mm256_add_ps(_mm256_loadu_ps(logits), gain);
+    const __m256 not_below = _mm256_cmp_ps(score, _mm256_set1_ps(threshold), _CMP_NLT_UQ);
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(not_below));
+  }
 };
 
 // The instruction multiplies every other word.
@@ -31,21 +41,13 @@ inline Product<Lanes> operator*(Lanes a, Lanes b) {
 }
 inline Lanes operator^(Lanes a, Lanes b) { return {_mm256_xor_si256(a.words, b.words)}; }
 
-inline void store_bounds(Lanes lanes, float* bounds) {
-  const __m256i ordered = _mm256_permute4x64_epi64(lanes.words, _MM_SHUFFLE(3, 1, 2, 0));
-  const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(ordered, 8));
-  const __m256 bits = _mm256_cvtepi32_ps(_mm256_castps_si256(w));
-  const __m256 unlimited =
-      _mm256_sub_ps(_mm256_set1_ps(kBoundOffset), _mm256_mul_ps(_mm256_set1_ps(kBoundSlope), bits));
-  _mm256_storeu_ps(bounds, _mm256_min_ps(unlimited, _mm256_set1_ps(kMaxGain)));
-}
-
 }  // namespace
 
-void gain_bounds_avx2(const Noise& noise, const std::uint64_t* keys, std::size_t count,
-                      float* bounds) {
-  const std::size_t done = gain_bounds_in_lanes<Lanes>(noise, keys, count, bounds);
-  gain_bounds_portable(noise, keys + done, count - done, bounds + done);
+std::size_t first_reaching_avx2(const NoiseWords& noise, const std::uint64_t* keys,
+                                const float* logits, std::size_t count, float threshold) {
+  const auto [at, token] = first_reaching_in_lanes<Lanes>(noise, keys, logits, count, threshold);
+  if (token) return at;
+  return at + first_reaching_portable(noise, keys + at, logits + at, count - at, threshold);
 }
 
 }  // namespace tokentiming

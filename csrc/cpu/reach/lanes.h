@@ -1,18 +1,17 @@
-// The bounds of gain_bounds.h written once, for any width of vector.
+// The search of reach.h written once, for any width of vector.
 //
 // Every file that includes this is compiled for its own processor and defines its own type `Lanes`
 // in an unnamed namespace, so that no function made from this template is shared between files.
 #pragma once
 
-#include <array>
-
-#include "gain_bounds.h"
+#include "reach.h"
+#include "tokentiming/philox.h"
 
 namespace tokentiming {
 
 // With w the upper 24 of the 64 bits, u >= w / 2^24 and E >= u, so -log E <= 24 log 2 - log w. The
 // binary logarithm of w is bounded from below by reading the bits of the float w as a number, which
-// joins the powers of two by straight lines under the curve. A bound is therefore
+// joins the powers of two by straight lines under the curve. A bound of -log E is therefore
 // kBoundOffset - kBoundSlope * (bits of the float w).
 inline constexpr float kLog2 = 0.693147181f;
 inline constexpr float kBoundSlope = kLog2 / static_cast<float>(1 << 23);
@@ -25,20 +24,25 @@ struct Product {
   Lanes high, low;
 };
 
-// Writes bounds for as many keys as fill whole vectors and returns that number.
+// Where the search ended: at a token, or for want of a whole group of vectors.
+struct Found {
+  std::size_t position;
+  bool token;
+};
+
+// Searches as many tokens as fill whole groups of vectors.
 //
 // A Lanes holds Lanes::kCount words of 32 bits. Lanes::kVectors of them advance side by side: a
 // round of Philox waits for the one before, so that one vector alone would leave units idle.
 template <class Lanes>
-std::size_t gain_bounds_in_lanes(const Noise& noise, const std::uint64_t* keys, std::size_t count,
-                                 float* bounds) {
+Found first_reaching_in_lanes(const NoiseWords& noise, const std::uint64_t* keys,
+                              const float* logits, std::size_t count, float threshold) {
   constexpr std::size_t kVectors = Lanes::kVectors;
+  constexpr std::size_t kGroup = kVectors * Lanes::kCount;
   const Lanes multiplier0 = Lanes::broadcast(Philox::kMultiplier0);
   const Lanes multiplier1 = Lanes::broadcast(Philox::kMultiplier1);
-  const Lanes byte_offset = Lanes::broadcast(noise.byte_offset());
-  const Lanes empty_tokens = Lanes::broadcast(noise.empty_tokens());
   Lanes round_keys[Philox::kRounds][2];
-  Philox::Key key = noise.key();
+  std::uint32_t key[2] = {noise.key[0], noise.key[1]};
   for (auto& round_key : round_keys) {
     round_key[0] = Lanes::broadcast(key[0]);
     round_key[1] = Lanes::broadcast(key[1]);
@@ -47,12 +51,12 @@ std::size_t gain_bounds_in_lanes(const Noise& noise, const std::uint64_t* keys, 
   }
 
   std::size_t done = 0;
-  for (; done + kVectors * Lanes::kCount <= count; done += kVectors * Lanes::kCount) {
+  for (; done + kGroup <= count; done += kGroup) {
     Lanes c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
     for (std::size_t v = 0; v < kVectors; ++v) {
       Lanes::split(keys + done + v * Lanes::kCount, c0[v], c1[v]);
-      c2[v] = byte_offset;
-      c3[v] = empty_tokens;
+      c2[v] = Lanes::broadcast(noise.counter[0]);
+      c3[v] = Lanes::broadcast(noise.counter[1]);
     }
 #pragma GCC unroll 10
     for (int round = 0; round < Philox::kRounds; ++round) {
@@ -65,11 +69,16 @@ std::size_t gain_bounds_in_lanes(const Noise& noise, const std::uint64_t* keys, 
         c3[v] = product0.low;
       }
     }
+    std::uint32_t reaching = 0;  // a bit for each token of the group
     for (std::size_t v = 0; v < kVectors; ++v) {
-      store_bounds(c0[v], bounds + done + v * Lanes::kCount);
+      reaching |= c0[v].reaching(logits + done + v * Lanes::kCount, threshold)
+                  << (v * Lanes::kCount);
+    }
+    if (reaching != 0) {
+      return {done + static_cast<std::size_t>(__builtin_ctz(reaching)), true};
     }
   }
-  return done;
+  return {done, false};
 }
 
 }  // namespace tokentiming
