@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -83,6 +84,30 @@ TEST_CASE("levenshtein agrees with the textbook around the width of a machine wo
       const auto expected = static_cast<std::int64_t>(textbook_levenshtein(pattern, text));
       CHECK(levenshtein.distance(bytes(text)) == expected);
       levenshtein.set_pattern({});  // before `pattern` goes
+    }
+  }
+}
+
+TEST_CASE("eight patterns at a time agree with the textbook") {
+  using tokentiming::EightPatterns;
+  std::mt19937 random(2);
+  EightPatterns::Positions positions{};
+  for (int repeat = 0; repeat < 200; ++repeat) {
+    std::vector<std::string> strings(1 + random() % EightPatterns::kCount);
+    std::vector<std::span<const std::uint8_t>> patterns;
+    for (std::string& pattern : strings) {
+      pattern.resize(random() % (EightPatterns::kLongest + 1));
+      for (char& c : pattern) c = static_cast<char>(0xfe + random() % 2);
+      patterns.emplace_back(reinterpret_cast<const std::uint8_t*>(pattern.data()), pattern.size());
+    }
+    std::string text(random() % 70, '\0');
+    for (char& c : text) c = static_cast<char>(0xfe + random() % 2);
+    std::array<std::uint32_t, EightPatterns::kCount> distances;
+    EightPatterns(patterns, positions)
+        .distances({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()},
+                   distances.data());
+    for (std::size_t p = 0; p < patterns.size(); ++p) {
+      CHECK(distances[p] == textbook_levenshtein(strings[p], text));
     }
   }
 }
