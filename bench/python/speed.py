@@ -148,6 +148,14 @@ def cells(ways: Ways, method: str, do_sample: bool) -> list[str]:
     ]
 
 
+def sampling_at(temperature: float) -> dict:
+    """What ``generate`` is told, the model's own settings for sampling aside."""
+    if not temperature:
+        return {"do_sample": False, "repetition_penalty": 1.0}
+    law = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    return {"do_sample": True, **law}
+
+
 def main(
     target: Annotated[str, typer.Option(help="Target model.")] = "qwen2.5-coder-1.5b",
     draft: Annotated[str, typer.Option(help="Draft model.")] = "smollm2-135m",
@@ -158,10 +166,10 @@ def main(
     retries: Annotated[int, typer.Option(help="Runs again of a disturbed run.")] = 3,
     only: Annotated[str, typer.Option(help="Comma-separated names of prompts.")] = "",
     with_generate: Annotated[bool, typer.Option(help="Run transformers' generate too.")] = True,
-    skip_greedy: Annotated[bool, typer.Option(help="Sampling alone.")] = False,
+    temperatures: Annotated[str, typer.Option(help="Comma-separated; 0 is greedy.")] = "0,1",
     dtype: Annotated[str, typer.Option(help="Dtype of both models.")] = "bfloat16",
 ) -> None:
-    """Print a table for greedy decoding and one for sampling at temperature 1."""
+    """Print a table for each temperature."""
     first = tt.SpeculativeDecoder.from_pretrained(target, draft, dtype=getattr(torch, dtype))
     parts = first.target_model, first.target_tokenizer
     decoders = {"alone": tt.SpeculativeDecoder(*parts)}
@@ -169,14 +177,11 @@ def main(
         decoders[method] = tt.SpeculativeDecoder(*parts, first.drafter, method=method)
     prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
     prompts = [p for p in prompts if not only or p["name"] in only.split(",")]
-    greedy = {"do_sample": False, "repetition_penalty": 1.0}
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    sampling["repetition_penalty"] = 1.0
     clock = Clock(steady, retries)
-    measure(decoders, clock, "Warm up.", 8, greedy, 1, with_generate)
-    for title, options in (("greedy", greedy), ("T = 1", sampling)):
-        if skip_greedy and not options["do_sample"]:
-            continue
+    measure(decoders, clock, "Warm up.", 8, sampling_at(0), 1, with_generate)
+    for temperature in (float(t) for t in temperatures.split(",")):
+        options = sampling_at(temperature)
+        title = f"T = {temperature:g}" if temperature else "greedy"
         table = new_table(f"{target} with {draft}, {dtype}, {length} tokens, {title}")
         ratios: dict[str, list[float]] = {method: [] for method in methods.split(",")}
         for prompt in prompts:
