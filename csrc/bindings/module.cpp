@@ -1,7 +1,9 @@
+#include "errors.h"
 #include "operations.h"
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The native core. Call it through tokentiming.ops, which documents it.";
+  tokentiming::python::bind_errors(module);
   tokentiming::python::bind_align(module);
   tokentiming::python::bind_linear(module);
   tokentiming::python::bind_sample(module);

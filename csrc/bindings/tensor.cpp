@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "errors.h"
+
 namespace tokentiming::python {
 namespace {
 
@@ -84,7 +86,7 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
   const TensorType& type = TensorType::of(object);
   const DLPackExchangeAPI* const api = type.api;
   if (api == nullptr && !py::hasattr(object, "__dlpack__")) {
-    throw py::type_error(
+    throw WrongType(
         message("must be a tensor, got " + std::string(Py_TYPE(object.ptr())->tp_name)));
   }
   try {
@@ -106,7 +108,7 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
     // Only the first line: torch appends a native stack trace.
     const std::string reason = py::str(error.value());
     const auto text = message("cannot be read: " + reason.substr(0, reason.find('\n')));
-    py::raise_from(error, PyExc_ValueError, text.c_str());
+    py::raise_from(error, argument_value_error(), text.c_str());
     throw py::error_already_set();
   }
   const DLDeviceType device = view_.device.device_type;
@@ -184,10 +186,12 @@ void Tensor::require_apart_from(const Tensor& input) const {
 }
 
 void Tensor::refuse_dtype(const std::string& expected) const {
-  throw py::type_error(message("must be " + expected + ", got " + name(view_.dtype)));
+  throw WrongType(message("must be " + expected + ", got " + name(view_.dtype)));
 }
 
-void Tensor::refuse(const std::string& reason) const { throw py::value_error(message(reason)); }
+void Tensor::refuse(const std::string& reason) const {
+  throw std::invalid_argument(message(reason));
+}
 
 std::string Tensor::message(const std::string& reason) const {
   return std::string(function_) + ": " + argument_ + " " + reason;

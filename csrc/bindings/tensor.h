@@ -43,8 +43,8 @@ class Unlocked {
 // caller holds the Python object, and must be destroyed with the GIL held.
 //
 // torch tensors come through DLPack's C exchange API, found once for each type; all else (NumPy
-// arrays among it) through __dlpack__. Every check raises TypeError for a wrong type or dtype and
-// ValueError for anything else, with a message that begins "function: argument".
+// arrays among it) through __dlpack__. Every check throws WrongType for a wrong type or dtype and
+// std::invalid_argument for anything else, with a message that begins "function: argument".
 class Tensor {
  public:
   // Refuses what is no tensor, is not in CPU memory, or whose values are not what lies in memory (a

@@ -4,6 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+class ArgumentError(Exception): ...
+class ArgumentValueError(ArgumentError, ValueError): ...
+class ArgumentTypeError(ArgumentError, TypeError): ...
+
 def align(
     draft_ids: Tensor,
     draft_offsets: Tensor | None,

@@ -2,8 +2,10 @@
 
 Every function borrows its tensors without a copy, releases the GIL while it works, and gives the
 same result on any number of threads. Inputs may be torch tensors or anything with ``__dlpack__``
-(NumPy arrays, say) in CPU memory; results are torch tensors. An error's message begins with the
-function's name and names the argument; nothing has been written when one is raised.
+(NumPy arrays, say) in CPU memory; results are torch tensors. Errors are
+``ArgumentTypeError`` or ``ArgumentValueError``, which are ``TypeError`` and ``ValueError`` too, and
+both ``ArgumentError``. The message begins with the function's name and names the argument; nothing
+has been written when one is raised.
 """
 
 # torch comes first: it loads an OpenMP runtime, and the core then joins it. In the other order each
@@ -12,6 +14,7 @@ import torch  # noqa: F401
 
 from tokentiming.ops import compiled  # noqa: F401
 from tokentiming.ops.align import Alignment, ByteTable, align
+from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.linear import linear, linear_is_fast
 from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.transfer import Expansions, Transfer, restrict, transfer
@@ -19,6 +22,9 @@ from tokentiming.ops.verify import Verification, verify
 
 __all__ = [
     "Alignment",
+    "ArgumentError",
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "ByteTable",
     "Expansions",
     "Transfer",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.errors import ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
 
@@ -84,7 +85,9 @@ def align(
     """
     if (draft_offsets is None) != (target_offsets is None):
         missing = "draft_offsets" if draft_offsets is None else "target_offsets"
-        raise ValueError(f"align: {missing} is missing; give offsets for both sides or neither")
+        raise ArgumentValueError(
+            f"align: {missing} is missing; give offsets for both sides or neither"
+        )
     if traced(draft_ids):
         refuse_out("align", out)
         return Alignment(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.errors import ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
 
@@ -46,7 +47,7 @@ def sample(
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
     """
     if not 0 <= seed < 2**64:
-        raise ValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
+        raise ArgumentValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
     if traced(logits):
         refuse_out("sample", out)
         signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
@@ -74,7 +75,7 @@ def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
         ValueError: a state or seed out of range, or a tensor not in CPU memory.
     """
     if not 0 <= seed < 2**64:
-        raise ValueError(f"log_noise: seed is {seed}; it must be in [0, 2**64)")
+        raise ArgumentValueError(f"log_noise: seed is {seed}; it must be in [0, 2**64)")
     out = torch.empty((len(states), len(keys)), dtype=torch.float64)
     _core.log_noise(keys, seed, states, out)
     return out

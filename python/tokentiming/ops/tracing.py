@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from tokentiming.ops.errors import ArgumentValueError
+
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -21,4 +23,6 @@ def traced(tensor: Any) -> bool:
 def refuse_out(function: str, out: object) -> None:
     """The registered operators return new tensors."""
     if out is not None:
-        raise ValueError(f"{function}: out cannot be given under torch.compile or for meta tensors")
+        raise ArgumentValueError(
+            f"{function}: out cannot be given under torch.compile or for meta tensors"
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokentiming import _core
 from tokentiming.ops.align import ByteTable
+from tokentiming.ops.errors import ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
 
@@ -108,7 +109,9 @@ def transfer(
     """
     if (draft_offsets is None) != (target_offsets is None):
         missing = "draft_offsets" if draft_offsets is None else "target_offsets"
-        raise ValueError(f"transfer: {missing} is missing; give offsets for both sides or neither")
+        raise ArgumentValueError(
+            f"transfer: {missing} is missing; give offsets for both sides or neither"
+        )
     if columns is None:
         columns = target_vocab.offsets.shape[0] - 1
     if traced(draft_probs):
@@ -189,6 +192,6 @@ def restrict(
     if out is None:
         out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype)
     elif out.ndim == 2 and out.shape[1] != columns:
-        raise ValueError(f"restrict: out has {out.shape[1]} columns, columns is {columns}")
+        raise ArgumentValueError(f"restrict: out has {out.shape[1]} columns, columns is {columns}")
     _core.restrict(draft_probs, exact, out)
     return out

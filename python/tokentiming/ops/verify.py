@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
 
@@ -93,20 +94,22 @@ def verify(
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
     """
     if (target_logits is None) == (target_probs is None):
-        raise TypeError("verify: give one of target_logits and target_probs")
+        raise ArgumentTypeError("verify: give one of target_logits and target_probs")
     if draft_logits is not None and draft_probs is not None:
-        raise TypeError("verify: draft_logits and draft_probs are both given; give at most one")
+        raise ArgumentTypeError(
+            "verify: draft_logits and draft_probs are both given; give at most one"
+        )
     ragged = draft_ids.ndim != 2
     if ragged == (offsets is None):
-        raise ValueError(
+        raise ArgumentValueError(
             "verify: offsets belong to draft_ids of shape [T]; draft_ids of shape [B, K] take none"
         )
     if uniforms is None and temperature != 0:
-        raise ValueError("verify: uniforms are missing; only temperature 0 needs none")
+        raise ArgumentValueError("verify: uniforms are missing; only temperature 0 needs none")
     if traced(draft_ids):
         refuse_out("verify", out)
         if ragged and getattr(offsets, "is_meta", False):
-            raise ValueError(
+            raise ArgumentValueError(
                 "verify: offsets are meta tensors, and the result is as wide as they say"
             )
         return Verification(
