@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokentiming import _core
 from tokentiming.ops.errors import ArgumentValueError
-from tokentiming.ops.tracing import refuse_out, traced
+from tokentiming.ops.tracing import compiling, refuse_out, traced
 
 
 def sample(
@@ -48,13 +48,14 @@ def sample(
     """
     if not 0 <= seed < 2**64:
         raise ArgumentValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
-    if traced(logits):
-        refuse_out("sample", out)
-        signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
-        drawn: Tensor = torch.ops.tokentiming.sample(logits, keys, signed, states)
-        return drawn
     if out is None:
+        if traced(logits):
+            signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
+            drawn: Tensor = torch.ops.tokentiming.sample(logits, keys, signed, states)
+            return drawn
         out = torch.empty(len(logits), dtype=torch.int64)
+    elif compiling():  # the core itself refuses tensors without memory
+        refuse_out("sample", out)
     _core.sample(logits, keys, seed, states, out)
     return out
 

@@ -10,13 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from tokentiming.ops.errors import ArgumentValueError
 
-_is_compiling = torch.compiler.is_dynamo_compiling
+compiling = torch.compiler.is_dynamo_compiling
 
 
 def traced(tensor: Any) -> bool:
     """True under torch.compile, and for tensors that have a shape but no memory."""
     if type(tensor) is Tensor:  # asked at every call, hence first
-        return tensor.is_meta or _is_compiling()
+        return tensor.is_meta or compiling()
     return isinstance(tensor, FakeTensor) or getattr(tensor, "is_meta", False)
 
 
