@@ -9,14 +9,9 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from tokentiming import _core, ops
-from tokentiming.cache import CachedModel, common_prefix
+from tokentiming.cache import common_prefix
 
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
-
-
-def reader(model: PreTrainedModel) -> CachedModel | NativeModel:
-    """The quickest way to read a model whose logits may differ by rounding: a draft model."""
-    return NativeModel(model) if NativeModel.runs(model) else CachedModel(model)
 
 
 class NativeModel:

@@ -18,7 +18,8 @@ from transformers import (
 
 from tokentiming import ops
 from tokentiming.cache import CachedModel
-from tokentiming.native_model import NativeModel, reader
+from tokentiming.drafters.model import reader
+from tokentiming.native_model import NativeModel
 
 SIZES = {
     "vocab_size": 101,

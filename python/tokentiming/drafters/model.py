@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tokentiming.cache import CachedModel
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.native_model import reader
+from tokentiming.graphed_model import GraphedModel
+from tokentiming.native_model import NativeModel
 from tokentiming.noise import State
 from tokentiming.prompts import Prompt
 from tokentiming.transcode import follow, unfinished
@@ -78,4 +80,14 @@ class ModelDrafter:
 
     def _next(self, ids: list[int], state: State, choose: Choose) -> Choice | None:
         logits = self._reader.logits(ids)[:, : len(self.vocabulary)].float()
-        return choose(self._warpers(torch.tensor([ids]), logits)[0], state)
+        scores = self._warpers(torch.tensor([ids], device=logits.device), logits)[0]
+        return choose(scores, state)
+
+
+def reader(model: PreTrainedModel) -> CachedModel | GraphedModel | NativeModel:
+    """The quickest way to read a draft model."""
+    if NativeModel.runs(model):
+        return NativeModel(model)
+    if GraphedModel.runs(model):
+        return GraphedModel(model)
+    return CachedModel(model)
