@@ -29,11 +29,15 @@ from token_cases import align_case, restrict_case, transfer_case
 
 console = Console(width=130)
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CASES: dict[str, list[Callable[[], Case]]] = {
     "call": [call_case],
     "align": [align_case, lambda: align_case(64, 8, 16)],
-    "sample": [sample_case],
-    "verify": [lambda: verify_case(None), lambda: verify_case(4)],
+    "sample": [lambda dtype=dtype: sample_case(dtype) for dtype in DTYPES],
+    "verify": [
+        *(lambda dtype=dtype: verify_case(None, dtype) for dtype in DTYPES),
+        lambda: verify_case(4),
+    ],
     "transfer": [transfer_case],
     "restrict": [restrict_case],
 }

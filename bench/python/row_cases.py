@@ -16,42 +16,60 @@ from tokentiming import ops
 
 HEAD = 151_936  # Qwen2.5's vocabulary
 
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 # ---- sample ----
 
 
-def sample_case(rows: int = 9, columns: int = HEAD) -> Case:
+def sample_case(dtype: torch.dtype = torch.float32, rows: int = 9, columns: int = HEAD) -> Case:
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(-(2**63), 2**63 - 1, (columns,), generator=generator)
     states = torch.stack([torch.zeros(rows), torch.arange(rows), torch.zeros(rows)], 1).long()
     out = torch.empty(rows, dtype=torch.int64)
-    least = 4 * rows * columns + 8 * columns
-    sets = cold(
-        lambda seed: 3 * torch.randn(rows, columns, generator=generator.manual_seed(seed)), least
-    )
+    least = dtype.itemsize * rows * columns + 8 * columns
+
+    def inputs(seed: int) -> Tensor:
+        return (3 * torch.randn(rows, columns, generator=generator.manual_seed(seed))).to(dtype)
+
+    sets = cold(inputs, least)
     turn, plain_turn = itertools.cycle(sets), itertools.cycle(sets)
 
     def plain() -> Tensor:
-        logits = next(plain_turn)
+        logits = next(plain_turn).float()
         return peers.torch_sample(logits, peers.torch_exponentials(logits))
 
     def check() -> None:
         for seed, logits in enumerate(sets):
             exponentials = ops.log_noise(keys, seed=seed, states=states).exp().float()
             expected = ops.sample(logits, keys, seed=seed, states=states)
-            require(torch.equal(peers.torch_sample(logits, exponentials), expected), "torch: ids")
+            require(
+                torch.equal(peers.torch_sample(logits.float(), exponentials), expected),
+                "torch: ids",
+            )
 
     ways = {
         "ours, out=": lambda: ops.sample(next(turn), keys, seed=0, states=states, out=out),
         "torch: softmax, exponential_, argmax": plain,
     }
-    return Case("sample", f"{rows} x {columns:,}", ways, check, least)
+    return Case("sample", f"{rows} x {columns:,}, {name_of(dtype)}", ways, check, least)
 
 
 # ---- verify ----
 
 
-def verify_case(rejected_at: int | None, drafted: int = 8, columns: int = HEAD) -> Case:
-    """One chain, logits in; every token is accepted, or all before one that the target excludes."""
+def verify_case(
+    rejected_at: int | None,
+    dtype: torch.dtype = torch.float32,
+    drafted: int = 8,
+    columns: int = HEAD,
+) -> Case:
+    """One chain, logits in; every token is accepted, or all before one that the target excludes.
+
+    The peers reckon in float, for in less they would come to other results.
+    """
 
     def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -62,11 +80,12 @@ def verify_case(rejected_at: int | None, drafted: int = 8, columns: int = HEAD) 
             # What the draft likes most and the target next to never gives.
             ids[0, rejected_at] = target[0, rejected_at].argmax()
             target[0, rejected_at, ids[0, rejected_at]] -= 60
-        return ids, draft, target, torch.rand(1, drafted + 1, generator=generator)
+        uniforms = torch.rand(1, drafted + 1, generator=generator)
+        return ids, draft.to(dtype), target.to(dtype), uniforms
 
     read = drafted if rejected_at is None else rejected_at + 1
-    least = 4 * columns * (2 * read + (rejected_at is None))
-    sets = cold(inputs, 4 * columns * (2 * drafted + 1))
+    least = dtype.itemsize * columns * (2 * read + (rejected_at is None))
+    sets = cold(inputs, dtype.itemsize * columns * (2 * drafted + 1))
     turns: list[Iterator[Any]] = [itertools.cycle(sets) for _ in range(3)]
     out = ops.Verification(
         torch.empty((1, drafted + 1), dtype=torch.int32), torch.empty(1, dtype=torch.int32)
@@ -81,19 +100,28 @@ def verify_case(rejected_at: int | None, drafted: int = 8, columns: int = HEAD) 
             count = int(result.accepted)
             require(count == (drafted if rejected_at is None else rejected_at), "tokens accepted")
             expected = result.tokens[:, : count + 1].long()
-            tokens, n = peers.torch_verify(ids, draft, target, uniforms)
+            tokens, n = peers.torch_verify(ids, draft.float(), target.float(), uniforms)
             require(n == count and torch.equal(tokens, expected), "torch: tokens")
             with transformers_draws(uniforms):
-                tokens, n = peers.transformers_verify(ids, draft, target)
+                tokens, n = peers.transformers_verify(ids, draft.float(), target.float())
             require(n == count and torch.equal(tokens, expected), "transformers: tokens")
+
+    def plain() -> object:
+        ids, draft, target, uniforms = next(turns[1])
+        return peers.torch_verify(ids, draft.float(), target.float(), uniforms)
+
+    def transformers() -> object:
+        ids, draft, target, _ = next(turns[2])
+        return peers.transformers_verify(ids, draft.float(), target.float())
 
     ways = {
         "ours, out=": lambda: run(*next(turns[0])),
-        "plain torch": lambda: peers.torch_verify(*next(turns[1])),
-        "transformers": lambda: peers.transformers_verify(*next(turns[2])[:3]),
+        "plain torch": plain,
+        "transformers": transformers,
     }
     outcome = "all accepted" if rejected_at is None else f"rejected at {rejected_at}"
-    return Case("verify", f"K = {drafted}, {columns:,}, {outcome}", ways, check, least)
+    size = f"K = {drafted}, {columns:,}, {name_of(dtype)}, {outcome}"
+    return Case("verify", size, ways, check, least)
 
 
 def transformers_draws(uniforms: Tensor) -> Any:
