@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,27 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import references
+from tables import Table, offsets
 from tokentiming import ops
-
-
-@dataclass
-class Table:
-    """A byte table as ``ops.align`` takes it."""
-
-    bytes: torch.Tensor
-    offsets: torch.Tensor
-
-    @classmethod
-    def of(cls, tokens: list[bytes]) -> Table:
-        """Lay tokens end to end."""
-        return cls(
-            torch.tensor(list(b"".join(tokens)), dtype=torch.uint8),
-            torch.tensor([0, *np.cumsum([len(t) for t in tokens]).tolist()]),
-        )
-
-
-def offsets(sequences: list[list[int]]) -> torch.Tensor:
-    return torch.tensor([0, *np.cumsum([len(s) for s in sequences]).tolist()])
 
 
 def align_pair(draft: list[bytes], target: list[bytes], band: int = 8) -> ops.Alignment:

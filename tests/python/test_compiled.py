@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
+from tables import Map, Table
 from tokentiming import ops
-
-
-class Table(NamedTuple):
-    bytes: torch.Tensor
-    offsets: torch.Tensor
-
-
-class Map(NamedTuple):
-    first: torch.Tensor
-    expansion_offsets: torch.Tensor
-    expansion_ids: torch.Tensor
-
 
 TABLE = Table(torch.tensor(list(b"abcd"), dtype=torch.uint8), torch.arange(5))
 MAP = Map(torch.arange(4), torch.arange(5), torch.arange(4))

@@ -13,19 +13,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from small_models import SIZES, random_ids
 from tokentiming import graphed_model
 from tokentiming.cache import CachedModel
 from tokentiming.graphed_model import GraphedModel
 
-SIZES = {
-    "vocab_size": 101,
-    "hidden_size": 48,
-    "intermediate_size": 72,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
 DEVICES = [
     "cpu",
     pytest.param(
@@ -48,11 +40,6 @@ def make(kind: str, device: str) -> torch.nn.Module:
 def graphed(model: torch.nn.Module) -> GraphedModel:
     """On the CPU, where nothing can be recorded, a pass is its own recording."""
     return GraphedModel(model, (lambda run: run) if model.device.type == "cpu" else None)
-
-
-def random_ids(count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(count)
-    return torch.randint(SIZES["vocab_size"], (count,), generator=generator).tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -6,26 +6,15 @@ import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
+from tables import Map, Table
 from tokentiming import ops
 
 CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes
 ALLOWED = 2**20
-
-
-class Table(NamedTuple):
-    bytes: torch.Tensor
-    offsets: torch.Tensor
-
-
-class Map(NamedTuple):
-    first: torch.Tensor
-    expansion_offsets: torch.Tensor
-    expansion_ids: torch.Tensor
 
 
 TABLE = Table(torch.tensor(list(b"ab"), dtype=torch.uint8), torch.arange(3))

@@ -16,20 +16,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from small_models import SIZES, random_ids
 from tokentiming import ops
 from tokentiming.cache import CachedModel
 from tokentiming.drafters.model import reader
 from tokentiming.native_model import NativeModel
 
-SIZES = {
-    "vocab_size": 101,
-    "hidden_size": 48,
-    "intermediate_size": 72,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
 NEAR = {"rtol": 1e-3, "atol": 1e-3}
 LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
@@ -63,11 +55,6 @@ def pair(kind: str) -> tuple[nn.Module, nn.Module]:
         nn.init.normal_(parameter, std=0.3)
     model = model.to(torch.bfloat16).eval()
     return model, twin(model)
-
-
-def random_ids(count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(count)
-    return torch.randint(SIZES["vocab_size"], (count,), generator=generator).tolist()
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])

@@ -5,47 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass
 
 import pytest
 import torch
 
 import references
+from tables import Map, Table
 from tokentiming import ops
 
 POINT_MASS, WITHIN, MERGE, INSIDE = range(4)
-
-
-@dataclass
-class Table:
-    """A byte table as ``ops`` takes it."""
-
-    bytes: torch.Tensor
-    offsets: torch.Tensor
-
-    @classmethod
-    def of(cls, tokens: list[bytes]) -> Table:
-        return cls(
-            torch.tensor(list(b"".join(tokens)), dtype=torch.uint8),
-            torch.tensor([0, *itertools.accumulate(map(len, tokens))]),
-        )
-
-
-@dataclass
-class Map:
-    """Expansions as ``ops.transfer`` takes them."""
-
-    first: torch.Tensor
-    expansion_offsets: torch.Tensor
-    expansion_ids: torch.Tensor
-
-    @classmethod
-    def of(cls, expansions: list[list[int]], dtype: torch.dtype = torch.int64) -> Map:
-        return cls(
-            torch.tensor([e[0] if e else -1 for e in expansions], dtype=dtype),
-            torch.tensor([0, *itertools.accumulate(map(len, expansions))]),
-            torch.tensor(list(itertools.chain(*expansions)), dtype=dtype),
-        )
 
 
 def encode(text: bytes, table: list[bytes]) -> list[int]:
@@ -232,7 +200,7 @@ GOOD = {
 
 
 def mapped(**changes: torch.Tensor) -> Map:
-    return Map(**vars(Map.of(EXPANSIONS)) | changes)
+    return Map(**Map.of(EXPANSIONS)._asdict() | changes)
 
 
 def with_entry(value: float) -> torch.Tensor:
@@ -324,8 +292,9 @@ def test_a_broken_map_is_refused_where_it_is_read(
     }
     if "expansion_ids" in changes:
         # An expansion that begins with token 0 and goes on with one that does not exist.
-        arguments["expansions"].expansion_offsets = torch.tensor([0, *[2] * 11])
-        arguments["expansions"].expansion_ids = torch.tensor([0, 9])
+        arguments["expansions"] = arguments["expansions"]._replace(
+            expansion_offsets=torch.tensor([0, *[2] * 11]), expansion_ids=torch.tensor([0, 9])
+        )
     with pytest.raises(ValueError, match=f"^transfer: {message}"):
         ops.transfer(**arguments)
 
