@@ -133,21 +133,11 @@ template <class Id>
 void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
            const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,
            std::span<std::int64_t> costs) {
-  if (band < 0) refuse(kAlign, "band is " + std::to_string(band) + "; it must be 0 or more");
   check_offsets(draft, kAlign, "draft_offsets", "draft_ids");
   check_offsets(target, kAlign, "target_offsets", "target_ids");
   const std::size_t batch = draft.offsets.size() - 1;
-  if (target.offsets.size() != draft.offsets.size()) {
-    refuse(kAlign, "target_offsets has " + std::to_string(target.offsets.size() - 1) +
-                       " sequences, draft_offsets has " + std::to_string(batch));
-  }
-  if (target_spans.size() != 2 * target.ids.size()) {
-    refuse(kAlign, "target_spans must have 2 entries for each of the " +
-                       std::to_string(target.ids.size()) + " target_ids");
-  }
-  if (costs.size() != batch) {
-    refuse(kAlign, "cost must have " + std::to_string(batch) + " entries, one a sequence");
-  }
+  check_align_sizes(band, batch, target.offsets.size() - 1, target.ids.size(), target_spans.size(),
+                    costs.size());
 
   thread_local std::vector<Token> draft_tokens;
   thread_local std::vector<Token> target_tokens;
@@ -156,11 +146,7 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
   for (std::size_t b = 0; b < batch; ++b) {
     const bool no_draft = draft.offsets[b] == draft.offsets[b + 1];
     const bool no_target = target.offsets[b] == target.offsets[b + 1];
-    if (no_draft != no_target) {
-      refuse(kAlign, std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +
-                         std::to_string(b) +
-                         " is empty and the other side is not; no path joins them");
-    }
+    if (no_draft != no_target) refuse_half_pair(no_draft, b);
   }
 
   // Bound by name: a thread_local named inside the loop would be each worker's own, empty one.

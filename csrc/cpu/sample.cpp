@@ -12,51 +12,16 @@
 #include <vector>
 
 #include "blocks/blocks.h"
+#include "exponential.h"
 #include "parallel.h"
 #include "reach/reach.h"
+#include "sizes.h"
 #include "widen.h"
 
 namespace tokentiming {
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) {
-  throw std::invalid_argument("sample: " + message);
-}
-
-// ---- log E ----
-// The standard library's logarithm differs in the last bit from one machine to the next, and a bit
-// can change a token. These use +, -, * and / alone, whose results IEEE 754 fixes.
-
-// kTerms terms of sum 1 / (2k + 1) x^k from k = kFirst on, over x^kFirst, by halves, so that the
-// processor need not wait for one multiplication after another. powers[i] is x^(2^i).
-template <std::size_t kFirst, std::size_t kTerms>
-double odd_reciprocals(const double* powers) {
-  if constexpr (kTerms == 1) {
-    return 1.0 / (2 * kFirst + 1);
-  } else {
-    constexpr std::size_t kHalf = kTerms / 2;
-    return odd_reciprocals<kFirst, kHalf>(powers) +
-           powers[std::countr_zero(kHalf)] * odd_reciprocals<kFirst + kHalf, kHalf>(powers);
-  }
-}
-
-// log((1 + s) / (1 - s)) for |s| <= 1/3, by the odd power series of 2 atanh(s).
-double log_ratio(double s) {
-  double powers[4] = {s * s};
-  for (int i = 1; i < 4; ++i) powers[i] = powers[i - 1] * powers[i - 1];
-  return 2.0 * s * odd_reciprocals<0, 16>(powers);
-}
-
-// x is positive and normal.
-double log_positive(double x) {
-  constexpr double kLog2 = 0.693147180559945309417;
-  constexpr auto kSqrtHalf = std::bit_cast<std::int64_t>(0.707106781186547524);
-  // The power of two that leaves a mantissa between sqrt(1/2) and sqrt(2).
-  const auto bits = std::bit_cast<std::int64_t>(x);
-  const std::int64_t exponent = (bits - kSqrtHalf) >> 52;
-  const auto mantissa = std::bit_cast<double>(bits - (exponent << 52));
-  return static_cast<double>(exponent) * kLog2 + log_ratio((mantissa - 1.0) / (mantissa + 1.0));
-}
+[[noreturn]] void refuse(const std::string& message) { tokentiming::refuse("sample", message); }
 
 // ---- the race ----
 
@@ -174,35 +139,15 @@ void check_states(const char* operation, std::span<const State> states) {
 
 }  // namespace
 
-// A double near 0 is fine-grained and a double near 1 is not. So u is used as it stands in the
-// lower half, where E is small and decides who wins, and 1 - u, built from the complemented bits,
-// in the upper half: both ends keep all the 64 bits can say.
-double log_exponential(std::uint64_t bits) {
-  constexpr double kScale = 0x1p-64;
-  if (bits >> 63 == 0) {
-    const double u = (static_cast<double>(bits) + 0.5) * kScale;
-    return log_positive(log_ratio(u / (2.0 - u)));  // E = -log(1 - u)
-  }
-  const double complement = (static_cast<double>(~bits) + 0.5) * kScale;
-  return log_positive(-log_positive(complement));
-}
+double log_exponential(std::uint64_t bits) { return log_exponential_of(bits); }
 
 Noise::Noise(std::uint64_t seed, const State& state)
-    : byte_offset_(static_cast<std::uint32_t>(state.byte_offset)),
-      empty_tokens_(static_cast<std::uint32_t>(state.empty_tokens)) {
-  const auto row = static_cast<std::uint64_t>(state.row);
-  const auto stream =
-      philox({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32), 0, 0},
-             {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-  key_ = {stream[0], stream[1]};
-}
+    : key_(noise_key(seed, state.row)),
+      byte_offset_(static_cast<std::uint32_t>(state.byte_offset)),
+      empty_tokens_(static_cast<std::uint32_t>(state.empty_tokens)) {}
 
 std::uint64_t Noise::bits(std::uint64_t token_key) const {
-  const auto words =
-      philox({static_cast<std::uint32_t>(token_key), static_cast<std::uint32_t>(token_key >> 32),
-              byte_offset_, empty_tokens_},
-             key_);
-  return std::uint64_t{words[0]} << 32 | words[1];
+  return noise_bits(key_, token_key, byte_offset_, empty_tokens_);
 }
 
 double Noise::log_exponential(std::uint64_t token_key) const {
@@ -212,18 +157,7 @@ double Noise::log_exponential(std::uint64_t token_key) const {
 template <class Logit>
 void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys,
             std::uint64_t seed, std::span<const State> states, std::span<std::int64_t> ids) {
-  if (keys.size() > logits.columns) {
-    refuse("keys has " + std::to_string(keys.size()) + " entries, logits only " +
-           std::to_string(logits.columns) + " columns");
-  }
-  if (states.size() != logits.rows) {
-    refuse("states has " + std::to_string(states.size()) + " rows, logits has " +
-           std::to_string(logits.rows));
-  }
-  if (ids.size() != logits.rows) {
-    refuse("out has " + std::to_string(ids.size()) + " entries, logits has " +
-           std::to_string(logits.rows) + " rows");
-  }
+  check_sample_sizes(logits.rows, logits.columns, keys.size(), states.size(), ids.size());
   check_states("sample", states);
 
   const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;

@@ -2,18 +2,13 @@
 #pragma once
 
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "sizes.h"
 #include "tokentiming/align.h"
 
 namespace tokentiming {
-
-// Refusals begin with the name of the function that was called.
-[[noreturn]] inline void refuse(const char* function, const std::string& message) {
-  throw std::invalid_argument(std::string(function) + ": " + message);
-}
 
 template <class Id>
 void check_offsets(const Ragged<Id>& side, const char* function, const std::string& offsets_name,

@@ -235,41 +235,13 @@ template <class Number, class Id, class MapId>
 void check(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
            const Expansions<MapId>& expansions, const Rows<Number>& probs,
            std::span<std::int8_t> cases) {
-  const auto number = [](std::size_t n) { return std::to_string(n); };
-  const std::size_t drafted = proposals.draft.ids.size();
-  const std::size_t proxies = proposals.target.ids.size();
   check_offsets(proposals.draft, kTransfer, "draft_offsets", "draft_ids");
   check_offsets(proposals.target, kTransfer, "target_offsets", "target_ids");
-  if (proposals.draft.offsets.size() != proposals.target.offsets.size()) {
-    refuse(kTransfer, "target_offsets has " + number(proposals.target.offsets.size() - 1) +
-                          " sequences, draft_offsets has " +
-                          number(proposals.draft.offsets.size() - 1));
-  }
-  if (proposals.target_spans.size() != 2 * proxies) {
-    refuse(kTransfer,
-           "target_spans must have 2 entries for each of the " + number(proxies) + " target_ids");
-  }
-  if (draft_probs.rows != drafted) {
-    refuse(kTransfer, "draft_probs has " + number(draft_probs.rows) + " rows, draft_ids " +
-                          number(drafted) + " entries");
-  }
+  check_transfer_sizes(draft_probs, proposals, expansions, probs, cases.size(),
+                       proposals.draft.offsets.size() - 1, proposals.target.offsets.size() - 1);
+  const std::size_t drafted = proposals.draft.ids.size();
+  const std::size_t proxies = proposals.target.ids.size();
   const std::size_t size = expansions.first.size();
-  if (draft_probs.columns < size) {
-    refuse(kTransfer, "first has " + number(size) + " entries, draft_probs only " +
-                          number(draft_probs.columns) + " columns");
-  }
-  if (expansions.expansion_offsets.size() != size + 1) {
-    refuse(kTransfer, "expansion_offsets must have " + number(size + 1) +
-                          " entries, one more than first, got " +
-                          number(expansions.expansion_offsets.size()));
-  }
-  if (probs.rows != proxies) {
-    refuse(kTransfer, "out.probs has " + number(probs.rows) + " rows, target_ids " +
-                          number(proxies) + " entries");
-  }
-  if (cases.size() != proxies) {
-    refuse(kTransfer, "out.cases must have " + number(proxies) + " entries, one a proxy token");
-  }
   for (std::size_t k = 0; k < drafted; ++k) {
     check_id(proposals.draft.ids[k], static_cast<std::int64_t>(size), kTransfer, "draft_ids", k);
   }
@@ -307,10 +279,7 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
 template <class Number, class Id>
 void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const Id> exact,
                         const Rows<Number>& probs) {
-  if (probs.rows != draft_probs.rows) {
-    refuse(kRestrict, "out has " + std::to_string(probs.rows) + " rows, draft_probs has " +
-                          std::to_string(draft_probs.rows));
-  }
+  check_restrict_rows(draft_probs.rows, probs.rows);
   if (exact.size() > draft_probs.columns) {
     refuse(kRestrict, "exact has " + std::to_string(exact.size()) + " entries, draft_probs only " +
                           std::to_string(draft_probs.columns) + " columns");

@@ -18,13 +18,6 @@ namespace {
 
 constexpr std::int64_t kMissing = -1;  // the id of a draw that hit missing mass
 
-const char* target_name(const Laws& laws) {
-  return laws.statement == Statement::kLogits ? "target_logits" : "target_probs";
-}
-const char* draft_name(const Laws& laws) {
-  return laws.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
-}
-
 // Blocks handed to a thread at a time: 32 KiB of floats against microseconds for a wake-up.
 constexpr std::size_t kBlocksPerTask = 8;
 // Chains judged or ended by a thread at a time, once their rows are summed.
@@ -182,28 +175,15 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   const std::size_t drafted = chains.draft.ids.size();
   check_offsets(chains.draft, "verify", "offsets", "draft_ids");
   const std::size_t batch = offsets.size() - 1;
-  const auto row_count = [](const Laws& laws) {
-    return std::visit([](const auto& rows) { return rows.rows; }, laws.rows);
-  };
-  const std::string target = target_name(chains.targets);
-  const std::size_t columns = Row<double>::columns(chains.targets);
-  if (row_count(chains.targets) != drafted + batch) {
-    refuse(target + " has " + std::to_string(row_count(chains.targets)) + " rows; " +
-           std::to_string(drafted) + " drafted tokens in " + std::to_string(batch) +
-           " chains need " + std::to_string(drafted + batch));
+  check_verify_sizes(chains, batch, accepted.size());
+  std::int64_t longest = 0;
+  for (std::size_t b = 0; b < batch; ++b) longest = std::max(longest, offsets[b + 1] - offsets[b]);
+  if (tokens.rows != batch ||
+      (batch > 0 && tokens.columns < static_cast<std::size_t>(longest) + 1)) {
+    refuse_tokens(batch, longest, tokens);
   }
-  if (columns == 0 && batch > 0) refuse(target + " has no columns");
-  if (chains.proposals) {
-    const std::string draft = draft_name(*chains.proposals);
-    if (row_count(*chains.proposals) != drafted) {
-      refuse(draft + " has " + std::to_string(row_count(*chains.proposals)) + " rows, draft_ids " +
-             std::to_string(drafted) + " entries");
-    }
-    if (Row<double>::columns(*chains.proposals) != columns) {
-      refuse(draft + " has " + std::to_string(Row<double>::columns(*chains.proposals)) +
-             " columns, " + target + " has " + std::to_string(columns));
-    }
-  }
+
+  const std::size_t columns = columns_of(chains.targets);
   const bool may_miss =
       chains.proposals && chains.proposals->statement == Statement::kProbabilities;
   for (std::size_t t = 0; t < drafted; ++t) {
@@ -215,41 +195,17 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
              (id == kMissing ? "; only a draw from draft_probs can be missing mass" : ""));
     }
   }
-
-  if (!(chains.temperature >= 0.0 && std::isfinite(chains.temperature))) {
-    refuse("temperature is " + std::to_string(chains.temperature) + "; it must be 0 or more");
-  }
-  if (chains.temperature != 1.0 && chains.targets.statement == Statement::kProbabilities) {
-    refuse("temperature applies to target_logits; target_probs are taken as they are");
-  }
-  if (chains.temperature > 0.0) {
-    std::visit(
-        [&](auto uniforms) {
-          if (uniforms.size() != drafted + batch) {
-            refuse("uniforms has " + std::to_string(uniforms.size()) +
-                   " entries; one for each row of " + target + " is needed, " +
-                   std::to_string(drafted + batch));
+  if (chains.temperature == 0.0) return;
+  std::visit(
+      [&](auto uniforms) {
+        for (std::size_t k = 0; k < uniforms.size(); ++k) {
+          if (!(uniforms[k] >= 0 && uniforms[k] < 1)) {
+            refuse("uniforms[" + std::to_string(k) + "] is " + std::to_string(uniforms[k]) +
+                   ", not in [0, 1)");
           }
-          for (std::size_t k = 0; k < uniforms.size(); ++k) {
-            if (!(uniforms[k] >= 0 && uniforms[k] < 1)) {
-              refuse("uniforms[" + std::to_string(k) + "] is " + std::to_string(uniforms[k]) +
-                     ", not in [0, 1)");
-            }
-          }
-        },
-        chains.uniforms);
-  }
-
-  std::int64_t longest = 0;
-  for (std::size_t b = 0; b < batch; ++b) longest = std::max(longest, offsets[b + 1] - offsets[b]);
-  if (tokens.rows != batch ||
-      (batch > 0 && tokens.columns < static_cast<std::size_t>(longest) + 1)) {
-    refuse("out.tokens must be [" + std::to_string(batch) + ", " + std::to_string(longest + 1) +
-           "], got [" + std::to_string(tokens.rows) + ", " + std::to_string(tokens.columns) + "]");
-  }
-  if (accepted.size() != batch) {
-    refuse("out.accepted must have " + std::to_string(batch) + " entries, one a chain");
-  }
+        }
+      },
+      chains.uniforms);
 }
 
 bool is_double(const Laws& laws) { return std::holds_alternative<Rows<const double>>(laws.rows); }

@@ -23,7 +23,7 @@ struct Rows {
   std::size_t columns;
   std::ptrdiff_t stride;
 
-  Number* operator[](std::size_t row) const {
+  constexpr Number* operator[](std::size_t row) const {
     return data + static_cast<std::ptrdiff_t>(row) * stride;
   }
 };

@@ -8,13 +8,13 @@
 
 namespace tokentiming {
 
-[[gnu::always_inline]] inline float widen(BFloat16 x) {
+[[gnu::always_inline]] constexpr float widen(BFloat16 x) {
   return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
 }
 
 // Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, for
 // subnormals too; one multiplication puts that right. Infinity and NaN need their exponent set.
-[[gnu::always_inline]] inline float widen(Half x) {
+[[gnu::always_inline]] constexpr float widen(Half x) {
   constexpr float kRebias = 0x1p112f;
   const std::uint32_t magnitude = x.bits & 0x7FFFu;
   const std::uint32_t special = magnitude >= 0x7C00u ? 0x7F800000u : 0u;
@@ -23,9 +23,9 @@ namespace tokentiming {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
 }
 
-[[gnu::always_inline]] inline float widen(std::int8_t x) { return x; }
-[[gnu::always_inline]] inline float widen(float x) { return x; }
-[[gnu::always_inline]] inline double widen(double x) { return x; }
+[[gnu::always_inline]] constexpr float widen(std::int8_t x) { return x; }
+[[gnu::always_inline]] constexpr float widen(float x) { return x; }
+[[gnu::always_inline]] constexpr double widen(double x) { return x; }
 
 // The type in which a number is reckoned with.
 template <class Number>

@@ -1,0 +1,136 @@
+// Kernels started from the host, with every error thrown under the operation's name.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "device.h"
+#include "tokentiming/cuda.h"
+
+namespace tokentiming::cuda {
+
+struct Grid {
+  unsigned columns;
+  unsigned rows;
+  unsigned threads;
+  std::size_t shared_bytes;
+  bool resident = false;  // all blocks run at once, and may wait for each other
+};
+
+// A workspace as the parts that it is made of, one after another.
+class Workspace {
+ public:
+  Workspace(const char* operation, std::span<std::byte> bytes)
+      : operation_(operation), left_(bytes) {
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % kAlignment != 0) {
+      throw std::invalid_argument(std::string(operation) +
+                                  ": workspace is not aligned to 16 bytes");
+    }
+  }
+
+  template <class T>
+  std::span<T> take(std::size_t count) {
+    const std::size_t bytes = size<T>(count);
+    if (bytes > left_.size()) {
+      throw std::invalid_argument(std::string(operation_) + ": workspace is too small, by " +
+                                  std::to_string(bytes - left_.size()) + " bytes or more");
+    }
+    const std::span<T> part(reinterpret_cast<T*>(left_.data()), count);
+    left_ = left_.subspan(bytes);
+    return part;
+  }
+
+  template <class T>
+  static constexpr std::size_t size(std::size_t count) {
+    return (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 16;
+
+  const char* operation_;
+  std::span<std::byte> left_;
+};
+
+}  // namespace tokentiming::cuda
+
+#ifdef __CUDACC__
+namespace tokentiming::cuda {
+
+inline void check(const char* operation, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // an error that is reported once is enough
+  throw std::runtime_error(std::string(operation) + ": " + cudaGetErrorString(error));
+}
+
+// The stream's device is the current one while this lives.
+class OnDevice {
+ public:
+  OnDevice(const char* operation, Stream stream) : operation_(operation) {
+    check(operation_, cudaGetDevice(&before_));
+    changed_ = before_ != stream.device;
+    if (changed_) check(operation_, cudaSetDevice(stream.device));
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  const char* operation_;
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+template <class... Parameters>
+void launch(const char* operation, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
+            const std::type_identity_t<Parameters>&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid.columns, grid.rows);
+  config.blockDim = dim3(grid.threads);
+  config.dynamicSmemBytes = grid.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  if (grid.resident) {
+    config.attrs = &together;
+    config.numAttrs = 1;
+  }
+  check(operation, cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+template <class T>
+void zero(const char* operation, std::span<T> memory, Stream stream) {
+  check(operation, cudaMemsetAsync(memory.data(), 0, memory.size_bytes(),
+                                   static_cast<cudaStream_t>(stream.handle)));
+}
+
+// How many blocks of a kernel the current device can run at once.
+template <class... Parameters>
+std::size_t resident_blocks(const char* operation, void (*kernel)(Parameters...), unsigned threads,
+                            std::size_t shared_bytes, int device) {
+  int processors = 0;
+  int blocks = 0;
+  check(operation, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check(operation, cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                       &blocks, kernel, static_cast<int>(threads), shared_bytes));
+  return static_cast<std::size_t>(processors) * static_cast<std::size_t>(std::max(blocks, 1));
+}
+
+inline std::size_t processors(const char* operation, int device) {
+  int count = 0;
+  check(operation, cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return static_cast<std::size_t>(count);
+}
+
+}  // namespace tokentiming::cuda
+#else
+#include "emulated_launch.h"
+#endif

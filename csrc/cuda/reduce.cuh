@@ -1,0 +1,60 @@
+// Sums and the like over the threads of a warp and of a block, in an order that is always the same.
+#pragma once
+
+#include "device.h"
+
+namespace tokentiming::cuda {
+
+// Another lane's value.
+__device__ inline double exchanged(double mine, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, mine, other);
+}
+__device__ inline int exchanged(int mine, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, mine, other);
+}
+
+// What all lanes have, joined in pairs; every lane gets the same. Join must not care which of its
+// two arguments comes first.
+template <class T, class Join>
+__device__ inline T join_warp(T mine, const Join& join) {
+#pragma unroll
+  for (unsigned other = kWarp / 2; other > 0; other /= 2) {
+    mine = join(mine, exchanged(mine, other));
+  }
+  return mine;
+}
+
+// A value of each warp of a block, which a block has in shared memory for joining them.
+inline constexpr unsigned kMostWarps = 32;
+template <class T>
+using OfWarps = T[kMostWarps];
+
+// What all threads of the block have, joined; every thread gets the same. All threads have to call
+// it, and a barrier has to lie between two calls on one `of_warps`.
+template <class T, class Join>
+__device__ inline T join_block(T mine, T (&of_warps)[kMostWarps], const Join& join) {
+  mine = join_warp(mine, join);
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = mine;
+  __syncthreads();
+  T all = of_warps[0];
+  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) all = join(all, of_warps[warp]);
+  return all;
+}
+
+// The sum of what the threads before this one have, likewise.
+__device__ inline double sum_before(double mine, double (&of_warps)[kMostWarps]) {
+  double until = mine;
+#pragma unroll
+  for (unsigned distance = 1; distance < kWarp; distance *= 2) {
+    const double below = __shfl_up_sync(kAllLanes, until, distance);
+    if (threadIdx.x % kWarp >= distance) until += below;
+  }
+  if (threadIdx.x % kWarp == kWarp - 1) of_warps[threadIdx.x / kWarp] = until;
+  __syncthreads();
+  double before = 0.0;
+  for (unsigned warp = 0; warp < threadIdx.x / kWarp; ++warp) before += of_warps[warp];
+  const double in_warp = __shfl_up_sync(kAllLanes, until, 1);
+  return threadIdx.x % kWarp == 0 ? before : before + in_warp;
+}
+
+}  // namespace tokentiming::cuda

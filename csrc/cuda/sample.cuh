@@ -1,0 +1,266 @@
+// The exponential race in one pass over the logits.
+//
+// A block races a stretch of the vocabulary for several rows, so that the keys are read once for
+// all of them. Every token's score gets an upper bound in float; the few that reach the best score
+// so far are scored in double, as on the CPU. What the best score so far is depends on how the
+// blocks run, and changes which tokens are left out, never who wins: a token left out is below it.
+//
+// Instructions a logit: Philox takes 2 multiplications of 32 by 32 to 64 bits and 2 exclusive ors
+// of three words in each of 10 rounds, less 1 of either at the first round (one product is the
+// row's own) and at the last (one word is asked for): 36. The bound takes 6 more: shift, two
+// conversions, multiplication, subtraction, addition; comparison and mask 2, widening 1. These 45
+// are what bounds the operation, not memory: a half-precision logit is 2 bytes.
+#pragma once
+
+#include <limits>
+
+#include "exponential.h"
+#include "race_bound.h"
+#include "rows.cuh"
+#include "tokentiming/sample.h"
+
+namespace tokentiming::cuda {
+
+inline constexpr unsigned kRaceThreads = 256;
+inline constexpr unsigned kRaceWarps = kRaceThreads / kWarp;
+inline constexpr int kRaceRows = 8;  // at most, side by side in a block
+static_assert(kRaceRows <= kWarp);
+inline constexpr std::int64_t kRaceStep = kRaceThreads * kEntries;  // tokens a block takes at once
+
+// The best token so far. Without any the id is -1, and the score -inf; an invalid row has the id -1
+// and the score +inf.
+struct Leader {
+  double score;
+  std::int64_t id;
+
+  static constexpr Leader none() { return {-std::numeric_limits<double>::infinity(), -1}; }
+  static constexpr Leader invalid() { return {std::numeric_limits<double>::infinity(), -1}; }
+  // Of equal scores the lowest id is ahead.
+  constexpr bool behind(const Leader& other) const {
+    return score < other.score || (score == other.score && id > other.id);
+  }
+};
+
+__device__ inline Leader best_of_warp(Leader mine) {
+#pragma unroll
+  for (unsigned other = kWarp / 2; other > 0; other /= 2) {
+    const Leader theirs{__shfl_xor_sync(kAllLanes, mine.score, other),
+                        __shfl_xor_sync(kAllLanes, mine.id, other)};
+    if (mine.behind(theirs)) mine = theirs;
+  }
+  return mine;
+}
+
+// Floats in the order of unsigned numbers; 0 stands for none.
+__device__ inline unsigned ordered(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ inline float from_ordered(unsigned place) {
+  constexpr float kLowest = std::numeric_limits<float>::lowest();  // finite: -inf is out of reach
+  const float x =
+      std::bit_cast<float>(place >> 31 ? place & 0x7FFFFFFFu : ~static_cast<std::uint32_t>(place));
+  return x > kLowest ? x : kLowest;
+}
+
+struct RowNoise {
+  Philox::Key key;
+  std::uint32_t byte_offset;
+  std::uint32_t empty_tokens;
+};
+
+template <class Logit>
+struct RaceArguments {
+  Rows<const Logit> logits;
+  const std::uint64_t* keys;
+  std::int64_t count;  // of keys
+  std::uint64_t seed;
+  const State* states;
+  std::int64_t* ids;
+  int rows_together;
+  std::int64_t stretch;  // tokens a block
+  unsigned* thresholds;  // of each row, ordered
+  unsigned* finished;    // blocks of each group of rows
+  Leader* leaders;       // of each stretch and row
+};
+
+struct RaceShared {
+  RowNoise noise[kRaceRows];
+  Leader leaders[kRaceWarps][kRaceRows];
+  bool last;
+};
+
+__device__ inline bool is_state(const State& s) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 32;
+  return s.row >= 0 && s.byte_offset >= 0 && s.byte_offset < kLimit && s.empty_tokens >= 0 &&
+         s.empty_tokens < kLimit;
+}
+
+template <class Logit>
+class Race {
+ public:
+  __device__ Race(const RaceArguments<Logit>& a, RaceShared& shared)
+      : a_(a),
+        shared_(shared),
+        first_row_(static_cast<std::int64_t>(blockIdx.y) * a.rows_together),
+        rows_(rows_in_group()),
+        begin_(static_cast<std::int64_t>(blockIdx.x) * a.stretch),
+        end_(begin_ + a.stretch < a.count ? begin_ + a.stretch : a.count) {}
+
+  __device__ void run() {
+    prepare();
+    const std::int64_t lane_start = static_cast<std::int64_t>(threadIdx.x) * kEntries;
+    const std::int64_t warp_start = lane_start / (kWarp * kEntries) * (kWarp * kEntries);
+    for (std::int64_t step = begin_; step + warp_start < end_; step += kRaceStep) {
+      race(step + lane_start);
+    }
+    gather();
+  }
+
+ private:
+  __device__ int rows_in_group() const {
+    const std::int64_t left = static_cast<std::int64_t>(a_.logits.rows) - first_row_;
+    return left < a_.rows_together ? static_cast<int>(left) : a_.rows_together;
+  }
+
+  __device__ void prepare() {
+    const auto row = static_cast<int>(threadIdx.x);
+    if (row < rows_) {
+      const State state = a_.states[first_row_ + row];
+      shared_.noise[row] = {noise_key(a_.seed, state.row),
+                            static_cast<std::uint32_t>(state.byte_offset),
+                            static_cast<std::uint32_t>(state.empty_tokens)};
+    }
+    if (threadIdx.x < kRaceWarps * kRaceRows) {
+      shared_.leaders[threadIdx.x / kRaceRows][threadIdx.x % kRaceRows] = Leader::none();
+    }
+    __syncthreads();
+  }
+
+  // Races this lane's eight tokens from `at` on for every row.
+  __device__ void race(std::int64_t at) {
+    std::uint64_t keys[kEntries];
+    load_keys(at, keys);
+    auto next = logits_of(0, at);
+    for (int row = 0; row < rows_; ++row) {
+      const auto logits = next;
+      float threshold = from_ordered(__ldcg(a_.thresholds + first_row_ + row));
+      if (row + 1 < rows_) next = logits_of(row + 1, at);
+      unsigned left = reaching(keys, logits, row, threshold);
+      // Each lane scores one of its tokens at a time; then few are left that reach the best.
+      while (__any_sync(kAllLanes, left != 0)) {
+        Leader found = Leader::none();
+        if (left != 0) {
+          found = score(row, at + __ffs(left) - 1);
+          left &= left - 1;
+        }
+        found = best_of_warp(found);
+        const float below = __double2float_rd(found.score);
+        if (below > threshold) threshold = below;
+        if (threadIdx.x % kWarp == 0) enter(row, found, threshold);
+        left &= reaching(keys, logits, row, threshold);
+      }
+    }
+  }
+
+  __device__ void load_keys(std::int64_t at, std::uint64_t (&keys)[kEntries]) const {
+    const auto eight = Eight<std::uint64_t>::load(a_.keys, at, end_, 0);
+#pragma unroll
+    for (int k = 0; k < kEntries; ++k) keys[k] = eight[k];
+  }
+
+  __device__ Eight<Logit> logits_of(int row, std::int64_t at) const {
+    return Eight<Logit>::load(a_.logits[static_cast<std::size_t>(first_row_ + row)], at, end_,
+                              lowest_logit<Logit>());
+  }
+
+  // A float that is not below the logit.
+  __device__ static float from_above(Logit logit) {
+    if constexpr (std::is_same_v<Logit, double>) {
+      return __double2float_ru(logit);
+    } else {
+      return widen(logit);
+    }
+  }
+
+  // A bit for each token whose bound is not below the threshold; that of NaN never is.
+  __device__ unsigned reaching(const std::uint64_t (&keys)[kEntries], const Eight<Logit>& logits,
+                               int row, float threshold) const {
+    const RowNoise noise = shared_.noise[row];
+    unsigned mask = 0;
+#pragma unroll
+    for (int k = 0; k < kEntries; ++k) {
+      const auto w = static_cast<float>(
+          noise_bits(noise.key, keys[k], noise.byte_offset, noise.empty_tokens) >> 40);
+      const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
+      const float gain = kBoundOffset - kBoundSlope * bits;
+      if (!(from_above(logits[k]) + gain < threshold)) mask |= 1u << k;
+    }
+    return mask;
+  }
+
+  __device__ Leader score(int row, std::int64_t token) const {
+    const auto logit = widen(a_.logits[static_cast<std::size_t>(first_row_ + row)][token]);
+    if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) return Leader::invalid();
+    const RowNoise noise = shared_.noise[row];
+    const std::uint64_t bits =
+        noise_bits(noise.key, a_.keys[token], noise.byte_offset, noise.empty_tokens);
+    return {static_cast<double>(logit) - log_exponential_of(bits), token};
+  }
+
+  __device__ void enter(int row, const Leader& found, float threshold) {
+    Leader& leader = shared_.leaders[threadIdx.x / kWarp][row];
+    if (!leader.behind(found)) return;
+    leader = found;
+    atomicMax(a_.thresholds + first_row_ + row, ordered(threshold));
+  }
+
+  __device__ Leader best_of_block(int row) const {
+    Leader best = shared_.leaders[0][row];
+    for (unsigned warp = 1; warp < kRaceWarps; ++warp) {
+      if (best.behind(shared_.leaders[warp][row])) best = shared_.leaders[warp][row];
+    }
+    return best;
+  }
+
+  // The warps' leaders of a row into one; the last block of a group, into the winner. One warp has
+  // all rows.
+  __device__ void gather() {
+    __syncthreads();
+    const auto row = static_cast<int>(threadIdx.x);
+    const auto all_rows = static_cast<std::int64_t>(a_.logits.rows);
+    if (threadIdx.x < kWarp) {
+      if (row < rows_) a_.leaders[blockIdx.x * all_rows + first_row_ + row] = best_of_block(row);
+      __threadfence();
+      __syncwarp();
+      if (threadIdx.x == 0) {
+        shared_.last = atomicAdd(a_.finished + blockIdx.y, 1) == gridDim.x - 1;
+        __threadfence();
+      }
+    }
+    __syncthreads();
+    if (!shared_.last || row >= rows_) return;
+    Leader best = Leader::none();
+    for (unsigned stretch = 0; stretch < gridDim.x; ++stretch) {
+      const Leader* leader = a_.leaders + stretch * all_rows + first_row_ + row;
+      const Leader theirs{__ldcg(&leader->score), __ldcg(&leader->id)};
+      if (best.behind(theirs)) best = theirs;
+    }
+    a_.ids[first_row_ + row] = is_state(a_.states[first_row_ + row]) ? best.id : -1;
+  }
+
+  const RaceArguments<Logit>& a_;
+  RaceShared& shared_;
+  std::int64_t first_row_;
+  int rows_;
+  std::int64_t begin_;
+  std::int64_t end_;
+};
+
+template <class Logit>
+__global__ void __launch_bounds__(kRaceThreads, sizeof(Logit) == 2 ? 4 : 2)
+    race(const __grid_constant__ RaceArguments<Logit> arguments) {
+  Race<Logit>(arguments, shared_memory<RaceShared>()).run();
+}
+
+}  // namespace tokentiming::cuda

@@ -1,0 +1,117 @@
+#include "launch.h"
+#include "sides.h"
+#include "transfer.cuh"
+
+namespace tokentiming::cuda {
+namespace {
+
+constexpr const char* kTransfer = "transfer";
+constexpr const char* kRestrict = "restrict";
+
+DeviceOrigins device_origins(const Origins& origins, std::size_t columns, std::size_t draft_tokens,
+                             const char* operation) {
+  if (origins.offsets.empty()) refuse(operation, "origins.offsets must not be empty");
+  const std::size_t targets = origins.offsets.size() - 1;
+  if (targets > columns) {
+    refuse(operation, "origins are of " + std::to_string(targets) +
+                          " target tokens, more than the " + std::to_string(columns) +
+                          " columns of out");
+  }
+  return {origins.offsets.data(), static_cast<std::int64_t>(targets), origins.draft_ids.data(),
+          static_cast<std::int64_t>(origins.draft_ids.size()),
+          static_cast<std::int64_t>(draft_tokens)};
+}
+
+// A row of blocks over the columns.
+unsigned gather_blocks(std::size_t columns) {
+  const auto each = static_cast<std::size_t>(kGatherColumns);
+  return static_cast<unsigned>((columns + each - 1) / each);
+}
+
+}  // namespace
+
+std::size_t transfer_workspace(std::size_t proxies) { return Workspace::size<Plan>(proxies); }
+
+template <class Number, class Id, class MapId>
+void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
+              const Expansions<MapId>& expansions, const Origins& origins,
+              const Rows<Number>& probs, std::span<std::int8_t> cases,
+              std::span<std::byte> workspace, Stream stream) {
+  const auto count = [](const auto& offsets) { return offsets.empty() ? 1 : offsets.size() - 1; };
+  const std::size_t batch = count(proposals.draft.offsets);
+  const std::size_t targets = count(proposals.target.offsets);
+  check_transfer_sizes(draft_probs, proposals, expansions, probs, cases.size(), batch, targets);
+  const Sequences drafts = sequences(proposals.draft, batch, kTransfer, "draft_ids");
+  const Sequences proxies = sequences(proposals.target, batch, kTransfer, "target_ids");
+  most_tokens(drafts, kTransfer, "draft_ids");
+  most_tokens(proxies, kTransfer, "target_ids");
+  const std::size_t size = expansions.first.size();
+  const DeviceOrigins device = device_origins(origins, probs.columns, size, kTransfer);
+  if (proposals.target.ids.empty()) return;
+
+  const OnDevice on_device(kTransfer, stream);
+  const auto plans = Workspace(kTransfer, workspace).take<Plan>(probs.rows);
+  const TransferArguments<Number> arguments{
+      draft_probs,
+      any_ids(proposals.draft.ids),
+      drafts,
+      device_table(proposals.draft_table),
+      any_ids(proposals.target.ids),
+      proxies,
+      device_table(proposals.target_table),
+      proposals.target_spans.data(),
+      {any_ids(expansions.first), static_cast<std::int64_t>(size),
+       expansions.expansion_offsets.data(), any_ids(expansions.expansion_ids),
+       static_cast<std::int64_t>(expansions.expansion_ids.size())},
+      device,
+      probs,
+      cases.data(),
+      plans.data()};
+  const auto rows = static_cast<unsigned>(probs.rows);
+  zero(kTransfer, plans, stream);
+  if (batch > 0) {
+    launch(kTransfer, plan_transfer<Number>,
+           {static_cast<unsigned>(batch), 1, kWarp, sizeof(PlanShared)}, stream, arguments);
+  }
+  launch(kTransfer, gather_rows<Number>,
+         {gather_blocks(probs.columns), rows, kGatherThreads, sizeof(OfWarps<int>)}, stream,
+         arguments);
+  launch(kTransfer, finish_rows<Number>, {rows, 1, kWarp, 0}, stream, arguments);
+}
+
+std::size_t restrict_workspace(std::size_t rows) { return Workspace::size<double>(rows); }
+
+template <class Number>
+void restrict_to_shared(const Rows<const Number>& draft_probs, const Origins& origins,
+                        const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream) {
+  check_restrict_rows(draft_probs.rows, probs.rows);
+  const DeviceOrigins device =
+      device_origins(origins, probs.columns, draft_probs.columns, kRestrict);
+  if (probs.rows == 0 || probs.columns == 0) return;
+  const OnDevice on_device(kRestrict, stream);
+  const auto masses = Workspace(kRestrict, workspace).take<double>(probs.rows);
+  const RestrictArguments<Number> arguments{draft_probs, device, probs, masses.data()};
+  const auto rows = static_cast<unsigned>(probs.rows);
+  launch(kRestrict, shared_mass<Number>, {rows, 1, kGatherThreads, sizeof(OfWarps<double>)}, stream,
+         arguments);
+  launch(kRestrict, gather_shared<Number>, {gather_blocks(probs.columns), rows, kGatherThreads, 0},
+         stream, arguments);
+}
+
+#define TOKENTIMING_TRANSFER(Number, Id, MapId)                                         \
+  template void transfer(const Rows<const Number>&, const Proposals<Id>&,               \
+                         const Expansions<MapId>&, const Origins&, const Rows<Number>&, \
+                         std::span<std::int8_t>, std::span<std::byte>, Stream)
+#define TOKENTIMING_INSTANTIATE(Number)                                                            \
+  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                                        \
+  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                                        \
+  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                                        \
+  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                                        \
+  template void restrict_to_shared(const Rows<const Number>&, const Origins&, const Rows<Number>&, \
+                                   std::span<std::byte>, Stream)
+TOKENTIMING_INSTANTIATE(float);
+TOKENTIMING_INSTANTIATE(double);
+#undef TOKENTIMING_INSTANTIATE
+#undef TOKENTIMING_TRANSFER
+
+}  // namespace tokentiming::cuda

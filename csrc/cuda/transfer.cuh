@@ -1,0 +1,339 @@
+// Draft laws moved along an alignment, in three steps: a warp a sequence decides where each proxy
+// token's law comes from, blocks over columns write the rows, and a warp a proxy token puts right
+// what depends on the whole row.
+#pragma once
+
+#include "gather.cuh"
+#include "tokens.cuh"
+#include "tokentiming/cuda.h"
+
+namespace tokentiming::cuda {
+
+// Where a proxy token's law comes from.
+struct Plan {
+  std::int64_t row;     // of draft_probs
+  std::int64_t proxy;   // the token
+  std::int64_t source;  // of a merge: the token from which mass is taken, or -1
+  double moved;         // of a merge: how much
+  std::int64_t first;   // inside: the first of the proxy tokens taken already
+  int kind;             // a TransferCase plus 1; 0: the sequence is invalid
+  int seen;             // of the row
+};
+
+struct DeviceExpansions {
+  AnyIds first;
+  std::int64_t size;
+  const std::int64_t* offsets;
+  AnyIds ids;
+  std::int64_t ids_count;
+};
+
+template <class Number>
+struct TransferArguments {
+  Rows<const Number> draft_probs;
+  AnyIds draft_ids;
+  Sequences drafts;
+  DeviceTable draft_table;
+  AnyIds target_ids;
+  Sequences targets;
+  DeviceTable target_table;
+  const std::int32_t* target_spans;
+  DeviceExpansions expansions;
+  DeviceOrigins origins;
+  Rows<Number> probs;
+  std::int8_t* cases;
+  Plan* plans;  // of each proxy token, zero at first
+};
+
+constexpr int planned(TransferCase kind) { return static_cast<int>(kind) + 1; }
+
+// ---- where each law comes from ----
+
+struct PlanShared {
+  std::int64_t draft_starts[kMostTokens + 1];  // in bytes, and the end of the last
+  std::int64_t target_starts[kMostTokens + 1];
+};
+
+template <class Number>
+class Planner {
+ public:
+  __device__ Planner(const TransferArguments<Number>& a, PlanShared& shared)
+      : a_(a), shared_(shared), lane_(static_cast<std::int64_t>(threadIdx.x)) {}
+
+  __device__ void run() {
+    const std::int64_t b = blockIdx.x;
+    if (!a_.drafts.holds(b) || !a_.targets.holds(b)) return;
+    first_row_ = a_.drafts.begin(b);
+    drafted_ = a_.drafts.end(b) - first_row_;
+    first_proxy_ = a_.targets.begin(b);
+    proxies_ = a_.targets.end(b) - first_proxy_;
+    if (drafted_ > kMostTokens || proxies_ > kMostTokens) return;
+
+    bool sound = measure(a_.draft_ids, a_.draft_table, a_.expansions.size, first_row_, drafted_,
+                         shared_.draft_starts);
+    sound &= measure(a_.target_ids, a_.target_table, static_cast<std::int64_t>(a_.probs.columns),
+                     first_proxy_, proxies_, shared_.target_starts);
+    for (std::int64_t j = lane_; j < proxies_; j += kWarp) {
+      sound &= 0 <= lo(j) && lo(j) <= hi(j) && hi(j) <= drafted_;
+    }
+    if (__any_sync(kAllLanes, !sound)) return;
+    __syncwarp();
+    for (std::int64_t j = lane_; j < proxies_; j += kWarp) a_.plans[first_proxy_ + j] = plan(j);
+  }
+
+ private:
+  __device__ std::int64_t lo(std::int64_t j) const {
+    return a_.target_spans[2 * (first_proxy_ + j)];
+  }
+  __device__ std::int64_t hi(std::int64_t j) const {
+    return a_.target_spans[2 * (first_proxy_ + j) + 1];
+  }
+  __device__ std::int64_t draft(std::int64_t i) const { return a_.draft_ids[first_row_ + i]; }
+
+  // Writes where each token begins; false if one is not to be had.
+  __device__ bool measure(const AnyIds& ids, const DeviceTable& table, std::int64_t limit,
+                          std::int64_t begin, std::int64_t count, std::int64_t* starts) const {
+    bool sound = true;
+    std::int64_t before = 0;
+    for (std::int64_t k = 0; k < count; k += kWarp) {
+      std::int64_t size = 0;
+      if (k + lane_ < count) {
+        const std::int64_t id = ids[begin + k + lane_];
+        const DeviceBytes token = table[id < limit ? id : -1];
+        sound &= token.size >= 0;
+        size = token.size;
+      }
+      std::int64_t until = size;
+#pragma unroll
+      for (unsigned distance = 1; distance < kWarp; distance *= 2) {
+        const std::int64_t below = __shfl_up_sync(kAllLanes, until, distance);
+        if (lane_ >= distance) until += below;
+      }
+      if (k + lane_ < count) starts[k + lane_ + 1] = before + until;
+      before += __shfl_sync(kAllLanes, until, kWarp - 1);
+    }
+    if (lane_ == 0) starts[0] = 0;
+    return sound;
+  }
+
+  __device__ TransferCase which(std::int64_t j) const {
+    const std::int64_t count = hi(j) - lo(j);
+    if (count == 0) return TransferCase::kPointMass;
+    const std::int64_t start = shared_.target_starts[j];
+    const std::int64_t end = shared_.target_starts[j + 1];
+    const std::int64_t draft_start = shared_.draft_starts[lo(j)];
+    const std::int64_t draft_end = shared_.draft_starts[hi(j)];
+    const bool empty = start == end;
+    if (count == 1) {
+      if (start < draft_start || end > draft_end) return TransferCase::kPointMass;
+      if (empty && draft_start < draft_end) return TransferCase::kPointMass;
+      return start == draft_start ? TransferCase::kWithin : TransferCase::kInside;
+    }
+    const bool covers = start == draft_start && end == draft_end && !empty;
+    return covers ? TransferCase::kMerge : TransferCase::kPointMass;
+  }
+
+  __device__ Plan plan(std::int64_t j) const {
+    TransferCase kind = which(j);
+    Plan plan{first_row_ + lo(j), a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNothing};
+    if (kind == TransferCase::kMerge) {
+      plan.source = a_.expansions.first[draft(lo(j))];
+      plan.moved = 1.0;
+      for (std::int64_t i = lo(j); i < hi(j); ++i) {
+        const auto row = a_.draft_probs[static_cast<std::size_t>(first_row_ + i)];
+        plan.moved *= static_cast<double>(row[draft(i)]);
+      }
+      const bool placed =
+          -1 <= plan.source && plan.source < static_cast<std::int64_t>(a_.probs.columns);
+      if (!placed || !is_probability(plan.moved)) plan.seen = kUnsound;
+      if (plan.source < 0 && plan.moved > 0.0) plan.seen |= kMass;
+    }
+    if (kind == TransferCase::kInside) {
+      // The proxy tokens taken from the draft token before j begin where it begins.
+      std::int64_t begin = j;
+      while (begin > 0 && shared_.target_starts[begin] > shared_.draft_starts[lo(j)]) --begin;
+      plan.first = first_proxy_ + begin;
+      if (shared_.target_starts[begin] != shared_.draft_starts[lo(j)]) {
+        kind = TransferCase::kPointMass;
+      }
+    }
+    plan.kind = planned(kind);
+    return plan;
+  }
+
+  const TransferArguments<Number>& a_;
+  PlanShared& shared_;
+  std::int64_t lane_;
+  std::int64_t first_row_ = 0;
+  std::int64_t drafted_ = 0;
+  std::int64_t first_proxy_ = 0;
+  std::int64_t proxies_ = 0;
+};
+
+template <class Number>
+__global__ void __launch_bounds__(kWarp)
+    plan_transfer(const __grid_constant__ TransferArguments<Number> a) {
+  Planner<Number>(a, shared_memory<PlanShared>()).run();
+}
+
+// ---- the rows ----
+
+template <class Number>
+__global__ void __launch_bounds__(kGatherThreads)
+    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
+  auto& of_warps = shared_memory<OfWarps<int>>();
+  const std::int64_t proxy = blockIdx.y;
+  const Plan plan = a.plans[proxy];
+  const auto columns = static_cast<std::int64_t>(a.probs.columns);
+  Number* out = a.probs[static_cast<std::size_t>(proxy)];
+  if (plan.kind != planned(TransferCase::kWithin) && plan.kind != planned(TransferCase::kMerge)) {
+    const std::int64_t begin = blockIdx.x * kGatherColumns + threadIdx.x;
+    for (int step = 0; step < kGatherSteps; ++step) {
+      const std::int64_t column = begin + step * static_cast<int>(kGatherThreads);
+      if (column < columns) out[column] = 0;
+    }
+    return;
+  }
+  const Number* row = a.draft_probs[static_cast<std::size_t>(plan.row)];
+  const int mine = gather_columns(a.origins, row, columns,
+                                  [&](std::int64_t column, Number sum) { out[column] = sum; });
+  const int seen = join_block(mine, of_warps, JoinSeen{});
+  if (threadIdx.x == 0 && seen != kNothing) atomicOr(&a.plans[proxy].seen, seen);
+}
+
+// ---- what depends on the whole row ----
+
+template <class Number>
+class Finisher {
+ public:
+  __device__ Finisher(const TransferArguments<Number>& a, std::int64_t proxy)
+      : a_(a),
+        proxy_(proxy),
+        plan_(a.plans[proxy]),
+        out_(a.probs[static_cast<std::size_t>(proxy)]),
+        lane_(threadIdx.x % kWarp) {}
+
+  __device__ void run() {
+    int seen = plan_.seen;
+    if (plan_.kind == planned(TransferCase::kInside)) seen = inside();
+    if (plan_.kind == 0 || (seen & kUnsound)) return clear();
+    if (lane_ != 0) return;
+    const bool has_mass = plan_.kind != planned(TransferCase::kPointMass) && (seen & kMass);
+    if (!has_mass) {
+      out_[plan_.proxy] = 1;
+    } else if (plan_.kind == planned(TransferCase::kMerge)) {
+      merge();
+    }
+    a_.cases[proxy_] = static_cast<std::int8_t>(has_mass ? plan_.kind - 1 : 0);
+  }
+
+ private:
+  // A law that is none.
+  __device__ void clear() {
+    for (std::size_t t = lane_; t < a_.probs.columns; t += kWarp) out_[t] = 0;
+    if (lane_ == 0) a_.cases[proxy_] = -1;
+  }
+
+  __device__ void merge() {
+    const auto moved = static_cast<Number>(plan_.moved);
+    if (plan_.source >= 0) {
+      const Number left = out_[plan_.source] - moved;
+      out_[plan_.source] = left > 0 ? left : Number{0};
+    }
+    out_[plan_.proxy] += moved;
+  }
+
+  // One draft token that starts with the first of the proxy tokens taken.
+  struct Candidate {
+    bool goes_on;  // its expansion begins with all of them and goes on
+    std::int64_t next;
+    Number probability;
+  };
+
+  // Conditions the row on expansions that begin with the tokens taken and go on; the row is zero.
+  // Returns what has been seen.
+  __device__ int inside() {
+    Gatherer<Number> gatherer(a_.origins, a_.draft_probs[static_cast<std::size_t>(plan_.row)]);
+    const Stretch all = gatherer.stretch(a_.target_ids[plan_.first]);
+    int seen = gatherer.seen();
+    double mass = 0.0;
+    for_each_32(all, seen, [&](const Candidate& mine) {
+      unsigned left = __ballot_sync(kAllLanes, mine.goes_on);
+      while (left != 0) {  // in ascending order
+        const auto lane = static_cast<unsigned>(__ffs(left) - 1);
+        left &= left - 1;
+        const std::int64_t next = __shfl_sync(kAllLanes, mine.next, lane);
+        const Number p = __shfl_sync(kAllLanes, mine.probability, lane);
+        if (lane_ == 0) out_[next] += p;
+        mass += static_cast<double>(p);
+      }
+    });
+    if (__any_sync(kAllLanes, (seen & kUnsound) != 0)) return kUnsound;
+    if (!(mass > 0.0)) return kNothing;
+    // Several candidates may share a place. It is divided once: a sign marks it meanwhile.
+    for_each_32(all, seen, [&](const Candidate& mine) {
+      replace(mine, [&](Number x) { return is_marked(x) ? x : -normalised(x, mass); });
+    });
+    for_each_32(all, seen, [&](const Candidate& mine) {
+      replace(mine, [&](Number x) { return is_marked(x) ? -x : x; });
+    });
+    return kMass;
+  }
+
+  // By its sign, which 0 has too.
+  __device__ static bool is_marked(Number x) { return copysign(1.0, static_cast<double>(x)) < 0; }
+
+  // All lanes read before one writes, and those with one place write one number.
+  template <class F>
+  __device__ void replace(const Candidate& mine, const F& f) {
+    __syncwarp();
+    const Number x = mine.goes_on ? f(out_[mine.next]) : Number{0};
+    __syncwarp();
+    if (mine.goes_on) out_[mine.next] = x;
+  }
+
+  template <class F>
+  __device__ void for_each_32(const Stretch& all, int& seen, const F& f) {
+    for (std::int32_t k = all.begin; k < all.end; k += static_cast<std::int32_t>(kWarp)) {
+      const std::int32_t mine = k + static_cast<std::int32_t>(lane_);
+      f(mine < all.end ? candidate(a_.origins.draft_ids[mine], seen) : Candidate{});
+    }
+    __syncwarp();
+  }
+
+  __device__ Candidate candidate(std::int64_t d, int& seen) const {
+    const DeviceExpansions& e = a_.expansions;
+    if (d < 0 || d >= e.size) return unsound(seen);
+    const std::int64_t begin = e.offsets[d];
+    const std::int64_t end = e.offsets[d + 1];
+    if (begin < 0 || begin > end || end > e.ids_count) return unsound(seen);
+    const std::int64_t taken = proxy_ - plan_.first;
+    if (end - begin <= taken) return {};
+    for (std::int64_t k = 0; k < taken; ++k) {
+      if (e.ids[begin + k] != a_.target_ids[plan_.first + k]) return {};
+    }
+    const std::int64_t next = e.ids[begin + taken];
+    const Number p = a_.draft_probs[static_cast<std::size_t>(plan_.row)][d];
+    const bool placed = 0 <= next && next < static_cast<std::int64_t>(a_.probs.columns);
+    if (!placed || !is_probability(p)) return unsound(seen);
+    return {true, next, p};
+  }
+  __device__ static Candidate unsound(int& seen) {
+    seen |= kUnsound;
+    return {};
+  }
+
+  const TransferArguments<Number>& a_;
+  std::int64_t proxy_;
+  Plan plan_;
+  Number* out_;
+  unsigned lane_;
+};
+
+template <class Number>
+__global__ void __launch_bounds__(kWarp)
+    finish_rows(const __grid_constant__ TransferArguments<Number> a) {
+  Finisher<Number>(a, blockIdx.x).run();
+}
+
+}  // namespace tokentiming::cuda

@@ -1,0 +1,36 @@
+// What launch.h declares with nvcc, for emulated kernels.
+#pragma once
+
+#include <cstring>
+
+#include "emulation.h"
+
+namespace tokentiming::cuda {
+
+class OnDevice {
+ public:
+  OnDevice(const char*, Stream) {}
+};
+
+template <class... Parameters>
+void launch(const char*, void (*kernel)(Parameters...), const Grid& grid, Stream,
+            const std::type_identity_t<Parameters>&... arguments) {
+  emulation::run({grid.columns, grid.rows}, grid.threads, grid.shared_bytes, grid.resident,
+                 [&] { kernel(arguments...); });
+}
+
+template <class T>
+void zero(const char*, std::span<T> memory, Stream) {
+  std::memset(static_cast<void*>(memory.data()), 0, memory.size_bytes());
+}
+
+template <class... Parameters>
+std::size_t resident_blocks(const char*, void (*)(Parameters...), unsigned, std::size_t, int) {
+  return emulation::schedule().resident_blocks;
+}
+
+inline std::size_t processors(const char*, int) {
+  return static_cast<std::size_t>(emulation::schedule().processors);
+}
+
+}  // namespace tokentiming::cuda

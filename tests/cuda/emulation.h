@@ -1,0 +1,193 @@
+// CUDA's execution model on the host, to run the kernels' own sources without a GPU.
+//
+// Each CUDA thread is a fibre; the blocks of a launch that run at once all have theirs, and one of
+// them runs until it meets a barrier, a shuffle or a vote. In which order they run is up to the
+// schedule: what holds in every order rests on the kernel's barriers, what does not lacks one.
+// Faults (a barrier that not all threads reach, lanes that meet at different places, a wait without
+// end, an address that is not aligned) are thrown by the launch.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <set>
+#include <source_location>
+#include <string>
+
+#define __global__
+#define __device__
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+namespace tokentiming::emulation {
+
+using Site = std::source_location;
+
+// Forward and reverse: a warp runs as far as it can before the next one has its turn. Random:
+// single threads at random, some of which only run when nothing else can.
+enum class Order { kForward, kReverse, kRandom };
+
+struct Schedule {
+  Order order = Order::kForward;
+  unsigned seed = 0;
+  std::size_t resident_blocks = 8;  // of any kernel
+  int processors = 2;
+  std::byte fill{0xCD};  // what shared memory holds at first
+  std::string dropped;   // the barrier that is left out, as `barriers` names it
+};
+
+Schedule& schedule();
+
+// The barriers met since the set was last cleared, as "file:line".
+std::set<std::string>& barriers();
+
+struct Index {
+  unsigned x, y;
+};
+
+// Of the fibre that runs.
+const Index& thread_index();
+const Index& block_index();
+const Index& block_size();
+const Index& grid_size();
+void* shared_bytes(std::size_t needed);
+
+void meet_block(const Site& site);
+// Waits for the lanes of the warp and returns what each brought.
+const std::uint64_t* meet_warp(std::uint64_t bits, const Site& site);
+// Lets others run; `waiting` tells that nothing else is left to do.
+void give_way(bool waiting);
+[[noreturn]] void fail(const std::string& what);
+
+// Runs a kernel to its end.
+void run(Index grid, unsigned threads, std::size_t shared, bool resident,
+         const std::function<void()>& kernel);
+
+template <class T>
+std::uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= 8);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+template <class T>
+T from_bits(std::uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+inline unsigned lane() { return thread_index().x % 32; }
+
+inline void require_all(unsigned mask) {
+  if (mask != 0xFFFFFFFF) fail("a warp's operation is asked of some lanes alone");
+}
+
+}  // namespace tokentiming::emulation
+
+// ---- what CUDA declares ----
+
+#define threadIdx (::tokentiming::emulation::thread_index())
+#define blockIdx (::tokentiming::emulation::block_index())
+#define blockDim (::tokentiming::emulation::block_size())
+#define gridDim (::tokentiming::emulation::grid_size())
+
+inline void __syncthreads(const std::source_location& site = std::source_location::current()) {
+  tokentiming::emulation::meet_block(site);
+}
+inline void __syncwarp(const std::source_location& site = std::source_location::current()) {
+  tokentiming::emulation::meet_warp(0, site);
+}
+inline void __threadfence() {}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, unsigned from,
+              const std::source_location& site = std::source_location::current()) {
+  namespace e = tokentiming::emulation;
+  e::require_all(mask);
+  return e::from_bits<T>(e::meet_warp(e::to_bits(value), site)[from % 32]);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, unsigned other,
+                  const std::source_location& site = std::source_location::current()) {
+  return __shfl_sync(mask, value, tokentiming::emulation::lane() ^ other, site);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned distance,
+                 const std::source_location& site = std::source_location::current()) {
+  const unsigned lane = tokentiming::emulation::lane();
+  return __shfl_sync(mask, value, lane < distance ? lane : lane - distance, site);
+}
+inline unsigned __ballot_sync(unsigned mask, bool vote,
+                              const std::source_location& site = std::source_location::current()) {
+  namespace e = tokentiming::emulation;
+  e::require_all(mask);
+  const std::uint64_t* votes = e::meet_warp(vote, site);
+  unsigned result = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) result |= static_cast<unsigned>(votes[lane]) << lane;
+  return result;
+}
+inline bool __any_sync(unsigned mask, bool vote,
+                       const std::source_location& site = std::source_location::current()) {
+  return __ballot_sync(mask, vote, site) != 0;
+}
+
+inline unsigned atomicAdd(unsigned* counter, unsigned value) {
+  tokentiming::emulation::give_way(false);
+  const unsigned before = *counter;
+  *counter += value;
+  return before;
+}
+inline unsigned atomicMax(unsigned* place, unsigned value) {
+  tokentiming::emulation::give_way(false);
+  const unsigned before = *place;
+  if (value > before) *place = value;
+  return before;
+}
+inline int atomicOr(int* place, int value) {
+  tokentiming::emulation::give_way(false);
+  const int before = *place;
+  *place |= value;
+  return before;
+}
+
+struct uint4 {
+  std::uint32_t x, y, z, w;
+};
+inline uint4 __ldg(const uint4* from) {
+  if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
+    tokentiming::emulation::fail("a load of 16 bytes is not aligned");
+  }
+  uint4 value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}
+
+inline int __ffs(unsigned bits) { return bits == 0 ? 0 : std::countr_zero(bits) + 1; }
+inline int __clz(unsigned bits) { return std::countl_zero(bits); }
+inline float __double2float_rd(double x) {
+  const auto nearest = static_cast<float>(x);
+  return static_cast<double>(nearest) > x ? std::nextafter(nearest, -INFINITY) : nearest;
+}
+inline float __double2float_ru(double x) { return -__double2float_rd(-x); }
+
+// ---- what device.h declares with nvcc ----
+
+namespace tokentiming::cuda {
+
+template <class T>
+T& shared_memory() {
+  return *static_cast<T*>(emulation::shared_bytes(sizeof(T)));
+}
+inline void pause() { emulation::give_way(true); }
+inline unsigned load_acquire(const unsigned* counter) { return *counter; }
+
+}  // namespace tokentiming::cuda

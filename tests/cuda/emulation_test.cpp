@@ -1,0 +1,93 @@
+// That the emulation sees what it is there to see.
+
+#include "emulation.h"
+
+#include <doctest/doctest.h>
+
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+
+using namespace tokentiming;
+using namespace tokentiming::test;
+
+namespace {
+
+constexpr unsigned kThreads = 64;
+
+// Turns a block's numbers round; with a barrier between writing and reading, or without.
+template <bool kBarrier>
+__global__ void reverse(const int* in, int* out) {
+  auto& shared = cuda::shared_memory<int[kThreads]>();
+  shared[threadIdx.x] = in[threadIdx.x];
+  if constexpr (kBarrier) __syncthreads();
+  out[threadIdx.x] = shared[kThreads - 1 - threadIdx.x];
+}
+
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), unsigned blocks, std::size_t shared,
+            Parameters... arguments) {
+  emulation::run({blocks, 1}, kThreads, shared, true, [&] { kernel(arguments...); });
+}
+
+__global__ void half_a_barrier(int* out) {
+  if (threadIdx.x % 2) __syncthreads();
+  out[threadIdx.x] = 1;
+}
+__global__ void two_places(int* out) {
+  if (threadIdx.x % 2) {
+    __syncwarp();
+  } else {
+    __syncwarp();
+  }
+  out[threadIdx.x] = 1;
+}
+__global__ void wait_for_nobody(unsigned* counter) {
+  while (cuda::load_acquire(counter) == 0) cuda::pause();
+}
+__global__ void wait_for_the_other(unsigned* counter) {
+  if (threadIdx.x == 0) atomicAdd(counter, 1);
+  while (cuda::load_acquire(counter) < 2) cuda::pause();
+}
+
+}  // namespace
+
+TEST_CASE("emulation: a barrier left out is seen in some order, one in place in none") {
+  std::vector<int> in(kThreads), expected(kThreads);
+  std::iota(in.begin(), in.end(), 0);
+  std::iota(expected.rbegin(), expected.rend(), 0);
+  int right = 0;
+  int orders = 0;
+  in_every_order([&] {
+    std::vector<int> out(kThreads, -1);
+    launch<const int*, int*>(reverse<true>, 1, sizeof(int[kThreads]), in.data(), out.data());
+    CHECK(out == expected);
+    launch<const int*, int*>(reverse<false>, 1, sizeof(int[kThreads]), in.data(), out.data());
+    right += out == expected;
+    ++orders;
+  });
+  CHECK(right < orders);
+}
+
+TEST_CASE("emulation: what would hang or misbehave on a GPU is thrown") {
+  std::vector<int> out(kThreads);
+  unsigned counter = 0;
+  in_every_order([&] {
+    CHECK_THROWS_WITH(launch<int*>(half_a_barrier, 1, 0, out.data()),
+                      "emulation: a barrier is not reached by all its threads");
+    CHECK_THROWS_WITH(launch<int*>(two_places, 1, 0, out.data()), doctest::Contains("should meet"));
+    counter = 0;
+    CHECK_THROWS_WITH(launch<unsigned*>(wait_for_nobody, 1, 0, &counter),
+                      "emulation: a wait without end");
+    launch<unsigned*>(wait_for_the_other, 2, 0, &counter);
+    CHECK(counter == 2);
+  });
+  const auto too_many = emulation::schedule().resident_blocks + 1;
+  CHECK_THROWS_WITH(
+      launch<unsigned*>(wait_for_the_other, static_cast<unsigned>(too_many), 0, &counter),
+      "emulation: more blocks than can be resident");
+}

@@ -1,0 +1,98 @@
+// Device memory for tests: a GPU's, or the host's where the kernels are emulated.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#ifdef TOKENTIMING_EMULATED
+#include "emulation.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+#include "tokentiming/cuda.h"
+
+namespace tokentiming::test {
+
+#ifdef TOKENTIMING_EMULATED
+
+// Memory of exactly the size asked for, so that AddressSanitizer sees what is beyond.
+template <class T>
+class OnGpu {
+ public:
+  explicit OnGpu(const std::vector<T>& values) : size_(values.size()), data_(new T[size_]) {
+    std::copy(values.begin(), values.end(), data_.get());
+  }
+  T* data() const { return data_.get(); }
+  std::span<T> span() const { return {data_.get(), size_}; }
+  std::vector<T> read() const { return {data_.get(), data_.get() + size_}; }
+
+ private:
+  std::size_t size_;
+  std::unique_ptr<T[]> data_;
+};
+
+// Calls f once for each order in which the threads may run.
+template <class F>
+void in_every_order(const F& f) {
+  auto& schedule = emulation::schedule();
+  for (const auto& [order, seed] :
+       {std::pair(emulation::Order::kForward, 0u), std::pair(emulation::Order::kReverse, 0u),
+        std::pair(emulation::Order::kRandom, 1u), std::pair(emulation::Order::kRandom, 2u)}) {
+    schedule.order = order;
+    schedule.seed = seed;
+    f();
+  }
+}
+
+#else
+
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+template <class T>
+class OnGpu {
+ public:
+  explicit OnGpu(const std::vector<T>& values) : size_(values.size()) {
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)));
+    check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  ~OnGpu() { cudaFree(data_); }
+  OnGpu(const OnGpu&) = delete;
+  OnGpu& operator=(const OnGpu&) = delete;
+
+  T* data() const { return data_; }
+  std::span<T> span() const { return {data_, size_}; }
+  std::vector<T> read() const {
+    std::vector<T> values(size_);
+    check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  std::size_t size_;
+  T* data_ = nullptr;
+};
+
+// A GPU runs its threads as it likes; twice gives it a chance to differ.
+template <class F>
+void in_every_order(const F& f) {
+  f();
+  f();
+}
+
+#endif
+
+// A workspace that holds rubbish.
+inline std::vector<std::byte> rubbish(std::size_t bytes) {
+  return std::vector<std::byte>(bytes, std::byte{0xAB});
+}
+
+}  // namespace tokentiming::test

@@ -1,0 +1,101 @@
+#include "tokentiming/sample.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "memory.h"
+#include "numbers.h"
+
+using namespace tokentiming;
+using namespace tokentiming::test;
+
+namespace {
+
+template <class Logit>
+std::vector<std::int64_t> on_gpu(const Matrix<Logit>& logits,
+                                 const std::vector<std::uint64_t>& keys, std::uint64_t seed,
+                                 const std::vector<State>& states) {
+  const OnGpu memory(logits.memory);
+  const OnGpu device_keys(keys);
+  const OnGpu device_states(states);
+  const OnGpu ids(std::vector<std::int64_t>(logits.rows, -7));
+  const OnGpu workspace(rubbish(cuda::sample_workspace(logits.rows, keys.size())));
+  cuda::sample<Logit>(logits.in(memory.data()), device_keys.span(), seed, device_states.span(),
+                      ids.span(), workspace.span(), {});
+  return ids.read();
+}
+
+template <class Logit>
+void compare(std::mt19937& random) {
+  const std::size_t rows = random() % 12;
+  const std::size_t columns = 1 + (random() % 2 ? random() % 40 : random() % 9000);
+  auto logits = random_matrix<Logit>(random, rows, columns);
+  std::normal_distribution<double> normal(0.0, random() % 2 ? 3.0 : 0.1);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t v = 0; v < columns; ++v) {
+      logits.at(r, v) = narrow<Logit>(random() % 16 ? normal(random) : -INFINITY);
+    }
+    logits.at(r, 0) = narrow<Logit>(0.0);
+  }
+  std::vector<std::uint64_t> keys(1 + random() % columns);
+  for (auto& key : keys) key = std::uint64_t{random()} << 32 | random();
+  // Equal keys and logits: the lowest id wins a tie.
+  for (std::size_t v = keys.size() / 2; v + 1 < keys.size(); ++v) {
+    keys[v + 1] = keys[0];
+    for (std::size_t r = 0; r < rows; ++r) logits.at(r, v + 1) = logits.at(r, 0);
+  }
+  std::vector<State> states;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::int64_t row = random() % 5;
+    const std::int64_t bytes = random() % 3 ? random() % 100 : 0xFFFFFFFF;
+    states.push_back({row, bytes, r % 2 ? 1 : 0});
+  }
+  const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
+  std::vector<std::int64_t> expected(rows);
+  sample<Logit>(logits.here(), keys, seed, states, expected);
+  in_every_order([&] { REQUIRE(on_gpu(logits, keys, seed, states) == expected); });
+}
+
+}  // namespace
+
+TEST_CASE("sample: the ids of the CPU") {
+  std::mt19937 random(1);
+  for (int repeat = 0; repeat < 6; ++repeat) {
+    compare<Half>(random);
+    compare<BFloat16>(random);
+    compare<float>(random);
+    compare<double>(random);
+  }
+}
+
+TEST_CASE("sample: a row that holds no law gets -1, and no other does") {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  std::mt19937 random(2);
+  Matrix<double> logits(7, 300, 0, 300);
+  for (double& x : logits.memory) x = std::normal_distribution<double>(0.0, 1.0)(random);
+  std::vector<std::uint64_t> keys(290);
+  for (auto& key : keys) key = random();
+  std::vector<State> states(7);
+  std::vector<std::int64_t> expected(7);
+  sample<double>(logits.here(), keys, 3, states, expected);
+  logits.at(1, 17) = kNaN;
+  logits.at(2, 280) = INFINITY;
+  for (std::size_t v = 0; v < 300; ++v) logits.at(3, v) = -INFINITY;
+  logits.at(4, 295) = kNaN;  // behind the keys
+  logits.at(5, 0) = -1e308;
+  states[6].byte_offset = std::int64_t{1} << 32;
+  for (std::size_t r : {1, 2, 3, 6}) expected[r] = -1;
+  in_every_order([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
+}
+
+TEST_CASE("sample: sizes are refused as on the CPU") {
+  const Matrix<float> logits(2, 3, 0, 3);
+  CHECK_THROWS_WITH(on_gpu(logits, {1, 2, 3, 4}, 0, {{}, {}}),
+                    "sample: keys has 4 entries, logits only 3 columns");
+  CHECK_THROWS_WITH(on_gpu(logits, {1, 2, 3}, 0, {{}}), "sample: states has 1 rows, logits has 2");
+}

@@ -1,0 +1,346 @@
+#include "tokentiming/transfer.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+#include "numbers.h"
+#include "vocabularies.h"
+
+using namespace tokentiming;
+using namespace tokentiming::test;
+
+namespace {
+
+// The draft tokens that go to each target token.
+struct OriginsOf {
+  std::vector<std::int32_t> offsets{0};
+  std::vector<std::int32_t> draft_ids;
+
+  template <class Id>
+  OriginsOf(const std::vector<Id>& map, std::size_t columns) {
+    for (std::size_t t = 0; t < columns; ++t) {
+      for (std::size_t d = 0; d < map.size(); ++d) {
+        if (map[d] == static_cast<Id>(t)) draft_ids.push_back(static_cast<std::int32_t>(d));
+      }
+      offsets.push_back(static_cast<std::int32_t>(draft_ids.size()));
+    }
+  }
+};
+
+template <class Number>
+std::vector<std::uint64_t> bits(const std::vector<Number>& values) {
+  std::vector<std::uint64_t> result;
+  for (Number x : values) result.push_back(std::bit_cast<std::uint64_t>(static_cast<double>(x)));
+  return result;
+}
+
+template <class Number>
+struct Result {
+  std::vector<Number> probs;
+  std::vector<std::int8_t> cases;
+};
+
+// Two vocabularies over three letters; the target has each letter, and many words start with "a".
+template <class Number, class Id, class MapId>
+struct World {
+  std::vector<std::string> draft_tokens, target_tokens;
+  std::vector<MapId> first, expansion_ids;
+  std::vector<std::int64_t> expansion_offsets{0};
+  std::size_t columns;
+
+  std::vector<Id> draft, target;
+  std::vector<std::int64_t> draft_offsets{0}, target_offsets{0};
+  std::vector<std::int32_t> spans;
+  Matrix<Number> rows{0, 1, 0, 1};
+  bool ragged = true;
+
+  explicit World(std::mt19937& random) {
+    target_tokens = {"a", "b", "c", ""};
+    for (int k = 0; k < 20; ++k) target_tokens.push_back(random_string(random, 2 + random() % 2));
+    for (int k = 0; k < 150; ++k) {
+      std::string token = random_string(random, random() % 5);
+      if (!token.empty() && random() % 3) token[0] = 'a';
+      draft_tokens.push_back(token);
+    }
+    columns = target_tokens.size() + (random() % 2 ? 1500 : 3);
+    for (const std::string& token : draft_tokens) {
+      const bool spelled = !token.empty() && random() % 10;
+      const auto expansion =
+          spelled ? spell(token, random() % 4 == 0, random) : std::vector<std::size_t>{};
+      first.push_back(expansion.empty() ? MapId{-1} : static_cast<MapId>(expansion[0]));
+      for (std::size_t t : expansion) expansion_ids.push_back(static_cast<MapId>(t));
+      expansion_offsets.push_back(static_cast<std::int64_t>(expansion_ids.size()));
+    }
+    rows = random_matrix<Number>(random, 0, draft_tokens.size() + random() % 3);
+  }
+
+  // The longest target tokens that fit, or random ones.
+  std::vector<std::size_t> spell(const std::string& text, bool wildly, std::mt19937& random) const {
+    std::vector<std::size_t> ids;
+    for (std::size_t at = 0; at < text.size(); at += target_tokens[ids.back()].size()) {
+      std::vector<std::size_t> fitting;
+      for (std::size_t t = 0; t < target_tokens.size(); ++t) {
+        const std::string& token = target_tokens[t];
+        if (!token.empty() && text.compare(at, token.size(), token) == 0) fitting.push_back(t);
+      }
+      ids.push_back(wildly ? fitting[random() % fitting.size()]
+                           : *std::ranges::max_element(fitting, {}, [&](std::size_t t) {
+                               return target_tokens[t].size();
+                             }));
+    }
+    return ids;
+  }
+
+  void add_sequence(std::size_t drafted, std::mt19937& random) {
+    std::string text;
+    std::vector<std::size_t> starts{0};
+    for (std::size_t k = 0; k < drafted; ++k) {
+      draft.push_back(static_cast<Id>(random() % draft_tokens.size()));
+      text += draft_tokens[static_cast<std::size_t>(draft.back())];
+      starts.push_back(text.size());
+    }
+    std::size_t at = 0;
+    for (const std::size_t t : spell(text, random() % 2, random)) {
+      target.push_back(static_cast<Id>(t));
+      const std::size_t end = at + target_tokens[t].size();
+      // The draft tokens that have a byte of it; at times a range that the bytes do not speak of.
+      const auto after = std::ranges::upper_bound(starts, at) - starts.begin();
+      const auto until = std::ranges::lower_bound(starts, end) - starts.begin();
+      spans.push_back(static_cast<std::int32_t>(after - 1));
+      spans.push_back(static_cast<std::int32_t>(random() % 10 ? until : after - 1));
+      at = end;
+    }
+    if (random() % 3 == 0 && drafted > 0) {
+      target.push_back(3);  // without bytes
+      spans.push_back(0);
+      spans.push_back(1);
+    }
+    draft_offsets.push_back(static_cast<std::int64_t>(draft.size()));
+    target_offsets.push_back(static_cast<std::int64_t>(target.size()));
+  }
+
+  void add_rows(std::mt19937& random) {
+    rows = random_matrix<Number>(random, draft.size(), rows.columns);
+    for (std::size_t r = 0; r < rows.rows; ++r) {
+      double sum = 0.0;
+      std::vector<double> law(rows.columns);
+      const bool sparse = random() % 3 == 0;
+      for (double& x : law) {
+        x = sparse && random() % 20 ? 0.0 : std::exp(std::normal_distribution<double>()(random));
+        sum += x;
+      }
+      for (std::size_t d = 0; d < rows.columns; ++d) {
+        rows.at(r, d) = static_cast<Number>(law[d] / (sum + 1e-9));
+      }
+    }
+  }
+
+  Result<Number> empty_result() const {
+    return {std::vector<Number>(target.size() * columns, Number{-7}),
+            std::vector<std::int8_t>(target.size(), -7)};
+  }
+  Rows<Number> out(Number* where) const {
+    return {where, target.size(), columns, static_cast<std::ptrdiff_t>(columns)};
+  }
+
+  Result<Number> on_cpu() const {
+    const Table draft_table(draft_tokens), target_table(target_tokens);
+    auto result = empty_result();
+    transfer(rows.here(),
+             Proposals<Id>{{draft, draft_offsets},
+                           {target, target_offsets},
+                           draft_table.here(),
+                           target_table.here(),
+                           spans},
+             Expansions<MapId>{first, expansion_offsets, expansion_ids}, out(result.probs.data()),
+             result.cases);
+    return result;
+  }
+
+  Result<Number> on_gpu() const {
+    const TableOnGpu draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
+    const OnGpu memory(rows.memory);
+    const OnGpu draft_ids(draft), target_ids(target);
+    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets), device_spans(spans);
+    const OnGpu firsts(first), expansion_starts(expansion_offsets), expansions(expansion_ids);
+    const OriginsOf map(first, target_tokens.size());
+    const OnGpu origin_offsets(map.offsets), origin_ids(map.draft_ids);
+    const auto nothing = empty_result();
+    const OnGpu probs(nothing.probs);
+    const OnGpu cases(nothing.cases);
+    const OnGpu workspace(rubbish(cuda::transfer_workspace(target.size())));
+    Proposals<Id> proposals{{draft_ids.span(), {}},
+                            {target_ids.span(), {}},
+                            draft_table.there(),
+                            target_table.there(),
+                            device_spans.span()};
+    if (ragged) {
+      proposals.draft.offsets = draft_starts.span();
+      proposals.target.offsets = target_starts.span();
+    }
+    cuda::transfer(rows.in(memory.data()), proposals,
+                   Expansions<MapId>{firsts.span(), expansion_starts.span(), expansions.span()},
+                   {origin_offsets.span(), origin_ids.span()}, out(probs.data()), cases.span(),
+                   workspace.span(), {});
+    return {probs.read(), cases.read()};
+  }
+};
+
+template <class Number, class Id, class MapId>
+void compare(std::mt19937& random, std::map<int, int>& cases) {
+  World<Number, Id, MapId> world(random);
+  world.ragged = random() % 3;
+  const std::size_t batch = world.ragged ? random() % 4 : 1;
+  for (std::size_t b = 0; b < batch; ++b) world.add_sequence(random() % 5, random);
+  world.add_rows(random);
+  const auto expected = world.on_cpu();
+  for (std::int8_t kind : expected.cases) ++cases[kind];
+  in_every_order([&] {
+    const auto found = world.on_gpu();
+    REQUIRE(found.cases == expected.cases);
+    REQUIRE(bits(found.probs) == bits(expected.probs));
+  });
+}
+
+}  // namespace
+
+TEST_CASE("transfer: the laws and cases of the CPU, bit for bit") {
+  std::mt19937 random(1);
+  std::map<int, int> cases;
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    compare<float, std::int64_t, std::int32_t>(random, cases);
+    compare<float, std::int32_t, std::int64_t>(random, cases);
+    compare<double, std::int64_t, std::int64_t>(random, cases);
+    compare<double, std::int32_t, std::int32_t>(random, cases);
+  }
+  for (int kind = 0; kind < 4; ++kind) {
+    CAPTURE(kind);
+    CHECK(cases[kind] >= 5);
+  }
+}
+
+TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") {
+  std::mt19937 random(2);
+  World<float, std::int64_t, std::int32_t> sound(random);
+  for (int b = 0; b < 3; ++b) {
+    do {
+      sound.draft.resize(static_cast<std::size_t>(sound.draft_offsets.back()));
+      sound.add_sequence(3, random);
+    } while (sound.draft_offsets.empty());
+  }
+  sound.add_rows(random);
+  const auto expected = sound.on_cpu();
+  const auto check = [&](const char* what, const auto& spoil) {
+    CAPTURE(what);
+    auto world = sound;
+    spoil(world);
+    in_every_order([&] {
+      const auto found = world.on_gpu();
+      for (std::int64_t j = 0; j < std::ssize(world.target); ++j) {
+        const bool spoilt = sound.target_offsets[1] <= j && j < sound.target_offsets[2];
+        const auto k = static_cast<std::size_t>(j);
+        REQUIRE(found.cases[k] == (spoilt ? -1 : expected.cases[k]));
+        for (std::size_t t = 0; t < world.columns; ++t) {
+          const std::size_t at = k * world.columns + t;
+          REQUIRE(found.probs[at] == (spoilt ? 0.0f : expected.probs[at]));
+        }
+      }
+    });
+  };
+  const auto draft = static_cast<std::size_t>(sound.draft_offsets[1]);
+  const auto proxy = static_cast<std::size_t>(sound.target_offsets[1]);
+  REQUIRE(sound.target_offsets[2] > sound.target_offsets[1]);
+  check("a draft id", [&](auto& world) { world.draft[draft + 1] = 150; });
+  check("a target id", [&](auto& world) { world.target[proxy] = -1; });
+  check("a span", [&](auto& world) { world.spans[2 * proxy + 1] = 4; });
+
+  // A row with NaN spoils the proxy tokens that it serves.
+  auto world = sound;
+  const auto row = static_cast<std::size_t>(world.draft_offsets[1]);
+  std::size_t d = 0;
+  while (world.first[d] < 0) ++d;
+  world.rows.at(row, d) = NAN;
+  in_every_order([&] {
+    const auto found = world.on_gpu();
+    for (std::size_t j = 0; j < found.cases.size(); ++j) {
+      const bool spoilt = expected.cases[j] == 1 && world.spans[2 * j] == 0 &&
+                          static_cast<std::int64_t>(j) >= world.target_offsets[1] &&
+                          static_cast<std::int64_t>(j) < world.target_offsets[2];
+      if (spoilt) CHECK(found.cases[j] == -1);
+    }
+  });
+}
+
+namespace {
+
+template <class Number>
+void compare_restricted(std::mt19937& random) {
+  const std::size_t rows = random() % 4;
+  const std::size_t columns = 1 + random() % 3000;
+  std::vector<std::int32_t> exact(50 + random() % 400);
+  for (auto& t : exact) {
+    t = random() % 4 ? static_cast<std::int32_t>(random() % columns) : -1;
+    if (random() % 3 == 0) t = 0;
+  }
+  exact[0] = 0;
+  auto probs = random_matrix<Number>(random, rows, exact.size() + random() % 5);
+  for (Number& x : probs.memory) x = static_cast<Number>(random() % 1000) / Number{1e5};
+  std::vector<Number> expected(rows * columns);
+  restrict_to_shared<Number>(
+      probs.here(), std::span<const std::int32_t>(exact),
+      {expected.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)});
+  const OriginsOf map(exact, columns);
+  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
+  const OnGpu memory(probs.memory);
+  in_every_order([&] {
+    const OnGpu out(std::vector<Number>(rows * columns, Number{-7}));
+    const OnGpu workspace(rubbish(cuda::restrict_workspace(rows)));
+    cuda::restrict_to_shared<Number>(
+        probs.in(memory.data()), {offsets.span(), draft_ids.span()},
+        {out.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)}, workspace.span(), {});
+    const auto found = out.read();
+    for (std::size_t k = 0; k < found.size(); ++k) {
+      REQUIRE(std::abs(found[k] - expected[k]) <=
+              8 * expected[k] * std::numeric_limits<Number>::epsilon());
+    }
+  });
+}
+
+}  // namespace
+
+TEST_CASE("restrict: the laws of the CPU, up to the last bits of their sum") {
+  std::mt19937 random(3);
+  for (int repeat = 0; repeat < 8; ++repeat) {
+    compare_restricted<float>(random);
+    compare_restricted<double>(random);
+  }
+}
+
+TEST_CASE("restrict: a row without a law is NaN, and no other is") {
+  const std::vector<std::int32_t> exact{1, -1, 0};
+  const OriginsOf map(exact, 2);
+  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
+  const OnGpu probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
+  in_every_order([&] {
+    const OnGpu out(std::vector<float>(12, -7.0f));
+    const OnGpu workspace(rubbish(cuda::restrict_workspace(4)));
+    cuda::restrict_to_shared<float>({probs.data(), 4, 3, 3}, {offsets.span(), draft_ids.span()},
+                                    {out.data(), 4, 3, 3}, workspace.span(), {});
+    const auto found = out.read();
+    CHECK(found[0] == doctest::Approx(1.0 / 3.0));
+    CHECK(found[1] == doctest::Approx(2.0 / 3.0));
+    CHECK(found[2] == 0.0f);
+    for (std::size_t k = 3; k < 12; ++k) CHECK(std::isnan(found[k]));
+  });
+}

@@ -1,0 +1,358 @@
+#include "tokentiming/verify.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "memory.h"
+#include "numbers.h"
+
+using namespace tokentiming;
+using namespace tokentiming::test;
+
+namespace {
+
+// How far from a decision the two may part.
+constexpr double kTolerance = 1e-5;
+
+struct Outcome {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> accepted;
+};
+
+// One call's arguments, whatever the types of its rows.
+template <class Target, class Draft, class Uniform, class Id>
+struct Case {
+  std::vector<Id> ids;
+  std::vector<std::int64_t> offsets;
+  bool padded;
+  Matrix<Target> targets;
+  std::optional<Matrix<Draft>> proposals;
+  Statement target_statement;
+  Statement draft_statement;
+  double temperature;
+  std::vector<Uniform> uniforms;
+  std::size_t width;
+
+  std::size_t batch() const { return offsets.size() - 1; }
+
+  Outcome on_cpu() const {
+    Outcome out{std::vector<std::int32_t>(batch() * width, -7),
+                std::vector<std::int32_t>(batch(), -7)};
+    Chains<Id> chains{{ids, offsets},
+                      std::nullopt,
+                      {targets.here(), target_statement},
+                      temperature,
+                      std::span<const Uniform>(uniforms)};
+    if (proposals) chains.proposals = {proposals->here(), draft_statement};
+    verify(chains, {out.tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
+           out.accepted);
+    return out;
+  }
+
+  Outcome on_gpu() const {
+    const OnGpu device_ids(ids);
+    const OnGpu device_offsets(offsets);
+    const OnGpu target_memory(targets.memory);
+    const OnGpu draft_memory(proposals ? proposals->memory : std::vector<Draft>{});
+    const OnGpu device_uniforms(uniforms);
+    const OnGpu tokens(std::vector<std::int32_t>(batch() * width, -7));
+    const OnGpu accepted(std::vector<std::int32_t>(batch(), -7));
+    const OnGpu workspace(rubbish(cuda::verify_workspace(batch())));
+    Chains<Id> chains{{device_ids.span(), {}},
+                      std::nullopt,
+                      {targets.in(target_memory.data()), target_statement},
+                      temperature,
+                      std::span<const Uniform>(device_uniforms.span())};
+    if (!padded) chains.draft.offsets = device_offsets.span();
+    if (proposals) chains.proposals = {proposals->in(draft_memory.data()), draft_statement};
+    cuda::verify(chains, {tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
+                 accepted.span(), workspace.span(), {});
+    return {tokens.read(), accepted.read()};
+  }
+
+  // ---- the rule in double, as one would write it down ----
+
+  template <class Number>
+  std::vector<double> law(const Matrix<Number>& rows, std::size_t row, Statement statement) const {
+    std::vector<double> p(rows.columns);
+    for (std::size_t v = 0; v < p.size(); ++v) p[v] = rows.value(row, v);
+    if (statement == Statement::kProbabilities) return p;
+    const double greatest = *std::ranges::max_element(p);
+    for (double& x : p) x = std::exp((x - greatest) / temperature);
+    const double sum = std::accumulate(p.begin(), p.end(), 0.0);
+    for (double& x : p) x /= sum;
+    return p;
+  }
+
+  // Whether the outcome of chain b is what the rule says, up to the tolerance.
+  void check_chain(std::size_t b, const Outcome& found) const {
+    const auto begin = static_cast<std::size_t>(offsets[b]);
+    const auto length = static_cast<std::size_t>(offsets[b + 1]) - begin;
+    const auto count = static_cast<std::size_t>(found.accepted[b]);
+    REQUIRE(count <= length);
+    for (std::size_t i = 0; i <= count && i < length; ++i) {
+      const auto id = static_cast<std::int64_t>(ids[begin + i]);
+      const auto p = law(targets, begin + i + b, target_statement);
+      const double u = uniforms[begin + i + b];
+      double q_id = 1.0;
+      if (proposals && id >= 0) {
+        q_id = law(*proposals, begin + i, draft_statement)[static_cast<std::size_t>(id)];
+      }
+      const double p_id = id < 0 ? 0.0 : p[static_cast<std::size_t>(id)];
+      if (i < count) REQUIRE(u * q_id <= p_id * (1 + kTolerance) + 1e-30);
+      if (i == count) REQUIRE(u * q_id >= p_id * (1 - kTolerance) - 1e-30);
+    }
+    auto weights = law(targets, begin + count + b, target_statement);
+    if (count < length) {
+      if (proposals) {
+        const auto q = law(*proposals, begin + count, draft_statement);
+        for (std::size_t v = 0; v < weights.size(); ++v) {
+          weights[v] = std::max(weights[v] - q[v], 0.0);
+        }
+      } else {
+        weights[static_cast<std::size_t>(ids[begin + count])] = 0.0;
+      }
+    }
+    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+    if (total < kTolerance) return;  // what rounding leaves of it is another draw
+    const auto token = static_cast<std::size_t>(found.tokens[b * width + count]);
+    REQUIRE(token < weights.size());
+    const double before =
+        std::accumulate(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(token), 0.0);
+    const double index = static_cast<double>(uniforms[begin + length + b]) * total;
+    REQUIRE(index >= before - kTolerance);
+    REQUIRE(index <= before + weights[token] + kTolerance);
+  }
+};
+
+struct Count {
+  int chains = 0;
+  int equal = 0;
+  int accepted = 0;
+  int rejected = 0;
+};
+
+template <class C>
+void compare(const C& one, Count& count) {
+  const Outcome expected = one.on_cpu();
+  in_every_order([&] {
+    const Outcome found = one.on_gpu();
+    for (std::size_t b = 0; b < one.batch(); ++b) {
+      const auto row = [&](const Outcome& outcome) {
+        const auto first = outcome.tokens.begin() + static_cast<std::ptrdiff_t>(b * one.width);
+        return std::vector<std::int32_t>(first, first + static_cast<std::ptrdiff_t>(one.width));
+      };
+      const bool equal = found.accepted[b] == expected.accepted[b] && row(found) == row(expected);
+      if (one.temperature == 0.0) {
+        REQUIRE(equal);
+      } else {
+        one.check_chain(b, found);
+      }
+      count.chains += 1;
+      count.equal += equal;
+      count.accepted += found.accepted[b] > 0;
+      count.rejected += found.accepted[b] < one.offsets[b + 1] - one.offsets[b];
+    }
+  });
+}
+
+template <class Target, class Draft, class Uniform, class Id>
+Case<Target, Draft, Uniform, Id> random_case(std::mt19937& random) {
+  const std::size_t batch = random() % 5;
+  const bool padded = random() % 2;
+  const std::size_t longest = random() % 5;
+  const std::size_t columns = 1 + (random() % 2 ? random() % 60 : random() % 9000);
+  std::vector<std::int64_t> offsets{0};
+  for (std::size_t b = 0; b < batch; ++b) {
+    const std::size_t length = padded ? longest : random() % (longest + 1);
+    offsets.push_back(offsets.back() + static_cast<std::int64_t>(length));
+  }
+  const auto drafted = static_cast<std::size_t>(offsets.back());
+  Case<Target, Draft, Uniform, Id> one{
+      std::vector<Id>(drafted),
+      offsets,
+      padded,
+      random_matrix<Target>(random, drafted + batch, columns),
+      std::nullopt,
+      std::is_same_v<Target, float> && random() % 2 ? Statement::kProbabilities
+                                                    : Statement::kLogits,
+      std::is_same_v<Draft, float> && random() % 2 ? Statement::kProbabilities : Statement::kLogits,
+      1.0,
+      std::vector<Uniform>(drafted + batch),
+      longest + 1 + random() % 2};
+  if (random() % 4) one.proposals.emplace(random_matrix<Draft>(random, drafted, columns));
+  if (one.target_statement == Statement::kLogits && random() % 2) {
+    one.temperature = random() % 3 ? 0.6 : 0.0;
+  }
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform;
+  for (auto& u : one.uniforms) u = static_cast<Uniform>(0.999 * uniform(random));
+  // A target beside each proposal, like it but for some noise.
+  for (std::size_t b = 0; b < batch; ++b) {
+    const auto begin = static_cast<std::size_t>(offsets[b]);
+    const auto end = static_cast<std::size_t>(offsets[b + 1]);
+    for (std::size_t t = begin; t <= end; ++t) {
+      std::vector<double> p(columns), q(columns);
+      for (std::size_t v = 0; v < columns; ++v) {
+        q[v] = 2.0 * normal(random);
+        p[v] = q[v] + 1.5 * normal(random);
+        if (random() % 20 == 0) p[v] = -INFINITY;
+        if (random() % 20 == 0) q[v] = -INFINITY;
+      }
+      p[0] = q[0] = 0.5;
+      const auto state = [&](std::vector<double>& row, Statement statement, double mass) {
+        if (statement == Statement::kLogits) return;
+        for (double& x : row) x = std::exp(x);
+        const double sum = std::accumulate(row.begin(), row.end(), 0.0);
+        for (double& x : row) x *= mass / sum;
+      };
+      state(p, one.target_statement, 1.0);
+      state(q, one.draft_statement, 0.9);
+      for (std::size_t v = 0; v < columns; ++v) one.targets.at(t + b, v) = narrow<Target>(p[v]);
+      if (t == end) continue;
+      if (one.proposals) {
+        for (std::size_t v = 0; v < columns; ++v) one.proposals->at(t, v) = narrow<Draft>(q[v]);
+      }
+      // Mostly likely tokens, so that some are accepted.
+      std::size_t id = random() % columns;
+      for (int tries = 0; tries < 6; ++tries) {
+        const std::size_t other = random() % columns;
+        if (p[other] > p[id]) id = other;
+      }
+      if (one.temperature == 0.0 && random() % 4) {
+        id = static_cast<std::size_t>(std::ranges::max_element(p) - p.begin());
+      }
+      one.ids[t] = static_cast<Id>(id);
+      const bool may_miss = one.proposals && one.draft_statement == Statement::kProbabilities;
+      if (may_miss && random() % 10 == 0) one.ids[t] = -1;
+    }
+  }
+  return one;
+}
+
+template <class Target, class Draft, class Uniform = float, class Id = std::int64_t>
+void compare_random(std::mt19937& random, Count& count, int repeats) {
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    compare(random_case<Target, Draft, Uniform, Id>(random), count);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
+  std::mt19937 random(5);
+  Count count;
+  compare_random<float, float>(random, count, 12);
+  compare_random<BFloat16, BFloat16, double, std::int32_t>(random, count, 6);
+  compare_random<Half, float, float, std::int32_t>(random, count, 6);
+  compare_random<float, BFloat16, double>(random, count, 6);
+  MESSAGE(count.equal << " of " << count.chains << " chains as on the CPU, " << count.accepted
+                      << " with accepted tokens, " << count.rejected << " rejected");
+  CHECK(count.equal >= 0.95 * count.chains);
+  CHECK(count.accepted >= 0.15 * count.chains);
+  CHECK(count.rejected >= 0.2 * count.chains);
+}
+
+namespace {
+
+// Three chains of two tokens, all of them sound.
+Case<float, float, float, std::int64_t> sound_case() {
+  Case<float, float, float, std::int64_t> one{{1, 2, 1, 2, 1, 2},
+                                              {0, 2, 4, 6},
+                                              false,
+                                              {9, 5, 0, 5},
+                                              Matrix<float>(6, 5, 0, 5),
+                                              Statement::kLogits,
+                                              Statement::kProbabilities,
+                                              1.0,
+                                              std::vector<float>(9, 0.3f),
+                                              3};
+  for (float& x : one.targets.memory) x = 1.0f;
+  for (float& x : one.proposals->memory) x = 0.2f;
+  return one;
+}
+
+}  // namespace
+
+TEST_CASE("verify: an invalid chain says so, and the others go on") {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const auto sound = sound_case();
+  const Outcome expected = sound.on_cpu();
+  const auto check = [&](const char* what, const auto& spoil) {
+    CAPTURE(what);
+    auto one = sound;
+    spoil(one);
+    in_every_order([&] {
+      const Outcome found = one.on_gpu();
+      CHECK(found.accepted ==
+            std::vector<std::int32_t>{expected.accepted[0], -1, expected.accepted[2]});
+      for (std::size_t k = 0; k < 9; ++k) {
+        CHECK(found.tokens[k] == (k / 3 == 1 ? -1 : expected.tokens[k]));
+      }
+    });
+  };
+  check("an id", [](auto& one) { one.ids[2] = 5; });
+  check("missing mass of logits", [](auto& one) {
+    one.ids[3] = -1;
+    one.draft_statement = Statement::kLogits;
+  });
+  check("a uniform", [](auto& one) { one.uniforms[4] = 1.0f; });
+  check("the last uniform", [](auto& one) { one.uniforms[5] = kNaN; });
+  check("NaN in logits", [](auto& one) { one.targets.at(4, 3) = kNaN; });
+  check("+inf in logits", [](auto& one) { one.targets.at(4, 0) = INFINITY; });
+  check("no finite logit", [](auto& one) {
+    for (std::size_t v = 0; v < 5; ++v) one.targets.at(4, v) = -INFINITY;
+  });
+  check("a negative probability", [](auto& one) { one.proposals->at(2, 1) = -0.1f; });
+  check("NaN in a difference", [](auto& one) {
+    one.ids[2] = -1;
+    one.proposals->at(2, 4) = kNaN;
+  });
+}
+
+TEST_CASE("verify: nothing behind a rejection is looked at") {
+  auto one = sound_case();
+  one.uniforms = std::vector<float>(9, 0.9f);
+  for (std::size_t b = 0; b < 3; ++b) {
+    one.targets.at(3 * b, 1) = -50.0f;
+    for (std::size_t v = 0; v < 5; ++v) one.targets.at(3 * b + 1, v) = NAN;
+  }
+  one.ids[1] = 77;
+  in_every_order([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{0, 0, 0}); });
+}
+
+TEST_CASE("verify: offsets that are none are found on the device") {
+  auto one = sound_case();
+  one.offsets = {0, 7, 4, 6};
+  in_every_order([&] {
+    const auto accepted = one.on_gpu().accepted;
+    CHECK(accepted[0] == -1);
+    CHECK(accepted[1] == -1);
+    CHECK(accepted[2] >= 0);
+  });
+  one.offsets = {0, 2, 4, 6};
+  one.width = 2;  // too narrow for a chain of two tokens and one more
+  in_every_order([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{-1, -1, -1}); });
+}
+
+TEST_CASE("verify: what the host can see is refused") {
+  Case<float, float, float, std::int64_t> one = sound_case();
+  one.padded = true;
+  one.width = 2;
+  CHECK_THROWS_WITH(one.on_gpu(), "verify: out.tokens must be [3, 3], got [3, 2]");
+  one.width = 3;
+  one.temperature = -1;
+  CHECK_THROWS_AS(one.on_gpu(), std::invalid_argument);
+  Case<double, float, float, std::int64_t> wide{
+      {},  {0, 0}, true, {1, 5, 0, 5}, std::nullopt, Statement::kLogits, Statement::kLogits,
+      1.0, {0.5f}, 1};
+  CHECK_THROWS_WITH(wide.on_gpu(), doctest::Contains("target_logits are float64"));
+}
