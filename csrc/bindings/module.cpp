@@ -1,5 +1,6 @@
 #include "errors.h"
 #include "operations.h"
+#include "tokentiming/cuda.h"
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The native core. Call it through tokentiming.ops, which documents it.";
@@ -10,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   tokentiming::python::bind_transfer(module);
   tokentiming::python::bind_transformer(module);
   tokentiming::python::bind_verify(module);
+  module.def("has_cuda", tokentiming::cuda::is_built);
 }

@@ -27,10 +27,11 @@ std::span<const State> as_states(const Tensor& states) {
 
 void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint64_t seed,
                     py::handle states_object, py::handle out_object) {
-  const Tensor logits(logits_object, kSample, "logits");
-  const Tensor keys(keys_object, kSample, "keys");
-  const Tensor states(states_object, kSample, "states");
-  const Tensor out(out_object, kSample, "out");
+  Place place;
+  const Tensor logits(logits_object, kSample, "logits", &place);
+  const Tensor keys(keys_object, kSample, "keys", &place);
+  const Tensor states(states_object, kSample, "states", &place);
+  const Tensor out(out_object, kSample, "out", &place);
   logits.require_dimensions(2, "[R, V]");
   keys.require_dimensions(1, "[N]");
   out.require_dimensions(1, "[R]");
@@ -46,6 +47,12 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
     const Rows<const Logit> rows{logits.data<const Logit>(),
                                  static_cast<std::size_t>(logits.size(0)),
                                  static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
+    if (place.on_gpu()) {
+      const Scratch scratch(place, cuda::sample_workspace(rows.rows, token_keys.size()));
+      const cuda::Stream stream = place.stream();
+      const Unlocked unlocked;
+      return cuda::sample(rows, token_keys, seed, draws, ids, scratch.bytes(), stream);
+    }
     const Unlocked unlocked;
     sample(rows, token_keys, seed, draws, ids);
   };

@@ -79,9 +79,68 @@ std::string name(DLDataType dtype) {
   return kNames[dtype.code] + (dtype.code == kDLBool ? "" : std::to_string(dtype.bits));
 }
 
+std::string name(DLDevice device) {
+  if (device.device_type == kDLCUDA) return "on cuda:" + std::to_string(device.device_id);
+  return "in CPU memory";
+}
+
 }  // namespace
 
-Tensor::Tensor(py::handle object, const char* function, const char* argument)
+void Place::admit(const Tensor& tensor, DLDevice device, const DLPackExchangeAPI* api) {
+  const bool on_gpu = device.device_type == kDLCUDA;
+  if (!on_gpu) device = {kDLCPU, 0};
+  if (first_ != nullptr) {
+    if (device.device_type == device_.device_type && device.device_id == device_.device_id) return;
+    tensor.refuse("is " + name(device) + ", " + first_ + " is " + name(device_) +
+                  "; all have to be on one device");
+  }
+  if (on_gpu && api == nullptr) {
+    tensor.refuse("is on a GPU and no torch tensor; use torch.from_dlpack (torch >= 2.10)");
+  }
+  function_ = tensor.function();
+  first_ = tensor.argument();
+  device_ = device;
+  api_ = api;
+}
+
+cuda::Stream Place::stream() const {
+  cuda::Stream stream{nullptr, device_.device_id};
+  if (api_->current_work_stream(kDLCUDA, device_.device_id, &stream.handle) != 0) {
+    throw py::error_already_set();
+  }
+  return stream;
+}
+
+Scratch::Scratch(const Place& place, std::size_t bytes) {
+  if (bytes == 0) return;
+  auto size = static_cast<std::int64_t>(bytes);
+  DLTensor wanted{};
+  wanted.device = place.device_;
+  wanted.ndim = 1;
+  wanted.dtype = kDlpack<std::uint8_t>;
+  wanted.shape = &size;
+  std::string reason;
+  const auto keep_reason = [](void* text, const char*, const char* message) {
+    *static_cast<std::string*>(text) = message;
+  };
+  if (place.api_->managed_tensor_allocator(&wanted, &memory_, &reason, keep_reason) != 0) {
+    throw std::runtime_error(std::string(place.function_) +
+                             ": no memory on the GPU for a workspace: " + reason);
+  }
+}
+
+Scratch::~Scratch() {
+  if (memory_ != nullptr && memory_->deleter != nullptr) memory_->deleter(memory_);
+}
+
+std::span<std::byte> Scratch::bytes() const {
+  if (memory_ == nullptr) return {};
+  const DLTensor& tensor = memory_->dl_tensor;
+  return {static_cast<std::byte*>(tensor.data) + tensor.byte_offset,
+          static_cast<std::size_t>(tensor.shape[0])};
+}
+
+Tensor::Tensor(py::handle object, const char* function, const char* argument, Place* place)
     : function_(function), argument_(argument) {
   const TensorType& type = TensorType::of(object);
   const DLPackExchangeAPI* const api = type.api;
@@ -112,9 +171,9 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument)
     throw py::error_already_set();
   }
   const DLDeviceType device = view_.device.device_type;
-  if (device != kDLCPU && device != kDLCUDAHost) {
-    refuse("is not in CPU memory; move it with .cpu()");
-  }
+  const bool reached = device == kDLCPU || device == kDLCUDAHost || (place && device == kDLCUDA);
+  if (!reached) refuse("is not in CPU memory; move it with .cpu()");
+  if (place) place->admit(*this, view_.device, api);
   if (view_.data == nullptr && count() > 0) refuse("has no memory behind it (a fake tensor?)");
 
   // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;

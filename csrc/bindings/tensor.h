@@ -4,11 +4,13 @@
 #include <dlpack/dlpack.h>
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <type_traits>
 
+#include "tokentiming/cuda.h"
 #include "tokentiming/rows.h"
 
 namespace tokentiming::python {
@@ -39,17 +41,52 @@ class Unlocked {
   PyThreadState* state_;
 };
 
-// A borrowed view of a tensor in CPU memory; nothing is copied. It is valid while it lives and the
-// caller holds the Python object, and must be destroyed with the GIL held.
+class Tensor;
+
+// Where the tensors of one call are: all in CPU memory, or all on one GPU.
+class Place {
+ public:
+  // Refuses a tensor that is elsewhere than those before it.
+  void admit(const Tensor& tensor, DLDevice device, const DLPackExchangeAPI* api);
+
+  bool on_gpu() const { return device_.device_type == kDLCUDA; }
+  // The stream that torch works on at present.
+  cuda::Stream stream() const;
+
+ private:
+  friend class Scratch;
+
+  const char* function_ = nullptr;
+  const char* first_ = nullptr;  // the argument whose device it is
+  DLDevice device_{kDLCPU, 0};
+  const DLPackExchangeAPI* api_ = nullptr;
+};
+
+// Memory on a GPU for one call, from torch's own allocator. Needs the GIL to come and go.
+class Scratch {
+ public:
+  Scratch(const Place& place, std::size_t bytes);
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::span<std::byte> bytes() const;
+
+ private:
+  DLManagedTensorVersioned* memory_ = nullptr;
+};
+
+// A borrowed view of a tensor; nothing is copied. It is valid while it lives and the caller holds
+// the Python object, and must be destroyed with the GIL held.
 //
 // torch tensors come through DLPack's C exchange API, found once for each type; all else (NumPy
 // arrays among it) through __dlpack__. Every check throws WrongType for a wrong type or dtype and
 // std::invalid_argument for anything else, with a message that begins "function: argument".
 class Tensor {
  public:
-  // Refuses what is no tensor, is not in CPU memory, or whose values are not what lies in memory (a
-  // gradient to be recorded, a pending negation).
-  Tensor(py::handle object, const char* function, const char* argument);
+  // Refuses what is no tensor, is not in CPU memory (or where the call's place is, if it has one),
+  // or whose values are not what lies in memory (a gradient to be recorded, a pending negation).
+  Tensor(py::handle object, const char* function, const char* argument, Place* place = nullptr);
 
   int dimensions() const { return view_.ndim; }
   std::int64_t size(int axis) const { return view_.shape[axis]; }
@@ -84,6 +121,8 @@ class Tensor {
   void require_dimensions(int dimensions, const char* axes) const;
   [[noreturn]] void refuse_dtype(const std::string& expected) const;
   [[noreturn]] void refuse(const std::string& reason) const;
+  const char* function() const { return function_; }
+  const char* argument() const { return argument_; }
 
  private:
   void require_dtype(DLDataType expected) const;

@@ -9,23 +9,27 @@
 
 namespace tokentiming::python {
 
-// One side's offsets; without any, the side is one sequence.
+// One side's offsets; without any, the side is one sequence, which on a GPU needs none to say so.
 class Offsets {
  public:
-  Offsets(py::handle object, const char* function, const char* argument, std::int64_t tokens)
-      : whole_{0, tokens} {
+  Offsets(py::handle object, const char* function, const char* argument, std::int64_t tokens,
+          Place& place)
+      : whole_{0, tokens}, on_gpu_(place.on_gpu()) {
     if (!object.is_none()) {
-      tensor_.emplace(object, function, argument);
+      tensor_.emplace(object, function, argument, &place);
       tensor_->require_dimensions(1, "[B + 1]");
       tensor_->elements<std::int64_t>();
     }
   }
   std::span<const std::int64_t> get() const {
-    return tensor_ ? tensor_->elements<std::int64_t>() : std::span<const std::int64_t>(whole_);
+    if (tensor_) return tensor_->elements<std::int64_t>();
+    if (on_gpu_) return {};
+    return whole_;
   }
 
  private:
   std::array<std::int64_t, 2> whole_;
+  bool on_gpu_;
   std::optional<Tensor> tensor_;
 };
 

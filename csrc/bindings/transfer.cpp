@@ -34,25 +34,52 @@ void with_number_type(const Tensor& rows, const Run& run) {
   rows.refuse_dtype("float32 or float64");
 }
 
+// A map the other way round, which only a GPU reads.
+class OriginTensors {
+ public:
+  OriginTensors(py::handle offsets, py::handle draft_ids, const char* function, Place& place) {
+    if (!place.on_gpu()) return;
+    if (offsets.is_none()) {
+      throw std::invalid_argument(std::string(function) +
+                                  ": origins are missing; a GPU needs ops.Origins.of(...) of the "
+                                  "same map");
+    }
+    offsets_.emplace(offsets, function, "origins.offsets", &place);
+    draft_ids_.emplace(draft_ids, function, "origins.draft_ids", &place);
+    offsets_->require_dimensions(1, "[T + 1]");
+    draft_ids_->require_dimensions(1, "[N]");
+  }
+
+  cuda::Origins get() const {
+    return {offsets_->elements<std::int32_t>(), draft_ids_->elements<std::int32_t>()};
+  }
+
+ private:
+  std::optional<Tensor> offsets_;
+  std::optional<Tensor> draft_ids_;
+};
+
 void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle draft_offsets,
                       py::handle target_ids, py::handle target_offsets, py::handle target_spans,
                       py::handle draft_table_bytes, py::handle draft_table_offsets,
                       py::handle target_table_bytes, py::handle target_table_offsets,
                       py::handle first, py::handle expansion_offsets, py::handle expansion_ids,
-                      py::handle probs, py::handle cases) {
-  const Tensor rows(draft_probs, kTransfer, "draft_probs");
-  const Tensor draft(draft_ids, kTransfer, "draft_ids");
-  const Tensor target(target_ids, kTransfer, "target_ids");
-  const Tensor spans(target_spans, kTransfer, "target_spans");
-  const Tensor draft_bytes(draft_table_bytes, kTransfer, "draft_vocab.bytes");
-  const Tensor draft_starts(draft_table_offsets, kTransfer, "draft_vocab.offsets");
-  const Tensor target_bytes(target_table_bytes, kTransfer, "target_vocab.bytes");
-  const Tensor target_starts(target_table_offsets, kTransfer, "target_vocab.offsets");
-  const Tensor firsts(first, kTransfer, "expansions.first");
-  const Tensor starts(expansion_offsets, kTransfer, "expansions.expansion_offsets");
-  const Tensor ids(expansion_ids, kTransfer, "expansions.expansion_ids");
-  const Tensor out(probs, kTransfer, "out.probs");
-  const Tensor kinds(cases, kTransfer, "out.cases");
+                      py::handle origin_offsets, py::handle origin_ids, py::handle probs,
+                      py::handle cases) {
+  Place place;
+  const Tensor rows(draft_probs, kTransfer, "draft_probs", &place);
+  const Tensor draft(draft_ids, kTransfer, "draft_ids", &place);
+  const Tensor target(target_ids, kTransfer, "target_ids", &place);
+  const Tensor spans(target_spans, kTransfer, "target_spans", &place);
+  const Tensor draft_bytes(draft_table_bytes, kTransfer, "draft_vocab.bytes", &place);
+  const Tensor draft_starts(draft_table_offsets, kTransfer, "draft_vocab.offsets", &place);
+  const Tensor target_bytes(target_table_bytes, kTransfer, "target_vocab.bytes", &place);
+  const Tensor target_starts(target_table_offsets, kTransfer, "target_vocab.offsets", &place);
+  const Tensor firsts(first, kTransfer, "expansions.first", &place);
+  const Tensor starts(expansion_offsets, kTransfer, "expansions.expansion_offsets", &place);
+  const Tensor ids(expansion_ids, kTransfer, "expansions.expansion_ids", &place);
+  const Tensor out(probs, kTransfer, "out.probs", &place);
+  const Tensor kinds(cases, kTransfer, "out.cases", &place);
   rows.require_dimensions(2, "[K, V_d]");
   draft.require_dimensions(1, "[K]");
   target.require_dimensions(1, "[M]");
@@ -62,8 +89,9 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
   ids.require_dimensions(1, "[E]");
   out.require_dimensions(2, "[M, V_t]");
   kinds.require_dimensions(1, "[M]");
-  const Offsets draft_rows(draft_offsets, kTransfer, "draft_offsets", draft.count());
-  const Offsets target_rows(target_offsets, kTransfer, "target_offsets", target.count());
+  const Offsets draft_rows(draft_offsets, kTransfer, "draft_offsets", draft.count(), place);
+  const Offsets target_rows(target_offsets, kTransfer, "target_offsets", target.count(), place);
+  const OriginTensors origins(origin_offsets, origin_ids, kTransfer, place);
   const ByteTable draft_table = byte_table(draft_bytes, draft_starts);
   const ByteTable target_table = byte_table(target_bytes, target_starts);
   const auto kinds_out = kinds.writable_elements<std::int8_t>();
@@ -84,6 +112,14 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
                                        ids.elements<MapId>()};
     const auto read = rows_of<Number>(rows);
     const auto written = writable_rows<Number>(out);
+    if (place.on_gpu()) {
+      const Scratch scratch(place, cuda::transfer_workspace(written.rows));
+      const cuda::Stream stream = place.stream();
+      const cuda::Origins map = origins.get();
+      const Unlocked unlocked;
+      return cuda::transfer(read, proposals, expansions, map, written, kinds_out, scratch.bytes(),
+                            stream);
+    }
     const Unlocked unlocked;
     transfer(read, proposals, expansions, written, kinds_out);
   };
@@ -94,20 +130,30 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
   });
 }
 
-void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle out_object) {
-  const Tensor rows(draft_probs, kRestrict, "draft_probs");
-  const Tensor shared(exact, kRestrict, "exact");
-  const Tensor out(out_object, kRestrict, "out");
+void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle origin_offsets,
+                      py::handle origin_ids, py::handle out_object) {
+  Place place;
+  const Tensor rows(draft_probs, kRestrict, "draft_probs", &place);
+  const Tensor shared(exact, kRestrict, "exact", &place);
+  const Tensor out(out_object, kRestrict, "out", &place);
   rows.require_dimensions(2, "[R, V_d]");
   shared.require_dimensions(1, "[D]");
   out.require_dimensions(2, "[R, V_t]");
   out.require_apart_from(rows);
   out.require_apart_from(shared);
+  const OriginTensors origins(origin_offsets, origin_ids, kRestrict, place);
   with_number_type(rows, [&]<class Number>(Number) {
     with_id_type(shared, [&]<class Id>(Id) {
       const auto read = rows_of<Number>(rows);
       const auto map = shared.elements<Id>();
       const auto written = writable_rows<Number>(out);
+      if (place.on_gpu()) {
+        const Scratch scratch(place, cuda::restrict_workspace(written.rows));
+        const cuda::Stream stream = place.stream();
+        const cuda::Origins inverse = origins.get();
+        const Unlocked unlocked;
+        return cuda::restrict_to_shared(read, inverse, written, scratch.bytes(), stream);
+      }
       const Unlocked unlocked;
       restrict_to_shared(read, map, written);
     });

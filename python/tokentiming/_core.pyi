@@ -51,11 +51,21 @@ def transfer(
     first: Tensor,
     expansion_offsets: Tensor,
     expansion_ids: Tensor,
+    origin_offsets: Tensor | None,
+    origin_ids: Tensor | None,
     probs: Tensor,
     cases: Tensor,
     /,
 ) -> None: ...
-def restrict(draft_probs: Tensor, exact: Tensor, out: Tensor, /) -> None: ...
+def restrict(
+    draft_probs: Tensor,
+    exact: Tensor,
+    origin_offsets: Tensor | None,
+    origin_ids: Tensor | None,
+    out: Tensor,
+    /,
+) -> None: ...
+def has_cuda() -> bool: ...
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, /) -> None: ...
 def linear_is_fast() -> bool: ...
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -17,6 +17,14 @@ from tokentiming import byte_tables
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _BATCH = 1 << 14
 """Pieces encoded at a time: each encoding takes a kilobyte."""
+
+
+class TokenTable(NamedTuple):
+    """What the operations ask of a vocabulary, as ``Vocabulary`` has it, in a device's memory."""
+
+    bytes: torch.Tensor
+    offsets: torch.Tensor
+    keys: torch.Tensor
 
 
 class Vocabulary:
@@ -99,6 +107,10 @@ class Vocabulary:
             special_ids=special | holes,
             byte_ids=[pieces.get(piece) for piece in kind.byte_pieces] or (None,) * 256,
         )
+
+    def on(self, device: torch.device | str) -> TokenTable:
+        """The byte table and the keys in a device's memory, for the operations on a GPU."""
+        return TokenTable(self.bytes.to(device), self.offsets.to(device), self.keys.to(device))
 
     def __len__(self) -> int:
         return len(self._table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tokentiming.models.store import cache_folder
+from tokentiming.ops import Origins
 from tokentiming.vocabulary import Vocabulary
 
 NONE = -1
@@ -57,6 +59,20 @@ class VocabularyMap:
             found = cls._built(draft, target)
             found._write(path)
         return found
+
+    def to(self, device: torch.device | str) -> VocabularyMap:
+        """The map in a device's memory."""
+        return VocabularyMap(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @cached_property
+    def exact_origins(self) -> Origins:
+        """``exact`` the other way round, for ``ops.restrict`` on a GPU."""
+        return Origins.of(self.exact)
+
+    @cached_property
+    def first_origins(self) -> Origins:
+        """``first`` the other way round, for ``ops.transfer`` on a GPU."""
+        return Origins.of(self.first)
 
     def expansion(self, token: int) -> list[int]:
         """The target tokens that spell a draft token; none where the target cannot."""

@@ -2,7 +2,9 @@
 
 Every function borrows its tensors without a copy, releases the GIL while it works, and gives the
 same result on any number of threads. Inputs may be torch tensors or anything with ``__dlpack__``
-(NumPy arrays, say) in CPU memory; results are torch tensors. Errors are
+(NumPy arrays, say) in CPU memory; results are torch tensors. Tensors on a GPU, which then all have
+to be there, go to its kernels on torch's current stream, without a wait for them; results lie
+beside them. ``has_cuda()`` tells whether this build has the kernels. Errors are
 ``ArgumentTypeError`` or ``ArgumentValueError``, which are ``TypeError`` and ``ValueError`` too, and
 both ``ArgumentError``. The message begins with the function's name and names the argument; nothing
 has been written when one is raised.
@@ -14,8 +16,10 @@ import torch  # noqa: F401
 
 from tokentiming.ops import compiled  # noqa: F401
 from tokentiming.ops.align import Alignment, ByteTable, align
+from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.linear import linear, linear_is_fast
+from tokentiming.ops.origins import Origins
 from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.transfer import Expansions, Transfer, restrict, transfer
 from tokentiming.ops.verify import Verification, verify
@@ -27,9 +31,11 @@ __all__ = [
     "ArgumentValueError",
     "ByteTable",
     "Expansions",
+    "Origins",
     "Transfer",
     "Verification",
     "align",
+    "has_cuda",
     "linear",
     "linear_is_fast",
     "log_noise",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
@@ -79,7 +80,12 @@ def align(
     Raises:
         TypeError: an argument has another dtype or is no tensor.
         ValueError: an id outside its vocabulary, a negative band, malformed offsets, a tensor that
-            is not contiguous or not in CPU memory, or one side of a pair empty and the other not.
+            is not contiguous, tensors that are not all in CPU memory or all on one GPU, or one side
+            of a pair empty and the other not.
+
+    On a GPU a sequence has at most 128 tokens on a side and a token at most 2048 bytes. Values are
+    not looked at by the host: a pair that would raise, or goes beyond these limits, gets the cost
+    -1 and spans of -1.
 
     Source: TokenTiming, arXiv 2510.15545; band after Sakoe and Chiba, 1978.
     """
@@ -105,9 +111,10 @@ def align(
         )
     if out is None:
         shape = () if draft_offsets is None else (max(len(draft_offsets) - 1, 0),)
+        device = device_of(target_ids)
         out = Alignment(
-            torch.empty((len(target_ids), 2), dtype=torch.int32),
-            torch.empty(shape, dtype=torch.int64),
+            torch.empty((len(target_ids), 2), dtype=torch.int32, device=device),
+            torch.empty(shape, dtype=torch.int64, device=device),
         )
     _core.align(
         draft_ids,

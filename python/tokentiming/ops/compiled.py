@@ -15,6 +15,7 @@ from torch.library import custom_op
 
 from tokentiming.ops.align import align
 from tokentiming.ops.linear import linear
+from tokentiming.ops.origins import Origins
 from tokentiming.ops.sample import sample
 from tokentiming.ops.transfer import restrict, transfer
 from tokentiming.ops.verify import verify
@@ -31,7 +32,11 @@ class _Expansions(NamedTuple):
     expansion_ids: Tensor
 
 
-@custom_op("tokentiming::align", mutates_args=(), device_types="cpu")
+def _origins(offsets: Tensor | None, draft_ids: Tensor | None) -> Origins | None:
+    return None if offsets is None or draft_ids is None else Origins(offsets, draft_ids)
+
+
+@custom_op("tokentiming::align", mutates_args=(), device_types=("cpu", "cuda"))
 def _align(
     draft_ids: Tensor,
     target_ids: Tensor,
@@ -74,7 +79,7 @@ def _(
     )
 
 
-@custom_op("tokentiming::sample", mutates_args=(), device_types="cpu")
+@custom_op("tokentiming::sample", mutates_args=(), device_types=("cpu", "cuda"))
 def _sample(logits: Tensor, keys: Tensor, seed: int, states: Tensor) -> Tensor:
     return sample(logits, keys, seed=seed % 2**64, states=states)  # schemas have signed integers
 
@@ -84,7 +89,7 @@ def _(logits: Tensor, keys: Tensor, seed: int, states: Tensor) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int64)
 
 
-@custom_op("tokentiming::verify", mutates_args=(), device_types="cpu")
+@custom_op("tokentiming::verify", mutates_args=(), device_types=("cpu", "cuda"))
 def _verify(
     draft_ids: Tensor,
     target_logits: Tensor | None,
@@ -122,6 +127,8 @@ def _(
     columns: int | torch.SymInt
     if offsets is None:
         batch, columns = draft_ids.shape[0], draft_ids.shape[1] + 1
+    elif draft_ids.is_cuda:
+        batch, columns = offsets.shape[0] - 1, draft_ids.shape[0] + 1
     else:  # as wide as the longest chain, which only the offsets' values tell
         batch, columns = offsets.shape[0] - 1, torch.library.get_ctx().new_dynamic_size(min=1)
     return (
@@ -130,7 +137,7 @@ def _(
     )
 
 
-@custom_op("tokentiming::transfer", mutates_args=(), device_types="cpu")
+@custom_op("tokentiming::transfer", mutates_args=(), device_types=("cpu", "cuda"))
 def _transfer(
     draft_probs: Tensor,
     draft_ids: Tensor,
@@ -146,6 +153,8 @@ def _transfer(
     draft_offsets: Tensor | None,
     target_offsets: Tensor | None,
     columns: int,
+    origin_offsets: Tensor | None = None,
+    origin_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     result = transfer(
         draft_probs,
@@ -158,6 +167,7 @@ def _transfer(
         draft_offsets=draft_offsets,
         target_offsets=target_offsets,
         columns=columns,
+        origins=_origins(origin_offsets, origin_ids),
     )
     return result.probs, result.cases
 
@@ -178,6 +188,8 @@ def _(
     draft_offsets: Tensor | None,
     target_offsets: Tensor | None,
     columns: int,
+    origin_offsets: Tensor | None = None,
+    origin_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return (
         draft_probs.new_empty((target_ids.shape[0], columns)),
@@ -185,13 +197,26 @@ def _(
     )
 
 
-@custom_op("tokentiming::restrict", mutates_args=(), device_types="cpu")
-def _restrict(draft_probs: Tensor, exact: Tensor, columns: int) -> Tensor:
-    return restrict(draft_probs, exact, columns=columns)
+@custom_op("tokentiming::restrict", mutates_args=(), device_types=("cpu", "cuda"))
+def _restrict(
+    draft_probs: Tensor,
+    exact: Tensor,
+    columns: int,
+    origin_offsets: Tensor | None = None,
+    origin_ids: Tensor | None = None,
+) -> Tensor:
+    origins = _origins(origin_offsets, origin_ids)
+    return restrict(draft_probs, exact, columns=columns, origins=origins)
 
 
 @_restrict.register_fake
-def _(draft_probs: Tensor, exact: Tensor, columns: int) -> Tensor:
+def _(
+    draft_probs: Tensor,
+    exact: Tensor,
+    columns: int,
+    origin_offsets: Tensor | None = None,
+    origin_ids: Tensor | None = None,
+) -> Tensor:
     return draft_probs.new_empty((draft_probs.shape[0], columns))
 
 

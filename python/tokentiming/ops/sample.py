@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentValueError
 from tokentiming.ops.tracing import compiling, refuse_out, traced
 
@@ -42,7 +43,11 @@ def sample(
     Raises:
         TypeError: an argument has another dtype or is no tensor.
         ValueError: NaN, +inf or no finite logit in a row (the message names it), a state or seed
-            out of range, sizes that disagree, logits that require grad, a tensor not in CPU memory.
+            out of range, sizes that disagree, logits that require grad, tensors that are not all in
+            CPU memory or all on one GPU.
+
+    On a GPU the ids are the same; values are not looked at by the host, and a row that would raise
+    gets the id -1.
 
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
     """
@@ -53,7 +58,7 @@ def sample(
             signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
             drawn: Tensor = torch.ops.tokentiming.sample(logits, keys, signed, states)
             return drawn
-        out = torch.empty(len(logits), dtype=torch.int64)
+        out = torch.empty(len(logits), dtype=torch.int64, device=device_of(logits))
     elif compiling():  # the core itself refuses tensors without memory
         refuse_out("sample", out)
     _core.sample(logits, keys, seed, states, out)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from tokentiming import _core
 from tokentiming.ops.align import ByteTable
+from tokentiming.ops.devices import device_of, on_gpu
 from tokentiming.ops.errors import ArgumentValueError
+from tokentiming.ops.origins import Origins
 from tokentiming.ops.tracing import refuse_out, traced
 
 
@@ -60,6 +62,7 @@ def transfer(
     draft_offsets: Tensor | None = None,
     target_offsets: Tensor | None = None,
     columns: int | None = None,
+    origins: Origins | None = None,
     out: Transfer | None = None,
 ) -> Transfer:
     """Move the draft's probabilities to proxy tokens along an alignment.
@@ -93,6 +96,8 @@ def transfer(
         target_offsets: the same for ``target_ids``; give both or neither.
         columns: V_t, by default as many as ``target_vocab`` has tokens; more where the model's head
             is padded.
+        origins: ``Origins.of(expansions.first)``, needed on a GPU unless ``expansions`` has it as
+            ``first_origins``, as a ``VocabularyMap`` does.
         out: tensors to fill instead of new ones; ``probs`` of the dtype of ``draft_probs``.
 
     Returns:
@@ -101,9 +106,14 @@ def transfer(
     Raises:
         TypeError: an argument has another dtype or is no tensor.
         ValueError: sizes disagree, an id or a span is out of range, offsets are malformed, a tensor
-            is not contiguous where it must be, requires grad or is not in CPU memory; or, when
-            ``out`` may have been written in part, what is read of ``draft_probs`` holds NaN,
-            infinity or a negative probability, or of ``expansions`` is out of range.
+            is not contiguous where it must be or requires grad, or tensors are not all in CPU
+            memory or all on one GPU; or, when ``out`` may have been written in part, what is read
+            of ``draft_probs`` holds NaN, infinity or a negative probability, or of ``expansions``
+            is out of range.
+
+    On a GPU laws and cases are the same to the last bit, and a sequence has at most 128 tokens on a
+    side. Values are not looked at by the host: where it would raise, the proxy token gets the case
+    -1 and a law of zeros.
 
     Source: TokenTiming, arXiv 2510.15545.
     """
@@ -114,6 +124,9 @@ def transfer(
         )
     if columns is None:
         columns = target_vocab.offsets.shape[0] - 1
+    if origins is None and on_gpu(draft_probs):
+        origins = getattr(expansions, "first_origins", None)
+    origin_offsets, origin_ids = origins or (None, None)
     if traced(draft_probs):
         refuse_out("transfer", out)
         return Transfer(
@@ -132,12 +145,15 @@ def transfer(
                 draft_offsets,
                 target_offsets,
                 columns,
+                origin_offsets,
+                origin_ids,
             )
         )
     if out is None:
+        device = device_of(draft_probs)
         out = Transfer(
-            torch.empty((len(target_ids), columns), dtype=draft_probs.dtype),
-            torch.empty(len(target_ids), dtype=torch.int8),
+            torch.empty((len(target_ids), columns), dtype=draft_probs.dtype, device=device),
+            torch.empty(len(target_ids), dtype=torch.int8, device=device),
         )
     _core.transfer(
         draft_probs,
@@ -153,6 +169,8 @@ def transfer(
         expansions.first,
         expansions.expansion_offsets,
         expansions.expansion_ids,
+        origin_offsets,
+        origin_ids,
         out.probs,
         out.cases,
     )
@@ -160,7 +178,12 @@ def transfer(
 
 
 def restrict(
-    draft_probs: Tensor, exact: Tensor, *, columns: int, out: Tensor | None = None
+    draft_probs: Tensor,
+    exact: Tensor,
+    *,
+    columns: int,
+    origins: Origins | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Restrict laws to the tokens that both vocabularies have, and normalise what is left.
 
@@ -171,6 +194,7 @@ def restrict(
         exact: int32 or int64 ``[D]``, D <= V_d: the target token with the bytes of each draft
             token, or -1. Columns from D on are not read.
         columns: V_t, the width of the target's head.
+        origins: ``Origins.of(exact)``, needed on a GPU.
         out: ``[R, V_t]`` of the dtype of ``draft_probs``, contiguous, to fill instead of a new
             tensor.
 
@@ -183,15 +207,22 @@ def restrict(
             infinity or a negative probability or has no mass on shared tokens, or ``exact`` is out
             of range.
 
+    On a GPU ``origins`` stand for ``exact``. Values are not looked at by the host: a row that would
+    raise becomes NaN throughout.
+
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
     """
+    origin_offsets, origin_ids = origins or (None, None)
     if traced(draft_probs):
         refuse_out("restrict", out)
-        restricted: Tensor = torch.ops.tokentiming.restrict(draft_probs, exact, columns)
+        restricted: Tensor = torch.ops.tokentiming.restrict(
+            draft_probs, exact, columns, origin_offsets, origin_ids
+        )
         return restricted
     if out is None:
-        out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype)
+        device = device_of(draft_probs)
+        out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype, device=device)
     elif out.ndim == 2 and out.shape[1] != columns:
         raise ArgumentValueError(f"restrict: out has {out.shape[1]} columns, columns is {columns}")
-    _core.restrict(draft_probs, exact, out)
+    _core.restrict(draft_probs, exact, origin_offsets, origin_ids, out)
     return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.devices import device_of, on_gpu
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.tracing import refuse_out, traced
 
@@ -17,7 +18,7 @@ class Verification(NamedTuple):
 
     tokens
         int32 ``[B, K + 1]``: the accepted tokens of each chain, one more token, then -1. For ragged
-        chains K is the greatest length.
+        chains K is the greatest length; on a GPU, where the host does not know it, it is T.
     accepted
         int32 ``[B]``: how many drafted tokens were accepted, without the one more.
     """
@@ -89,7 +90,11 @@ def verify(
             target, or two of the draft, are given.
         ValueError: shapes that disagree, an id outside the vocabulary, a uniform outside [0, 1), a
             row that is read holds NaN, +inf or a negative probability or has no mass, a tensor that
-            is not contiguous where it must be, requires grad, or is not in CPU memory.
+            is not contiguous where it must be or requires grad, or tensors are not all in CPU
+            memory or all on one GPU.
+
+    On a GPU rows are float16, bfloat16 or float32. Values are not looked at by the host: a chain
+    that would raise, for what is read of it, gets ``accepted`` -1 and tokens -1.
 
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
     """
@@ -129,10 +134,14 @@ def verify(
             batch, longest = draft_ids.shape
         else:
             batch = max(len(offsets) - 1, 0)
-            longest = int((offsets[1:] - offsets[:-1]).max()) if batch else 0
+            if on_gpu(draft_ids):
+                longest = len(draft_ids)
+            else:
+                longest = int((offsets[1:] - offsets[:-1]).max()) if batch else 0
+        device = device_of(draft_ids)
         out = Verification(
-            torch.empty((batch, max(longest, 0) + 1), dtype=torch.int32),
-            torch.empty(batch, dtype=torch.int32),
+            torch.empty((batch, max(longest, 0) + 1), dtype=torch.int32, device=device),
+            torch.empty(batch, dtype=torch.int32, device=device),
         )
     _core.verify(
         draft_ids,

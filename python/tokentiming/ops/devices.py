@@ -1,0 +1,25 @@
+"""Where tensors are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokentiming import _core
+
+
+def device_of(tensor: Any) -> torch.device | None:
+    """Where a result belongs: beside a torch tensor; where torch likes for anything else."""
+    return tensor.device if isinstance(tensor, Tensor) else None
+
+
+def on_gpu(tensor: Any) -> bool:
+    """True for tensors whose values the host would have to wait for."""
+    return isinstance(tensor, Tensor) and tensor.is_cuda
+
+
+def has_cuda() -> bool:
+    """Whether this build has the kernels for GPUs; without them a tensor on one is refused."""
+    return _core.has_cuda()

@@ -1,0 +1,344 @@
+"""The operations on a GPU beside the same on the CPU, which its own tests hold to references.
+
+The kernels' comparisons over every type and every invalid input are in tests/cuda, in C++; they run
+by emulation where there is no GPU. Here it is what Python adds: devices, streams, strides, graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokentiming import ops
+
+MISSING = (
+    "torch sees no CUDA device"
+    if not torch.cuda.is_available()
+    else "" if ops.has_cuda() else "tokentiming was built without CUDA"
+)  # fmt: skip
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32]
+
+
+class Table(NamedTuple):
+    bytes: Tensor
+    offsets: Tensor
+
+
+class Map(NamedTuple):
+    first: Tensor
+    expansion_offsets: Tensor
+    expansion_ids: Tensor
+
+
+def to_gpu(value: Any) -> Any:
+    """The same with every tensor on the GPU, its strides kept."""
+    if isinstance(value, Tensor):
+        place = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+        return place.copy_(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(to_gpu, value))
+    return value
+
+
+def flat(result: Any) -> list[Tensor]:
+    return [t.cpu() for t in ((result,) if isinstance(result, Tensor) else result)]
+
+
+def apart(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The same rows, by chance with something between them."""
+    gap = int(torch.randint(0, 9, (), generator=generator))
+    wide = torch.zeros(*rows.shape[:-1], rows.shape[-1] + gap, dtype=rows.dtype)
+    view = wide[..., : rows.shape[-1]]
+    view.copy_(rows)
+    return view
+
+
+class Call(NamedTuple):
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def on_cpu(self) -> list[Tensor]:
+        options = {k: v for k, v in self.options.items() if k != "origins"}
+        return flat(self.function(*self.arguments, **options))
+
+    def to_gpu(self) -> Call:
+        options = {name: to_gpu(value) for name, value in self.options.items()}
+        return Call(self.function, tuple(map(to_gpu, self.arguments)), options)
+
+    def run(self) -> Any:
+        return self.function(*self.arguments, **self.options)
+
+
+# ---- random calls ----
+
+
+def integer(generator: torch.Generator, low: int, high: int) -> int:
+    return int(torch.randint(low, high, (), generator=generator))
+
+
+def sample_call(generator: torch.Generator, rows: int | None = None) -> Call:
+    rows = integer(generator, 0, 20) if rows is None else rows
+    columns = integer(generator, 1, 40_000)
+    dtype = [*FLOATS, torch.float64][integer(generator, 0, 4)]
+    logits = 3 * torch.randn(rows, columns, generator=generator)
+    keys = torch.randint(-(2**63), 2**63 - 1, (columns,), generator=generator)
+    states = torch.randint(0, 1000, (rows, 3), generator=generator)
+    arguments = (apart(logits.to(dtype), generator), keys[: max(1, columns - 3)])
+    return Call(ops.sample, arguments, {"seed": integer(generator, 0, 2**40), "states": states})
+
+
+def verify_call(
+    generator: torch.Generator, batch: int | None = None, drafted: int | None = None
+) -> Call:
+    """Chains with decisions far from their thresholds, so that rounding decides none."""
+    batch = integer(generator, 0, 5) if batch is None else batch
+    drafted = integer(generator, 0, 6) if drafted is None else drafted
+    columns = integer(generator, 2, 20_000)
+    ragged = bool(integer(generator, 0, 2))
+    lengths = [integer(generator, 0, drafted + 1) if ragged else drafted for _ in range(batch)]
+    tokens = sum(lengths)
+    ids = torch.randint(0, columns, (tokens,), generator=generator)
+    target = torch.randn(tokens + batch, columns, generator=generator)
+    draft = torch.randn(tokens, columns, generator=generator)
+    uniforms = torch.full((tokens + batch,), 0.5)
+    t = 0
+    for b, length in enumerate(lengths):
+        for _ in range(length):
+            accepted = integer(generator, 0, 4) > 0
+            target[t + b, ids[t]] = 30.0 if accepted else -30.0
+            t += 1
+        # The draw is of one token that has nearly all that is left.
+        for row in range(t - length + b, t + b + 1):
+            best = integer(generator, 0, columns)
+            if row == t + b or best != ids[row - b]:
+                target[row, best] = 20.0
+                draft[row - b :][:1, best] = -20.0
+    options: dict[str, Any] = {"uniforms": uniforms, "temperature": 1.0}
+    dtype = FLOATS[integer(generator, 0, 3)]
+    laws = {"target_logits": apart(target.to(dtype), generator)}
+    if integer(generator, 0, 2):
+        laws["draft_logits"] = apart(draft.to(FLOATS[integer(generator, 0, 3)]), generator)
+    else:
+        laws["draft_probs"] = draft.softmax(-1)
+    if ragged:
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        return Call(ops.verify, (ids,), options | laws | {"offsets": offsets})
+    laws = {
+        name: rows.contiguous().view(batch, -1, columns) if rows.numel() else
+        rows.new_empty(batch, drafted + ("target" in name), columns)
+        for name, rows in laws.items()
+    }  # fmt: skip
+    options["uniforms"] = uniforms.view(batch, drafted + 1)
+    return Call(ops.verify, (ids.view(batch, drafted),), options | laws)
+
+
+def table(generator: torch.Generator, size: int) -> Table:
+    lengths = torch.randint(0, 12, (size,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    letters = torch.randint(97, 100, (int(offsets[-1]) + 1,), generator=generator)
+    return Table(letters.to(torch.uint8), offsets)
+
+
+def align_call(generator: torch.Generator, batch: int | None = None) -> Call:
+    batch = integer(generator, 0, 40) if batch is None else batch
+    dtype = [torch.int32, torch.int64][integer(generator, 0, 2)]
+    lengths = torch.randint(1, 30, (2, batch), generator=generator)
+    starts = torch.cat([torch.zeros(2, 1, dtype=torch.int64), lengths.cumsum(1)], 1)
+    ids = [torch.randint(0, 50, (int(n[-1]),), generator=generator).to(dtype) for n in starts]
+    tables = (table(generator, 50), table(generator, 50))
+    draft_offsets, target_offsets = starts[0].clone(), starts[1].clone()
+    options = {"draft_offsets": draft_offsets, "target_offsets": target_offsets}
+    return Call(ops.align, (*ids, *tables), options | {"band": integer(generator, 0, 12)})
+
+
+def transfer_call(generator: torch.Generator, tokens: int | None = None) -> Call:
+    """One sequence in two vocabularies of single letters and their pairs."""
+    tokens = integer(generator, 0, 10) if tokens is None else tokens
+    pieces = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc"]
+    offsets = torch.tensor([0, *map(len, pieces)]).cumsum(0)
+    words = Table(torch.tensor(list(b"".join(pieces)), dtype=torch.uint8), offsets)
+    spelled = [[0], [1], [2], [0, 1], [4], [2, 0], [3, 2]]
+    expansions = Map(
+        torch.tensor([ids[0] for ids in spelled]),
+        torch.tensor([0, *map(len, spelled)]).cumsum(0),
+        torch.tensor([i for ids in spelled for i in ids]),
+    )
+    draft = torch.randint(0, len(pieces), (tokens,), generator=generator)
+    target = torch.tensor([i for d in draft.tolist() for i in spelled[d]], dtype=torch.int64)
+    spans = ops.align(draft, target, words, words).target_spans
+    rows = torch.randn(tokens, len(pieces), generator=generator).softmax(-1)
+    rows = rows.to([torch.float32, torch.float64][integer(generator, 0, 2)])
+    arguments = (apart(rows, generator), draft, target, spans, words, words, expansions)
+    options = {"columns": integer(generator, 7, 5000), "origins": ops.Origins.of(expansions.first)}
+    return Call(ops.transfer, arguments, options)
+
+
+def restrict_call(generator: torch.Generator, rows: int | None = None) -> Call:
+    rows = integer(generator, 0, 9) if rows is None else rows
+    draft, columns = integer(generator, 1, 3000), integer(generator, 1, 9000)
+    exact = torch.randint(-1, columns, (draft,), generator=generator)
+    exact[0] = 0
+    probs = torch.randn(rows, draft, generator=generator).softmax(-1)
+    options = {"columns": columns, "origins": ops.Origins.of(exact)}
+    return Call(ops.restrict, (apart(probs, generator), exact), options)
+
+
+CALLS = {
+    "sample": sample_call,
+    "verify": verify_call,
+    "align": align_call,
+    "transfer": transfer_call,
+    "restrict": restrict_call,
+}
+EACH = pytest.mark.parametrize("make", CALLS.values(), ids=CALLS)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Within, a wait of the host for the device is an error."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode(before)
+
+
+def same(found: list[Tensor], expected: list[Tensor], name: str) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        if name == "verify" and one.ndim == 2 and one.shape != other.shape:
+            padding = one[:, other.shape[1] :]  # as wide as a chain of all tokens
+            assert bool((padding == -1).all())
+            one = one[:, : other.shape[1]]
+        if name == "restrict":
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+        else:
+            assert torch.equal(one, other)
+
+
+# ---- what is the same ----
+
+
+@EACH
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_the_cpu(
+    make: Callable[..., Call], seed: int, request: pytest.FixtureRequest
+) -> None:
+    call = make(torch.Generator().manual_seed(seed))
+    found = call.to_gpu().run()
+    for tensor in (found,) if isinstance(found, Tensor) else found:
+        assert tensor.is_cuda
+    same(flat(found), call.on_cpu(), request.node.callspec.id.split("-")[-1])
+
+
+@EACH
+def test_nothing_to_do(make: Callable[..., Call], request: pytest.FixtureRequest) -> None:
+    call = make(torch.Generator().manual_seed(0), 0)
+    same(flat(call.to_gpu().run()), call.on_cpu(), request.node.callspec.id)
+
+
+def test_chains_without_drafted_tokens(request: pytest.FixtureRequest) -> None:
+    for seed in range(6):
+        call = verify_call(torch.Generator().manual_seed(seed), 3, 0)
+        same(flat(call.to_gpu().run()), call.on_cpu(), "verify")
+
+
+@EACH
+def test_captured_in_a_graph_and_replayed_on_other_numbers(make: Callable[..., Call]) -> None:
+    call = make(torch.Generator().manual_seed(3), 4).to_gpu()
+    first = flat(call.run())  # loads the kernels
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call.run()
+    graph.replay()
+    for one, other in zip(flat(captured), first, strict=True):
+        assert torch.equal(one, other)
+    rows = next(
+        t for t in (*call.arguments, *call.options.values()) if isinstance(t, Tensor)
+    )  # fmt: skip
+    if rows.is_floating_point():
+        rows.copy_(rows.flip(0))
+    again = flat(call.run())
+    graph.replay()
+    for one, other in zip(flat(captured), again, strict=True):
+        assert torch.equal(one, other)
+
+
+@EACH
+def test_the_host_does_not_wait(make: Callable[..., Call], no_waiting: None) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    call = make(torch.Generator().manual_seed(4), 4).to_gpu()
+    call.run()
+    torch.cuda.set_sync_debug_mode("error")
+    call.run()
+
+
+def test_goes_to_the_current_stream() -> None:
+    call = sample_call(torch.Generator().manual_seed(5), 8).to_gpu()
+    expected = call.run().cpu()
+    stream = torch.cuda.Stream()
+    logits = call.arguments[0]
+    late = torch.zeros_like(logits)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.copy_(logits)
+        found = Call(call.function, (late, *call.arguments[1:]), call.options).run()
+    stream.synchronize()
+    assert torch.equal(found.cpu(), expected)
+
+
+def test_out_is_filled() -> None:
+    call = sample_call(torch.Generator().manual_seed(6), 5).to_gpu()
+    out = torch.full((5,), -7, device="cuda")
+    assert call.function(*call.arguments, **call.options, out=out) is out
+    assert torch.equal(out, call.run())
+
+
+@EACH
+def test_under_torch_compile(make: Callable[..., Call]) -> None:
+    torch._dynamo.reset()
+    call = make(torch.Generator().manual_seed(7), 4).to_gpu()
+    compiled = torch.compile(
+        lambda *arguments: call.function(*arguments, **call.options), backend="aot_eager"
+    )
+    for one, other in zip(flat(compiled(*call.arguments)), flat(call.run()), strict=True):
+        assert torch.equal(one, other)
+
+
+# ---- what is refused ----
+
+
+def test_tensors_on_two_devices_are_refused() -> None:
+    logits, keys = torch.zeros(1, 4, device="cuda"), torch.arange(4)
+    states = torch.zeros(1, 3, dtype=torch.int64, device="cuda")
+    with pytest.raises(
+        ValueError, match=r"^sample: keys is in CPU memory, logits is on cuda:0; all have to be"
+    ):
+        ops.sample(logits, keys, seed=0, states=states)
+
+
+def test_maps_the_other_way_round_are_needed() -> None:
+    call = restrict_call(torch.Generator().manual_seed(8), 2).to_gpu()
+    with pytest.raises(ValueError, match=r"^restrict: origins are missing"):
+        ops.restrict(*call.arguments, columns=call.options["columns"])
+
+
+def test_operations_of_the_cpu_alone_say_so() -> None:
+    keys = torch.arange(4, device="cuda")
+    with pytest.raises(ValueError, match=r"^log_noise: keys is not in CPU memory"):
+        ops.log_noise(keys, seed=0, states=torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_an_invalid_row_does_not_raise() -> None:
+    call = sample_call(torch.Generator().manual_seed(9), 3).to_gpu()
+    call.arguments[0][1, 0] = torch.nan
+    expected = call.run().cpu()
+    assert expected[1] == -1
+    assert bool((expected[[0, 2]] >= 0).all())
