@@ -39,7 +39,7 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     finally:
         if collecting:
             gc.enable()
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
 
 
 def copy_bandwidth(size: int = 256 << 20, rounds: int = 9) -> float:
@@ -64,7 +64,7 @@ def _sample(run: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _summary(samples: list[float]) -> Seconds:
+def summary(samples: list[float]) -> Seconds:
     if len(samples) < 2:
         return Seconds(samples[0], samples[0], samples[0])
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
