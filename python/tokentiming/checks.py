@@ -19,6 +19,8 @@ from transformers.generation import (
     TypicalLogitsWarper,
 )
 
+from tokentiming import ops
+
 _WARPERS = (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -58,6 +60,22 @@ def model(candidate: Any) -> None:
         raise ValueError(
             f"SpeculativeDecoder: {type(candidate).__name__} is in training mode, where dropout "
             "changes its output; call model.eval() first"
+        )
+    device(candidate, "SpeculativeDecoder")
+
+
+def device(candidate: PreTrainedModel, caller: str) -> None:
+    """Refuse a model whose scores the core could not read."""
+    name, place = type(candidate).__name__, candidate.device
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{caller}: {name} is on {place}; the core reads CPU memory and CUDA devices: move the "
+            "model with .to('cpu')"
+        )
+    if place.type == "cuda" and not ops.has_cuda():
+        raise ValueError(
+            f"{caller}: {name} is on {place} and tokentiming was built without CUDA; install it "
+            "where nvcc is found, or move the model with .to('cpu')"
         )
 
 

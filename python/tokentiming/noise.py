@@ -44,9 +44,10 @@ class Noise:
             vocabulary: gives each token its key, so that equal bytes meet equal noise.
             state: where the token is emitted.
         """
-        states = torch.tensor([[self.row, *state]])
+        states = torch.tensor([[self.row, *state]], device=scores.device)
         inside = scores[None, : len(vocabulary)]
-        return int(ops.sample(inside, vocabulary.keys, seed=self.seed, states=states))
+        keys = vocabulary.on(scores.device).keys
+        return int(ops.sample(inside, keys, seed=self.seed, states=states))
 
     def lead(
         self, scores: torch.Tensor, vocabulary: Vocabulary, state: State, winner: int
@@ -56,13 +57,14 @@ class Noise:
         Another distribution that meets the same noise has the same winner unless it shifts the two
         tokens' log-odds by more than this.
         """
-        others = scores[: len(vocabulary)].index_fill(0, torch.tensor([winner]), -torch.inf)
+        others = scores[: len(vocabulary)].clone()
+        others[winner] = -torch.inf
         if not bool(torch.isfinite(others).any()):
             return math.inf
-        pair = torch.tensor([winner, self.race(others, vocabulary, state)])
+        pair = [winner, self.race(others, vocabulary, state)]
         states = torch.tensor([[self.row, *state]])
         noise = ops.log_noise(vocabulary.keys[pair], seed=self.seed, states=states)[0]
-        first, second = (scores[pair].double() - noise).tolist()
+        first, second = (scores[pair].double().cpu() - noise).tolist()
         return float(first - second)
 
     def stream(self, purpose: str) -> Stream:
@@ -87,8 +89,9 @@ class Stream:
 
     def draw(self, law: torch.Tensor) -> int:
         """An index of a law ``[V]``, which need not be normalised."""
-        keys = torch.arange(len(law))
-        return int(ops.sample(law.log()[None], keys, seed=self._seed, states=self._fresh()))
+        keys = torch.arange(len(law), device=law.device)
+        states = self._fresh().to(law.device)
+        return int(ops.sample(law.log()[None], keys, seed=self._seed, states=states))
 
     def uniforms(self, count: int) -> torch.Tensor:
         """Float64 ``[count]`` in [0, 1), fine-grained near 0."""

@@ -109,8 +109,17 @@ class Vocabulary:
         )
 
     def on(self, device: torch.device | str) -> TokenTable:
-        """The byte table and the keys in a device's memory, for the operations on a GPU."""
-        return TokenTable(self.bytes.to(device), self.offsets.to(device), self.keys.to(device))
+        """The byte table and the keys in a device's memory, copied there once."""
+        device = torch.device(device)
+        if device not in self._on:
+            self._on[device] = TokenTable(
+                self.bytes.to(device), self.offsets.to(device), self.keys.to(device)
+            )
+        return self._on[device]
+
+    @cached_property
+    def _on(self) -> dict[torch.device, TokenTable]:
+        return {}
 
     def __len__(self) -> int:
         return len(self._table)

@@ -60,9 +60,19 @@ class VocabularyMap:
             found._write(path)
         return found
 
-    def to(self, device: torch.device | str) -> VocabularyMap:
-        """The map in a device's memory."""
-        return VocabularyMap(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def on(self, device: torch.device | str) -> VocabularyMap:
+        """The map in a device's memory, copied there once."""
+        device = torch.device(device)
+        if device == self.first.device:
+            return self
+        if device not in self._on:
+            parts = (getattr(self, field.name).to(device) for field in fields(self))
+            self._on[device] = VocabularyMap(*parts)
+        return self._on[device]
+
+    @cached_property
+    def _on(self) -> dict[torch.device, VocabularyMap]:
+        return {}
 
     @cached_property
     def exact_origins(self) -> Origins:

@@ -306,6 +306,18 @@ def test_models_that_cannot_be_driven_are_refused(target):
         tt.SpeculativeDecoder(t5, TOKENIZER)
     with pytest.raises(ValueError, match=r"in training mode.*call model.eval\(\)"):
         tt.SpeculativeDecoder(tiny().train(), TOKENIZER)
+    with pytest.raises(ValueError, match=r"^SpeculativeDecoder: .* is on meta.*\.to\('cpu'\)"):
+        tt.SpeculativeDecoder(tiny().to("meta"), TOKENIZER)
+    with pytest.raises(ValueError, match=r"^ModelDrafter: .* is on meta"):
+        tt.ModelDrafter(tiny().to("meta"), TOKENIZER)
+
+
+def test_models_on_a_gpu_need_a_build_for_it(monkeypatch):
+    model = tiny()
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    monkeypatch.setattr(tt.ops, "has_cuda", lambda: False)
+    with pytest.raises(ValueError, match="built without CUDA"):
+        tt.SpeculativeDecoder(model, TOKENIZER)
 
 
 @pytest.mark.parametrize(

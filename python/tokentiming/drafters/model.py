@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tokentiming import checks
 from tokentiming.cache import CachedModel
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
 from tokentiming.graphed_model import GraphedModel
@@ -26,10 +27,12 @@ class ModelDrafter:
         tokenizer: the model's.
 
     Raises:
-        ValueError: the model keeps a recurrent state, or the tokenizer's kind is unknown.
+        ValueError: the model keeps a recurrent state or is where the core cannot read its scores,
+            or the tokenizer's kind is unknown.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        checks.device(model, "ModelDrafter")
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(
             tokenizer, eos_token_ids=model.generation_config.eos_token_id

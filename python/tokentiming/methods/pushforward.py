@@ -38,20 +38,22 @@ class Pushforward(Rejection):
             return proposal
         assert self.draft_vocabulary is not None
         drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.stack(draft.laws)
+        device = laws.device
         lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
         lo = torch.arange(len(drawn)).repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
             laws,
-            drawn,
-            torch.tensor(proposal.ids, dtype=torch.int64),
-            torch.stack((lo, lo + 1), 1).int(),
-            self.draft_vocabulary,
-            self.target_vocabulary,
-            self.map,
+            drawn.to(device),
+            torch.tensor(proposal.ids, dtype=torch.int64, device=device),
+            torch.stack((lo, lo + 1), 1).int().to(device),
+            self.draft_vocabulary.on(device),
+            self.target_vocabulary.on(device),
+            self.map.on(device),
         ).probs
         if proposal.missed:
             first_missed = int((lengths == 0).nonzero()[0])
-            missed = self.map.push_forward(laws[first_missed], len(self.target_vocabulary))
+            law, columns = laws[first_missed], len(self.target_vocabulary)
+            missed = self.map.on(device).push_forward(law, columns)
             moved = torch.cat((moved, missed[None]))
         proposal.laws = moved
         return proposal

@@ -47,11 +47,12 @@ class Rejection(Method):
         if proposal.missed:
             ids.append(-1)
             scores.append(scores[-1])  # not read: a missed draw is a rejection
+        device = scores[0].device
         verdict = ops.verify(
-            torch.tensor([ids], dtype=torch.int64),
+            torch.tensor([ids], dtype=torch.int64, device=device),
             target_logits=torch.stack(scores)[None],
-            draft_probs=None if proposal.laws is None else proposal.laws[None],
-            uniforms=self._verdicts.uniforms(len(scores))[None],
+            draft_probs=None if proposal.laws is None else proposal.laws[None].to(device),
+            uniforms=self._verdicts.uniforms(len(scores))[None].to(device),
         )
         emitted: list[int] = verdict.tokens[0, : int(verdict.accepted) + 1].tolist()
         return emitted

@@ -115,7 +115,7 @@ class Slrs(Rejection):
         """The law of the first target token of a string, ``[V_t]``."""
         size = len(self.target_vocabulary)
         if len(tree) == 1:
-            return self.map.push_forward(tree[()], size)
+            return self.map.on(tree[()].device).push_forward(tree[()], size)
         reached: dict[Prefix, float] = {(): 1.0}
         strings: dict[Prefix, float] = {}
         for prefix, law in tree.items():  # shorter beginnings come first

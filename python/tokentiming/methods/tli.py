@@ -8,8 +8,7 @@ from tokentiming import ops
 from tokentiming.drafters.base import Choice, Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import Noise, State
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.noise import State
 from tokentiming.vocabulary_map import NONE
 
 
@@ -24,14 +23,9 @@ class Tli(Rejection):
 
     name = "tli"
 
-    def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
-        super().begin(noise, draft, target)
-        if draft is not None:
-            self._shared = self.map.exact >= 0
-
     def choose_draft(self, scores: torch.Tensor, state: State) -> Choice | None:
         law = torch.softmax(scores, 0)
-        shared = law * self._shared
+        shared = law * (self.map.on(law.device).exact != NONE)
         mass = float(shared.sum())
         if not mass:
             return None
@@ -44,7 +38,12 @@ class Tli(Rejection):
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if draft.laws:
+            laws = torch.stack(draft.laws)
+            here = self.map.on(laws.device)
             proposal.laws = ops.restrict(
-                torch.stack(draft.laws), self.map.exact, columns=len(self.target_vocabulary)
+                laws,
+                here.exact,
+                columns=len(self.target_vocabulary),
+                origins=here.exact_origins if laws.is_cuda else None,
             )
         return proposal

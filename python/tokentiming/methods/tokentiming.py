@@ -55,17 +55,20 @@ class TokenTiming(Rejection):
         if not draft.laws or not proposal.ids:
             return proposal
         assert self.draft_vocabulary is not None
-        vocabularies = self.draft_vocabulary, self.target_vocabulary
+        draft_vocabulary, target_vocabulary = self.draft_vocabulary, self.target_vocabulary
         ends = proposal.ids[-1] in self.target_vocabulary.special_ids
         drawn = torch.tensor(draft.drawn if ends else draft.ids)
         proxies = torch.tensor(proposal.ids)
+        rows = torch.stack(draft.laws[: len(drawn)])
+        device = rows.device
         laws, cases = ops.transfer(
-            torch.stack(draft.laws[: len(drawn)]),
-            drawn,
-            proxies,
-            self._spans(drawn, proxies, *vocabularies),
-            *vocabularies,
-            self.map,
+            rows,
+            drawn.to(device),
+            proxies.to(device),
+            self._spans(drawn, proxies, draft_vocabulary, target_vocabulary).to(device),
+            draft_vocabulary.on(device),
+            target_vocabulary.on(device),
+            self.map.on(device),
         )
         proposal.laws = laws
         proposal.cases = [CASES[case] for case in cases.tolist()]
