@@ -7,6 +7,7 @@
 # pytest, typer, rich, scikit-build-core and pybind11. The C++ comparisons need doctest: from Debian's
 # doctest-dev, or, where none can be installed, from build/carry, filled elsewhere by
 #   mkdir -p build/carry && cp -r --parents /usr/include/doctest /usr/lib/cmake/doctest build/carry
+# TARGET and DRAFT, folders with models, add tokens per second of both loops and of transformers'.
 # Nothing is downloaded. A step that fails does not stop the others; the exit status tells of it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -50,8 +51,12 @@ step kernels 30 "$gpu_tests"
 step memcheck 70 compute-sanitizer --tool memcheck --error-exitcode 1 "$gpu_tests"
 step racecheck 70 compute-sanitizer --tool racecheck --error-exitcode 1 "$gpu_tests"
 step tests 60 "$python" -m pytest -q -m gpu -W default -p no:cacheprovider \
-  tests/python/test_cuda.py
+  tests/python/test_cuda.py tests/python/test_graphed_model.py tests/python/test_decoder_on_gpu.py
 step benchmarks 90 "$python" bench/python/gpu_ops.py --json "$work/gpu_ops.json"
+if [ -n "${TARGET:-}" ]; then
+  step speed 150 "$python" bench/python/speed.py --target "$TARGET" --draft "$DRAFT" --device cuda \
+    --with-assisted --repeats 1 --retries 0 --only writing,coding,qa
+fi
 
 "$python" - "$out/gpu.json" "$work/gpu_ops.json" "${steps[@]}" <<'PYTHON'
 import json

@@ -1,7 +1,8 @@
 """Generation speed over the target alone, prompt by prompt, in one process.
 
 Each prompt runs through ``target.generate``, our loop without a drafter, and our loop with one; the
-faster of the first two is the target alone. Greedy ids are compared before anything is timed by.
+faster of the first two is the target alone. ``--with-assisted`` adds transformers' own assisted
+generation with the same draft. Greedy ids are compared before anything is timed by.
 
 The latter two take turns ``--repeats`` times and their medians count. On a machine with other work
 a run can fall into a time of little memory bandwidth, which is what decoding lives on: it is
@@ -28,6 +29,7 @@ from rich.table import Table
 
 import tokentiming as tt
 from timing import copy_bandwidth
+from tokentiming import models
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 console = Console(width=110)
@@ -113,13 +115,34 @@ def generated(alone, clock: Clock, messages, length: int, sampling: dict, ways: 
     """The ways with the time and the ids of ``generate``."""
     ids = alone.target_tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    ).to(alone.target_model.device)
     torch.manual_seed(0)
     reference, spent = clock.time(
         lambda: alone.target_model.generate(**ids, max_new_tokens=length, **sampling)
     )
     ways.seconds["generate"].append(spent / (reference.shape[1] - ids["input_ids"].shape[1]))
     return replace(ways, reference=reference)
+
+
+def assisted(alone, draft, clock: Clock, prompt: str, length: int, sampling: dict) -> float:
+    """Tokens a second of transformers' assisted generation, by its way for unlike tokenizers."""
+    messages = [{"role": "user", "content": prompt}]
+    tokenizer = alone.target_tokenizer
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(alone.target_model.device)
+    draft_model, draft_tokenizer = draft
+    found, spent = clock.time(
+        lambda: alone.target_model.generate(
+            **ids,
+            max_new_tokens=length,
+            assistant_model=draft_model,
+            tokenizer=tokenizer,
+            assistant_tokenizer=draft_tokenizer,
+            **sampling,
+        )
+    )
+    return (found.shape[1] - ids["input_ids"].shape[1]) / spent
 
 
 def new_table(title: str) -> Table:
@@ -167,14 +190,18 @@ def main(
     only: Annotated[str, typer.Option(help="Comma-separated names of prompts.")] = "",
     with_generate: Annotated[bool, typer.Option(help="Run transformers' generate too.")] = True,
     temperatures: Annotated[str, typer.Option(help="Comma-separated; 0 is greedy.")] = "0,1",
+    with_assisted: Annotated[bool, typer.Option(help="Run its assisted generation too.")] = False,
     dtype: Annotated[str, typer.Option(help="Dtype of both models.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="Where both models go.")] = "cpu",
 ) -> None:
     """Print a table for each temperature."""
-    first = tt.SpeculativeDecoder.from_pretrained(target, draft, dtype=getattr(torch, dtype))
-    parts = first.target_model, first.target_tokenizer
+    parts, draft_parts = (
+        models.load(models.resolve(name), getattr(torch, dtype), device) for name in (target, draft)
+    )
+    drafter = tt.ModelDrafter(*draft_parts)
     decoders = {"alone": tt.SpeculativeDecoder(*parts)}
     for method in methods.split(","):
-        decoders[method] = tt.SpeculativeDecoder(*parts, first.drafter, method=method)
+        decoders[method] = tt.SpeculativeDecoder(*parts, drafter, method=method)
     prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
     prompts = [p for p in prompts if not only or p["name"] in only.split(",")]
     clock = Clock(steady, retries)
@@ -188,6 +215,11 @@ def main(
             ways = measure(
                 decoders, clock, prompt["prompt"], length, options, repeats, with_generate
             )
+            if with_assisted:
+                rate = assisted(
+                    decoders["alone"], draft_parts, clock, prompt["prompt"], length, options
+                )
+                console.print(title, prompt["name"], f"assisted: {rate:.2f} tokens/s")
             for method, of_method in ratios.items():
                 row = cells(ways, method, options["do_sample"])
                 table.add_row(prompt["name"], method, *row)

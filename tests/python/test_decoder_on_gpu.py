@@ -1,0 +1,57 @@
+"""The loop with its models on a GPU: every method runs there, and is what it is on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import tokentiming as tt
+import toys
+from small_models import SIZES
+from tokentiming.methods import METHODS
+
+MISSING = (
+    "torch sees no CUDA device"
+    if not torch.cuda.is_available()
+    else "" if tt.ops.has_cuda() else "tokentiming was built without CUDA"
+)  # fmt: skip
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+
+TOKENIZER = toys.byte_level_tokenizer()
+DRAFT_TOKENIZER = toys.byte_level_tokenizer([("t", "h"), ("th", "e")])
+PROMPT = "To be, or not to be"
+
+
+def small(seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(**SIZES | {"vocab_size": 512}, initializer_range=0.2)
+    return LlamaForCausalLM(config).to("cuda").eval()
+
+
+def decoder(method: str = "coupled", drafted: bool = True) -> tt.SpeculativeDecoder:
+    drafter = tt.ModelDrafter(small(1), DRAFT_TOKENIZER) if drafted else None
+    return tt.SpeculativeDecoder(small(0), TOKENIZER, drafter, method=method, draft_length=4)
+
+
+def test_greedy_ids_are_those_of_generate():
+    ours = decoder()
+    out = ours.generate(PROMPT, max_new_tokens=40, do_sample=False)
+    ids = TOKENIZER(PROMPT, return_tensors="pt").to("cuda")
+    expected = ours.target_model.generate(**ids, max_new_tokens=40, do_sample=False)
+    assert out.sequences.tolist() == expected.tolist()
+
+
+def test_coupled_ids_do_not_depend_on_the_drafter():
+    options = {"max_new_tokens": 40, "do_sample": True, "seed": 3}
+    drafted = decoder().generate(PROMPT, **options)
+    assert drafted.stats.proposed > 0
+    alone = decoder(drafted=False).generate(PROMPT, **options)
+    assert drafted.sequences.tolist() == alone.sequences.tolist()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_runs(method):
+    out = decoder(method).generate(PROMPT, max_new_tokens=24, do_sample=True, seed=1)
+    assert out.stats.tokens == 24
+    assert out.sequences.device.type == "cuda"
