@@ -258,7 +258,7 @@ class Race {
 };
 
 template <class Logit>
-__global__ void __launch_bounds__(kRaceThreads, sizeof(Logit) == 2 ? 4 : 2)
+__global__ void __launch_bounds__(kRaceThreads, sizeof(Logit) == 2 ? 3 : 2)
     race(const __grid_constant__ RaceArguments<Logit> arguments) {
   Race<Logit>(arguments, shared_memory<RaceShared>()).run();
 }

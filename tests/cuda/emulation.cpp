@@ -32,20 +32,20 @@ constexpr unsigned kLanes = 32;
 constexpr int kPatience = 1000;  // rounds in which all that run wait for each other
 
 std::string name(const Site& site) {
-  const std::string file = site.file_name();
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line());
+  const std::string file = site.file;
+  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
 }
 
 // Threads that wait for each other: a block, or a warp.
 struct Group {
   std::uint64_t meetings = 0;
   unsigned arrived = 0;
-  Site site;  // of the first to arrive
+  Site site{};  // of the first to arrive
 
   // Whether the last of `size` threads has come.
   bool arrive(unsigned size, const Site& here) {
     if (arrived == 0) site = here;
-    if (site.line() != here.line() || site.file_name() != here.file_name()) {
+    if (site != here) {
       fail("threads that should meet at " + name(site) + " meet at " + name(here));
     }
     if (++arrived < size) return false;

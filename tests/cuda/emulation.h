@@ -15,7 +15,6 @@
 #include <functional>
 #include <limits>
 #include <set>
-#include <source_location>
 #include <string>
 
 #define __global__
@@ -25,7 +24,15 @@
 
 namespace tokentiming::emulation {
 
-using Site = std::source_location;
+// Where a kernel asks for something.
+struct Site {
+  const char* file;
+  int line;
+
+  bool operator==(const Site& other) const {
+    return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
+  }
+};
 
 // Forward and reverse: a warp runs as far as it can before the next one has its turn. Random:
 // single threads at random, some of which only run when nothing else can.
@@ -96,44 +103,44 @@ inline void require_all(unsigned mask) {
 #define blockDim (::tokentiming::emulation::block_size())
 #define gridDim (::tokentiming::emulation::grid_size())
 
-inline void __syncthreads(const std::source_location& site = std::source_location::current()) {
-  tokentiming::emulation::meet_block(site);
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  tokentiming::emulation::meet_block({file, line});
 }
-inline void __syncwarp(const std::source_location& site = std::source_location::current()) {
-  tokentiming::emulation::meet_warp(0, site);
+inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  tokentiming::emulation::meet_warp(0, {file, line});
 }
 inline void __threadfence() {}
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, unsigned from,
-              const std::source_location& site = std::source_location::current()) {
+T __shfl_sync(unsigned mask, T value, unsigned from, const char* file = __builtin_FILE(),
+              int line = __builtin_LINE()) {
   namespace e = tokentiming::emulation;
   e::require_all(mask);
-  return e::from_bits<T>(e::meet_warp(e::to_bits(value), site)[from % 32]);
+  return e::from_bits<T>(e::meet_warp(e::to_bits(value), {file, line})[from % 32]);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, unsigned other,
-                  const std::source_location& site = std::source_location::current()) {
-  return __shfl_sync(mask, value, tokentiming::emulation::lane() ^ other, site);
+T __shfl_xor_sync(unsigned mask, T value, unsigned other, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+  return __shfl_sync(mask, value, tokentiming::emulation::lane() ^ other, file, line);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned distance,
-                 const std::source_location& site = std::source_location::current()) {
+T __shfl_up_sync(unsigned mask, T value, unsigned distance, const char* file = __builtin_FILE(),
+                 int line = __builtin_LINE()) {
   const unsigned lane = tokentiming::emulation::lane();
-  return __shfl_sync(mask, value, lane < distance ? lane : lane - distance, site);
+  return __shfl_sync(mask, value, lane < distance ? lane : lane - distance, file, line);
 }
-inline unsigned __ballot_sync(unsigned mask, bool vote,
-                              const std::source_location& site = std::source_location::current()) {
+inline unsigned __ballot_sync(unsigned mask, bool vote, const char* file = __builtin_FILE(),
+                              int line = __builtin_LINE()) {
   namespace e = tokentiming::emulation;
   e::require_all(mask);
-  const std::uint64_t* votes = e::meet_warp(vote, site);
+  const std::uint64_t* votes = e::meet_warp(vote, {file, line});
   unsigned result = 0;
   for (unsigned lane = 0; lane < 32; ++lane) result |= static_cast<unsigned>(votes[lane]) << lane;
   return result;
 }
-inline bool __any_sync(unsigned mask, bool vote,
-                       const std::source_location& site = std::source_location::current()) {
-  return __ballot_sync(mask, vote, site) != 0;
+inline bool __any_sync(unsigned mask, bool vote, const char* file = __builtin_FILE(),
+                       int line = __builtin_LINE()) {
+  return __ballot_sync(mask, vote, file, line) != 0;
 }
 
 inline unsigned atomicAdd(unsigned* counter, unsigned value) {
