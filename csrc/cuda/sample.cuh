@@ -7,9 +7,10 @@
 //
 // Instructions a logit: Philox takes 2 multiplications of 32 by 32 to 64 bits and 2 exclusive ors
 // of three words in each of 10 rounds, less 1 of either at the first round (one product is the
-// row's own) and at the last (one word is asked for): 36. The bound takes 6 more: shift, two
-// conversions, multiplication, subtraction, addition; comparison and mask 2, widening 1. These 45
-// are what bounds the operation, not memory: a half-precision logit is 2 bytes.
+// row's own) and at the last (one word is asked for): 36, and its round keys 20 additions for eight
+// tokens. The bound takes 6 more: shift, two conversions, multiplication, subtraction, addition;
+// comparison and mask 2, widening 1. These 48 are what bounds the operation, not memory: a
+// half-precision logit is 2 bytes.
 #pragma once
 
 #include <limits>

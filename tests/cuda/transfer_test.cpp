@@ -172,8 +172,10 @@ struct World {
     const TableOnGpu draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
     const OnGpu memory(rows.memory);
     const OnGpu draft_ids(draft), target_ids(target);
-    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets), device_spans(spans);
-    const OnGpu firsts(first), expansion_starts(expansion_offsets), expansions(expansion_ids);
+    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets);
+    const OnGpu device_spans(spans);
+    const OnGpu firsts(first), expansions(expansion_ids);
+    const OnGpu expansion_starts(expansion_offsets);
     const OriginsOf map(first, target_tokens.size());
     const OnGpu origin_offsets(map.offsets), origin_ids(map.draft_ids);
     const auto nothing = empty_result();
