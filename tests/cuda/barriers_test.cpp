@@ -20,10 +20,8 @@ using namespace tokentiming::test;
 namespace {
 
 // A kernel without one of its barriers may go astray anywhere, which AddressSanitizer would end.
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef TOKENTIMING_ASAN
 constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer);
 #else
 constexpr bool kSanitized = false;
 #endif

@@ -17,6 +17,14 @@
 #include <set>
 #include <string>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define TOKENTIMING_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TOKENTIMING_ASAN 1
+#endif
+#endif
+
 #define __global__
 #define __device__
 #define __launch_bounds__(...)

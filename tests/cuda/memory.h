@@ -38,13 +38,19 @@ class OnGpu {
   std::unique_ptr<T[]> data_;
 };
 
-// Calls f once for each order in which the threads may run.
+// Calls f once for each order in which the threads may run; AddressSanitizer, which is slow, looks
+// at addresses and not at orders.
 template <class F>
 void in_every_order(const F& f) {
   auto& schedule = emulation::schedule();
-  for (const auto& [order, seed] :
-       {std::pair(emulation::Order::kForward, 0u), std::pair(emulation::Order::kReverse, 0u),
-        std::pair(emulation::Order::kRandom, 1u), std::pair(emulation::Order::kRandom, 2u)}) {
+  for (const auto& [order, seed] : {
+           std::pair(emulation::Order::kForward, 0u),
+#ifndef TOKENTIMING_ASAN
+           std::pair(emulation::Order::kReverse, 0u),
+           std::pair(emulation::Order::kRandom, 1u),
+           std::pair(emulation::Order::kRandom, 2u),
+#endif
+       }) {
     schedule.order = order;
     schedule.seed = seed;
     f();

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tables import Map, Table
 from tokentiming import ops
 
 MISSING = (
@@ -23,17 +24,6 @@ MISSING = (
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
-
-
-class Table(NamedTuple):
-    bytes: Tensor
-    offsets: Tensor
-
-
-class Map(NamedTuple):
-    first: Tensor
-    expansion_offsets: Tensor
-    expansion_ids: Tensor
 
 
 def to_gpu(value: Any) -> Any:
@@ -140,10 +130,10 @@ def verify_call(
 
 
 def table(generator: torch.Generator, size: int) -> Table:
-    lengths = torch.randint(0, 12, (size,), generator=generator)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    letters = torch.randint(97, 100, (int(offsets[-1]) + 1,), generator=generator)
-    return Table(letters.to(torch.uint8), offsets)
+    lengths = torch.randint(0, 12, (size,), generator=generator).tolist()
+    return Table.of(
+        [bytes(torch.randint(97, 100, (n,), generator=generator).tolist()) for n in lengths]
+    )
 
 
 def align_call(generator: torch.Generator, batch: int | None = None) -> Call:
@@ -162,14 +152,9 @@ def transfer_call(generator: torch.Generator, tokens: int | None = None) -> Call
     """One sequence in two vocabularies of single letters and their pairs."""
     tokens = integer(generator, 0, 10) if tokens is None else tokens
     pieces = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc"]
-    offsets = torch.tensor([0, *map(len, pieces)]).cumsum(0)
-    words = Table(torch.tensor(list(b"".join(pieces)), dtype=torch.uint8), offsets)
+    words = Table.of(pieces)
     spelled = [[0], [1], [2], [0, 1], [4], [2, 0], [3, 2]]
-    expansions = Map(
-        torch.tensor([ids[0] for ids in spelled]),
-        torch.tensor([0, *map(len, spelled)]).cumsum(0),
-        torch.tensor([i for ids in spelled for i in ids]),
-    )
+    expansions = Map.of(spelled)
     draft = torch.randint(0, len(pieces), (tokens,), generator=generator)
     target = torch.tensor([i for d in draft.tolist() for i in spelled[d]], dtype=torch.int64)
     spans = ops.align(draft, target, words, words).target_spans
