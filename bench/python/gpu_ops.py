@@ -43,7 +43,7 @@ LANES = 128  # that a multiprocessor issues to in a cycle, four warps of 32
 
 @dataclass(frozen=True)
 class Row:
-    """One way of one case; without seconds, a peer that is not installed."""
+    """One way of one case; without seconds, a peer that does not run."""
 
     operation: str
     size: str
@@ -72,9 +72,7 @@ def measure(case: GpuCase, rounds: int, bandwidth: float, issue: float | None) -
                 case.instructions / issue / seconds.median if bound and issue else None,
             )
         )
-    return rows + [
-        Row(case.operation, case.size, f"{name}: not installed", None) for name in case.missing
-    ]
+    return rows + [Row(case.operation, case.size, name, None) for name in case.missing]
 
 
 def instructions_a_second() -> float | None:

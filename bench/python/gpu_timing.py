@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from timing import Seconds, summary
 
 WARM_UP = 3
-Run = Callable[[int], object]
+Run = Callable[[int], Any]
 """Works on the set of inputs of that number."""
 
 

@@ -30,6 +30,7 @@ template <class Run>
 void check_each_barrier(const Run& run) {
   emulation::barriers().clear();
   emulation::schedule().order = emulation::Order::kForward;
+  emulation::schedule().resident_blocks = 8;
   const auto expected = run();
   const std::set<std::string> barriers = emulation::barriers();
   CHECK_FALSE(barriers.empty());

@@ -38,21 +38,29 @@ class OnGpu {
   std::unique_ptr<T[]> data_;
 };
 
-// Calls f once for each order in which the threads may run; AddressSanitizer, which is slow, looks
-// at addresses and not at orders.
+// Calls f once for each order in which the threads may run, on devices that have room for more or
+// fewer blocks; AddressSanitizer, which is slow, looks at addresses and not at orders.
 template <class F>
 void in_every_order(const F& f) {
-  auto& schedule = emulation::schedule();
-  for (const auto& [order, seed] : {
-           std::pair(emulation::Order::kForward, 0u),
-#ifndef TOKENTIMING_ASAN
-           std::pair(emulation::Order::kReverse, 0u),
-           std::pair(emulation::Order::kRandom, 1u),
-           std::pair(emulation::Order::kRandom, 2u),
+  using emulation::Order;
+  struct Way {
+    Order order;
+    unsigned seed;
+    std::size_t resident_blocks;
+  };
+#ifdef TOKENTIMING_ASAN
+  constexpr Way kWays[] = {{Order::kForward, 0, 8}};
+#else
+  constexpr Way kWays[] = {{Order::kForward, 0, 8},
+                           {Order::kReverse, 0, 3},
+                           {Order::kRandom, 1, 8},
+                           {Order::kRandom, 2, 5}};
 #endif
-       }) {
-    schedule.order = order;
-    schedule.seed = seed;
+  auto& schedule = emulation::schedule();
+  for (const Way& way : kWays) {
+    schedule.order = way.order;
+    schedule.seed = way.seed;
+    schedule.resident_blocks = way.resident_blocks;
     f();
   }
 }
