@@ -23,20 +23,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import gpu_cases
-from gpu_cases import GpuCase
+from gpu_case import GpuCase
+from gpu_row_cases import sample_case, verify_case
 from gpu_timing import copy_bandwidth, interleaved
+from gpu_token_cases import align_case, restrict_case, transfer_case
 from timing import Seconds
 from tokentiming import ops
 
 console = Console(width=140)
 
 CASES: dict[str, list[Callable[[], GpuCase]]] = {
-    "verify": [gpu_cases.verify_case, lambda: gpu_cases.verify_case(batch=1, sets=32)],
-    "sample": [gpu_cases.sample_case, lambda: gpu_cases.sample_case(rows=8, sets=40)],
-    "align": [gpu_cases.align_case],
-    "transfer": [gpu_cases.transfer_case],
-    "restrict": [gpu_cases.restrict_case],
+    "verify": [verify_case, lambda: verify_case(batch=1, sets=32)],
+    "sample": [sample_case, lambda: sample_case(rows=8, sets=40)],
+    "align": [align_case],
+    "transfer": [transfer_case],
+    "restrict": [restrict_case],
 }
 LANES = 128  # that a multiprocessor issues to in a cycle, four warps of 32
 

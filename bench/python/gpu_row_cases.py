@@ -1,10 +1,7 @@
-"""The operations on a GPU beside what one would use instead, at the sizes of a served batch."""
+"""Operations on a GPU over rows of a vocabulary's size, at the sizes of a served batch."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -12,30 +9,11 @@ import torch
 from torch import Tensor
 
 from case import require
+from gpu_case import GpuCase
 from gpu_timing import Run
 from tokentiming import ops
 
 HEAD = 151_936  # Qwen2.5's vocabulary
-DRAFT, TARGET = 49_152, 262_144  # SmolLM2's and Gemma's
-
-
-@dataclass
-class GpuCase:
-    """Ways to do one thing, ours first: name, what to run, and whether a graph may hold it."""
-
-    operation: str
-    size: str
-    ways: list[tuple[str, Run, bool]]
-    check: Callable[[], None]
-    """Raises where the ways disagree."""
-    sets: int
-    least_bytes: float
-    """What must be read or written at least once, a call."""
-    instructions: float = 0.0
-    """Of one lane, a call, where they and not memory are the bound."""
-    missing: list[str] = field(default_factory=list)
-    """Peers that do not run here, and why."""
-
 
 # ---- verify ----
 
@@ -222,163 +200,3 @@ def sample_case(rows: int = 512, columns: int = HEAD, sets: int = 2) -> GpuCase:
         check, sets, 2 * rows * columns + 8 * columns,
         instructions=INSTRUCTIONS_A_LOGIT * rows * columns,
     )  # fmt: skip
-
-
-# ---- align ----
-
-
-class Pieces:
-    """Texts cut in two ways, and the pieces as two vocabularies."""
-
-    def __init__(self, pairs: int, tokens: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.ids: list[list[int]] = [[], []]
-        self.tables: list[tuple[Tensor, Tensor]] = []
-        found: list[dict[bytes, int]] = [{}, {}]
-        for _ in range(pairs):
-            text = bytes(torch.randint(97, 123, (5 * tokens,), generator=generator).tolist())
-            for side in range(2):
-                cuts = torch.randperm(len(text) - 1, generator=generator)[: tokens - 1] + 1
-                edges = [0, *sorted(cuts.tolist()), len(text)]
-                for start, end in itertools.pairwise(edges):
-                    known = found[side]
-                    self.ids[side].append(known.setdefault(text[start:end], len(known)))
-        for known in found:
-            offsets = torch.tensor([0, *itertools.accumulate(map(len, known))])
-            self.tables.append((torch.tensor(list(b"".join(known)), dtype=torch.uint8), offsets))
-
-
-class Table:
-    """A byte table in one place."""
-
-    def __init__(self, table: tuple[Tensor, Tensor], device: str) -> None:
-        self.bytes, self.offsets = (part.to(device) for part in table)
-
-
-def align_case(pairs: int = 256, tokens: int = 16) -> GpuCase:
-    pieces = Pieces(pairs, tokens)
-    offsets = torch.arange(pairs + 1) * tokens
-
-    def call(device: str, out: ops.Alignment | None = None) -> ops.Alignment:
-        ids = [torch.tensor(side, device=device) for side in pieces.ids]
-        tables = [Table(table, device) for table in pieces.tables]
-        starts = offsets.to(device)
-        return ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts, out=out)
-
-    ids = [torch.tensor(side, device="cuda") for side in pieces.ids]
-    tables = [Table(table, "cuda") for table in pieces.tables]
-    starts = offsets.cuda()
-    out = ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts)
-
-    def ours(_: int) -> ops.Alignment:
-        return ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts, out=out)
-
-    def check() -> None:
-        expected = call("cpu")
-        found = ours(0)
-        require(torch.equal(found.target_spans.cpu(), expected.target_spans), "the CPU: spans")
-        require(torch.equal(found.cost.cpu(), expected.cost), "the CPU: costs")
-
-    size = f"B = {pairs}, {tokens} x {tokens} tokens"
-    return GpuCase("align", size, [("ours, out=", ours, True)], check, 1, 0.0)
-
-
-# ---- transfer and restrict ----
-
-
-def vocabulary_map() -> Tensor:
-    """Most draft tokens have one of their own; many of the rest begin with a few common ones."""
-    generator = torch.Generator().manual_seed(0)
-    own = torch.randperm(TARGET, generator=generator)[:DRAFT]
-    common = (300 * torch.rand(DRAFT, generator=generator) ** 4).long()
-    return torch.where(torch.rand(DRAFT, generator=generator) < 0.8, own, common)
-
-
-def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
-    """Sequences of one token, so that every law is a push-forward."""
-    first = vocabulary_map().int()
-    every = torch.arange(DRAFT + 1)
-    origins = ops.Origins.of(first)
-    generator = torch.Generator("cuda").manual_seed(0)
-    ids = torch.randint(DRAFT, (tokens,), generator=generator, device="cuda")
-    one_byte = (torch.zeros(TARGET, dtype=torch.uint8), torch.arange(TARGET + 1))
-    spans = torch.tensor([[0, 1]], dtype=torch.int32).repeat(tokens, 1)
-    offsets = torch.arange(tokens + 1)
-    rows = [
-        torch.randn(tokens, DRAFT, generator=generator, device="cuda").softmax(-1)
-        for _ in range(sets)
-    ]
-
-    class Expansions:
-        def __init__(self, device: str) -> None:
-            self.first = first.to(device)
-            self.expansion_offsets = every.to(device)
-            self.expansion_ids = self.first
-            self.first_origins = ops.Origins(*(part.to(device) for part in origins))
-
-    def arguments(device: str, k: int) -> tuple[object, ...]:
-        table = Table(one_byte, device)
-        moved = (rows[k], ids, first.cuda()[ids].long(), spans)
-        return (*(t.to(device) for t in moved), table, table, Expansions(device))
-
-    on_gpu = [arguments("cuda", k) for k in range(sets)]
-    starts = offsets.cuda()
-    outs = [
-        ops.Transfer(
-            torch.empty(tokens, TARGET, device="cuda"),
-            torch.empty(tokens, dtype=torch.int8, device="cuda"),
-        )
-        for _ in range(sets)
-    ]
-    places = first.cuda().long()
-
-    def ours(k: int) -> ops.Transfer:
-        return ops.transfer(*on_gpu[k], draft_offsets=starts, target_offsets=starts, out=outs[k])
-
-    def plain(k: int) -> Tensor:
-        return rows[k].new_zeros(tokens, TARGET).index_add_(1, places, rows[k])
-
-    def check() -> None:
-        expected = ops.transfer(
-            *arguments("cpu", 0), draft_offsets=offsets, target_offsets=offsets, columns=TARGET
-        )
-        found = ours(0)
-        require(torch.equal(found.probs.cpu(), expected.probs), "the CPU: laws")
-        require(torch.equal(found.cases.cpu(), expected.cases), "the CPU: cases")
-        require(torch.allclose(plain(0), found.probs, rtol=1e-4, atol=1e-9), "torch: laws")
-
-    least = 4.0 * tokens * (DRAFT + TARGET) + 4 * (DRAFT + TARGET)
-    ways = [("ours, out=", ours, True), ("torch: index_add_ (any order)", plain, True)]
-    return GpuCase("transfer", f"{tokens} x {DRAFT:,} to {TARGET:,}", ways, check, sets, least)
-
-
-def restrict_case(rows_count: int = 64, sets: int = 3) -> GpuCase:
-    exact = vocabulary_map().int()
-    exact = torch.where(exact < 300, -1, exact)
-    origins = ops.Origins(*(part.cuda() for part in ops.Origins.of(exact)))
-    shared = torch.nonzero(exact >= 0)[:, 0].cuda()
-    places = exact.cuda()[shared].long()
-    generator = torch.Generator("cuda").manual_seed(0)
-    rows = [
-        torch.randn(rows_count, DRAFT, generator=generator, device="cuda").softmax(-1)
-        for _ in range(sets)
-    ]
-    outs = [torch.empty(rows_count, TARGET, device="cuda") for _ in range(sets)]
-    on_gpu = exact.cuda()
-
-    def ours(k: int) -> Tensor:
-        return ops.restrict(rows[k], on_gpu, columns=TARGET, origins=origins, out=outs[k])
-
-    def plain(k: int) -> Tensor:
-        out = rows[k].new_zeros(rows_count, TARGET)
-        out[:, places] = rows[k][:, shared]
-        return out.div_(out.sum(-1, keepdim=True))
-
-    def check() -> None:
-        expected = ops.restrict(rows[0].cpu(), exact, columns=TARGET)
-        require(torch.allclose(ours(0).cpu(), expected, rtol=1e-6), "the CPU: laws")
-        require(torch.allclose(plain(0), ours(0), rtol=1e-4), "torch: laws")
-
-    least = 4.0 * rows_count * (DRAFT + TARGET) + 4 * (DRAFT + TARGET)
-    ways = [("ours, out=", ours, True), ("plain torch", plain, True)]
-    return GpuCase("restrict", f"{rows_count} x {DRAFT:,} to {TARGET:,}", ways, check, sets, least)
