@@ -40,7 +40,7 @@ def test_a_vocabulary_map_has_its_own() -> None:
     assert found.first_origins is found.first_origins
     assert found.first_origins.draft_ids.tolist() == [2, 0, 3]
     assert found.exact_origins.draft_ids.tolist() == [2]
-    moved = found.to("meta")
+    moved = found.on("meta")
     assert moved.first.is_meta
     assert moved.expansion_offsets.shape == offsets.shape
 
