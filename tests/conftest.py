@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent / "python"))
+# How long an example takes is no matter for a test.
+settings.register_profile("tokentiming", deadline=None)
+settings.load_profile("tokentiming")
 
 
 def _real(name: str):

@@ -44,7 +44,7 @@ def vocabularies(draw, kind: str):
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_table_holds_what_the_tokenizer_decodes(kind, data):
     tokenizer = data.draw(vocabularies(kind))

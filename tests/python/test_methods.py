@@ -141,7 +141,7 @@ def test_a_cut_does_not_tell_what_was_drawn_behind_it():
 # ---- tokentiming ----
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("abc æ日", min_size=1, max_size=12))
 def test_byte_spans_are_the_tokens_that_share_bytes(text):
     ids, proxies = LEFT.encode(text.encode()), RIGHT.encode(text.encode())
@@ -237,7 +237,7 @@ def test_a_good_draft_is_accepted_in_part(method):
         assert stats.acceptance_rate > 0.99
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=15), st.sampled_from(["dtw", "bytes"]))
 def test_spans_are_what_the_transfer_expects(text, alignment):
     data = text.encode()

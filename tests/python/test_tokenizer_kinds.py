@@ -24,9 +24,7 @@ WORDS = st.lists(
 ).map("".join)
 BYTES = st.one_of(st.binary(max_size=16), TEXT.map(str.encode), WORDS.map(str.encode))
 PAIRS = list(permutations(BYTES_COME_BACK, 2))
-thorough = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+thorough = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def with_fallback() -> Vocabulary:
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "with_fallback"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.one_of(st.sampled_from(TEXTS), st.text()), cut=st.integers(0, 20), tail=st.binary())
 def test_any_bytes_round_trip_even_cut_inside_a_character(request, kind, text, cut, tail):
     vocabulary = request.getfixturevalue(kind)
