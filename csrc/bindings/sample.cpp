@@ -66,15 +66,21 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
 
 void log_noise_tensors(py::handle keys_object, std::uint64_t seed, py::handle states_object,
                        py::handle out_object) {
-  const Tensor keys(keys_object, kLogNoise, "keys");
-  const Tensor states(states_object, kLogNoise, "states");
-  const Tensor out(out_object, kLogNoise, "out");
+  Place place;
+  const Tensor keys(keys_object, kLogNoise, "keys", &place);
+  const Tensor states(states_object, kLogNoise, "states", &place);
+  const Tensor out(out_object, kLogNoise, "out", &place);
   keys.require_dimensions(1, "[N]");
   out.require_dimensions(2, "[R, N]");
   const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
   const auto draws = as_states(states);
   const auto values = out.writable_elements<double>();
   if (values.size() != token_keys.size() * draws.size()) out.refuse("must be [R, N]");
+  if (place.on_gpu()) {
+    const cuda::Stream stream = place.stream();
+    const Unlocked unlocked;
+    return cuda::log_noise(token_keys, seed, draws, values, stream);
+  }
   const Unlocked unlocked;
   log_noise(token_keys, seed, draws, values);
 }

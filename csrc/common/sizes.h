@@ -34,6 +34,10 @@ inline void check_sample_sizes(std::size_t rows, std::size_t columns, std::size_
   }
 }
 
+inline void check_noise_size(std::size_t keys, std::size_t states, std::size_t out) {
+  if (out != keys * states) refuse("log_noise", "out must have an entry for every state and key");
+}
+
 // Of one sequence, one side of which has no tokens.
 [[noreturn]] inline void refuse_half_pair(bool no_draft, std::size_t b) {
   refuse("align", std::string(no_draft ? "draft_ids" : "target_ids") + " of sequence " +

@@ -192,9 +192,7 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
 
 void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
                std::span<const State> states, std::span<double> noise) {
-  if (noise.size() != keys.size() * states.size()) {
-    throw std::invalid_argument("log_noise: out must have an entry for every state and key");
-  }
+  check_noise_size(keys.size(), states.size(), noise.size());
   check_states("log_noise", states);
   for (std::size_t r = 0; r < states.size(); ++r) {
     const Noise at_state(seed, states[r]);

@@ -29,6 +29,11 @@ void sample(const Rows<const Logit>&, std::span<const std::uint64_t>, std::uint6
   refuse("sample");
 }
 
+void log_noise(std::span<const std::uint64_t>, std::uint64_t, std::span<const State>,
+               std::span<double>, Stream) {
+  refuse("log_noise");
+}
+
 template <class Id>
 void verify(const Chains<Id>&, const Rows<std::int32_t>&, std::span<std::int32_t>,
             std::span<std::byte>, Stream) {

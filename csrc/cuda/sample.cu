@@ -6,6 +6,7 @@ namespace tokentiming::cuda {
 namespace {
 
 constexpr const char* kSample = "sample";
+constexpr const char* kLogNoise = "log_noise";
 
 std::size_t stretches(std::size_t keys, std::size_t stretch) {
   return std::max<std::size_t>(1, (keys + stretch - 1) / stretch);
@@ -57,6 +58,19 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
          {static_cast<unsigned>(stretches(keys.size(), stretch)), static_cast<unsigned>(groups),
           kRaceThreads, sizeof(RaceShared)},
          stream, arguments);
+}
+
+void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
+               std::span<const State> states, std::span<double> noise, Stream stream) {
+  check_noise_size(keys.size(), states.size(), noise.size());
+  if (noise.empty()) return;
+  const OnDevice on_device(kLogNoise, stream);
+  const NoiseArguments arguments{keys.data(),   static_cast<std::int64_t>(keys.size()),
+                                 seed,          states.data(),
+                                 noise.data(),  static_cast<std::int64_t>(noise.size())};
+  const std::size_t blocks = (noise.size() + kNoiseThreads - 1) / kNoiseThreads;
+  launch(kLogNoise, write_noise, {static_cast<unsigned>(blocks), 1, kNoiseThreads, 0}, stream,
+         arguments);
 }
 
 #define TOKENTIMING_SAMPLE(Logit)                                                               \

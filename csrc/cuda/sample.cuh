@@ -264,4 +264,30 @@ __global__ void __launch_bounds__(kRaceThreads, sizeof(Logit) == 2 ? 3 : 2)
   Race<Logit>(arguments, shared_memory<RaceShared>()).run();
 }
 
+// ---- the noise itself, an entry a thread ----
+
+struct NoiseArguments {
+  const std::uint64_t* keys;
+  std::int64_t count;  // of keys
+  std::uint64_t seed;
+  const State* states;
+  double* noise;
+  std::int64_t size;  // of noise
+};
+
+inline constexpr unsigned kNoiseThreads = 128;
+
+__global__ void __launch_bounds__(kNoiseThreads)
+    write_noise(const __grid_constant__ NoiseArguments a) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kNoiseThreads + threadIdx.x;
+  if (at >= a.size) return;
+  const State state = a.states[at / a.count];
+  a.noise[at] = is_state(state)
+                    ? log_exponential_of(noise_bits(noise_key(a.seed, state.row),
+                                                    a.keys[at % a.count],
+                                                    static_cast<std::uint32_t>(state.byte_offset),
+                                                    static_cast<std::uint32_t>(state.empty_tokens)))
+                    : std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace tokentiming::cuda

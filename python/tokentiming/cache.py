@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from tokentiming.devices import send
 from tokentiming.fast_linear import fast_linear
 
 _RECORDED_AT_MOST = 512
@@ -36,27 +37,58 @@ class CachedModel:
         )
         self.reset()
 
+    @property
+    def looking_waits(self) -> bool:
+        """Whether a look at what the model gives makes the host wait, as on a GPU."""
+        return bool(self.device.type == "cuda")
+
     def reset(self) -> None:
         """Forget everything read so far."""
         self._ids: list[int] = []
-        self._cache: Any = DynamicCache(config=self.model.config)
-        self._cache.activate_past_recording()
-        self._recorded = 0
+        self._stepped: list[torch.Tensor] = []
+        self._make_cache()
 
     @torch.inference_mode()
     def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
         """Logits after each of the last ``keep`` tokens of ``ids``: ``[keep, V]``, model dtype."""
         known = self._take_back(min(common_prefix(self._ids, ids), len(ids) - keep))
         fresh = ids[known:]
-        rows = torch.tensor([fresh], device=self.device)
         self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
-        with fast_linear(self._weights, len(fresh)):
+        self._stepped = []
+        logits = self._read(send(torch.tensor([fresh]), self.device), keep)
+        self._ids = list(ids)
+        self.forwards += 1
+        return logits
+
+    @torch.inference_mode()
+    def step(self, token: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token, int64 ``[1]``, whatever it is: ``[1, V]``.
+
+        What such tokens are is to be said by ``identify`` before ``logits`` is asked again; those
+        of which it is not are read anew.
+        """
+        logits = self._read(token[None], 1)
+        self._stepped.append(token)
+        self.forwards += 1
+        return logits
+
+    def identify(self, ids: list[int]) -> None:
+        """Say what the tokens stepped over are, from the first on."""
+        told = ids[: len(self._stepped)]
+        self._ids = self._ids + told
+        self._stepped = self._stepped[len(told) :]
+
+    def _make_cache(self) -> None:
+        self._cache: Any = DynamicCache(config=self.model.config)
+        self._cache.activate_past_recording()
+        self._recorded = 0
+
+    def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
+        with fast_linear(self._weights, rows.shape[1]):
             output = self.model(
                 rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
             )
-        self._ids = list(ids)
-        self._recorded += len(fresh)
-        self.forwards += 1
+        self._recorded += rows.shape[1]
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
 
@@ -66,7 +98,7 @@ class CachedModel:
         A full sliding window keeps older states only since it was last cropped. Taken back further
         it has to be read anew.
         """
-        surplus = len(self._ids) - known
+        surplus = len(self._ids) + len(self._stepped) - known
         if surplus > self._recorded and self._slides():
             self.reset()
             return 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 from transformers.generation import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -137,6 +137,15 @@ def lengths(ids: Sequence[int], room: int, target: PreTrainedModel) -> None:
             f"generate: {len(ids)} prompt tokens and {room} new ones exceed the target's context "
             f"of {limit}; shorten the prompt or lower max_new_tokens"
         )
+
+
+def criteria_device(criteria: StoppingCriteriaList, target: PreTrainedModel) -> torch.device:
+    """Where criteria take their ids: transformers' own anywhere, others where ``generate`` would.
+
+    Ids on the CPU need not be waited for.
+    """
+    own = {type(criterion).__module__ for criterion in criteria} <= {StopStringCriteria.__module__}
+    return torch.device("cpu") if own else target.device
 
 
 def is_warper(processor: Any) -> bool:

@@ -213,7 +213,15 @@ class SpeculativeDecoder:
                 watch(round_)
 
         request = Request(
-            prompt, processors, warpers, criteria, room, config.do_sample, noise, commit
+            prompt,
+            processors,
+            warpers,
+            criteria,
+            checks.criteria_device(criteria, self.target_model),
+            room,
+            config.do_sample,
+            noise,
+            commit,
         )
         pace = self._fixed or AdaptivePace(self._costs)
         decoding = Decoding(self._target, self.vocabulary, self.drafter, self.method, pace, request)

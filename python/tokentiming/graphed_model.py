@@ -8,21 +8,24 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-from tokentiming.cache import common_prefix
+from tokentiming.cache import CachedModel
 
 _FIRST_CAPACITY = 1024
 """Tokens that the cache has room for at first; it doubles when they are more."""
+
+_STEPS_AT_MOST = 8
+"""Tokens read one by one: a pass of their own takes as long to launch as several steps."""
 
 Pass = Callable[[], torch.Tensor]
 """A forward pass over the same tensors each time, and its logits."""
 
 
-class GraphedModel:
-    """A borrowed causal language model with the interface of ``CachedModel``.
+class GraphedModel(CachedModel):
+    """A borrowed causal language model, read into a cache that stays where it is.
 
     A small model's pass over one token is hundreds of small kernels, and launching them one by one
-    takes longer than they do. The cache stays where it is, so that one recording serves every
-    token; passes over several tokens run as they are.
+    takes longer than they do. Since the cache does not move, one recording serves every token; a
+    few tokens are read one by one, and only longer stretches by a pass as it is.
 
     Args:
         model: one that ``GraphedModel.runs``; it is left as it is.
@@ -32,15 +35,11 @@ class GraphedModel:
     def __init__(
         self, model: PreTrainedModel, record: Callable[[Pass], Pass] | None = None
     ) -> None:
-        self.model = model
-        self.device = model.device
-        self.max_length: int | None = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
-        self.forwards = 0
+        super().__init__(model)
         self._record = record or cuda_graph
         self._token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
         self._known = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._capacity = 0
         self._make_room(_FIRST_CAPACITY)
 
     @staticmethod
@@ -51,38 +50,48 @@ class GraphedModel:
         layers = StaticCache(config=model.config, max_cache_len=1).layers
         return all(type(layer) is StaticLayer for layer in layers)
 
-    def reset(self) -> None:
-        """Forget everything read so far."""
-        self._ids: list[int] = []
-
-    @torch.inference_mode()
     def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        """Logits after each of the last ``keep`` tokens of ``ids``: ``[keep, V]``, model dtype."""
         if len(ids) > self._capacity:
             self._make_room(2 * len(ids))
-        known = min(common_prefix(self._ids, ids), len(ids) - keep)
-        fresh = ids[known:]
-        self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
-        self._known.fill_(known)
-        if len(fresh) == 1:
-            self._token.fill_(fresh[0])
-            logits = self._step()
-        else:
-            logits = self._forward(torch.tensor([fresh], device=self.device), keep)
-        self._ids = list(ids)
-        self.forwards += 1
-        return logits
+        return super().logits(ids, keep)
+
+    def step(self, token: torch.Tensor) -> torch.Tensor:
+        if self._position == self._capacity:  # seldom enough to look at what was stepped over
+            ids = self._ids + torch.cat(self._stepped).tolist()
+            self._make_room(2 * self._capacity)
+            self.logits(ids)
+        return super().step(token)
+
+    @property
+    def _position(self) -> int:
+        return len(self._ids) + len(self._stepped)
 
     def _make_room(self, tokens: int) -> None:
         self.reset()
         self._capacity = tokens
         self._cache = StaticCache(config=self.model.config, max_cache_len=tokens)
-        self._recorded: Pass | None = None
+        self._recorded_pass: Pass | None = None
 
-    def _step(self) -> torch.Tensor:
-        if self._recorded is None:
-            self._recorded = self._record(lambda: self._forward(self._token, 1))
-        return self._recorded().clone()  # the next step writes where this one did
+    def _make_cache(self) -> None:
+        """None is made at a reset: what there is counts as unread, and is written over."""
+
+    def _take_back(self, known: int) -> int:
+        return known
+
+    def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
+        if keep > 1 or rows.shape[1] > _STEPS_AT_MOST:
+            self._known.fill_(self._position)
+            return self._forward(rows, keep)
+        for i, token in enumerate(rows[0]):
+            self._known.fill_(self._position + i)
+            self._token.copy_(token)
+            logits = self._replay()
+        return logits.clone()  # the next step writes where this one did
+
+    def _replay(self) -> torch.Tensor:
+        if self._recorded_pass is None:
+            self._recorded_pass = self._record(lambda: self._forward(self._token, 1))
+        return self._recorded_pass()
 
     def _forward(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
         for layer in self._cache.layers:  # inside the recording, or it would go on by itself

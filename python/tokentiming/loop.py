@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from tokentiming.cache import CachedModel
+from tokentiming.devices import send
 from tokentiming.drafters import Draft, Drafter
 from tokentiming.methods import Greedy, Method, Proposal
 from tokentiming.noise import Noise, State
@@ -41,6 +42,8 @@ class Request:
     """Those of the processors that the draft's scores go through as well."""
     finished: Callable[[torch.Tensor, Any], Any]
     """Stopping criteria: ids ``[1, L]`` -> bool ``[1]``."""
+    finished_on: torch.device
+    """Where they want the ids."""
     room: int
     """Most tokens to generate."""
     do_sample: bool
@@ -114,9 +117,9 @@ class Decoding:
             rows = Rows(
                 logits,
                 read,
-                proposal.ids,
-                self._request.processors,
                 self._states(proposal.ids),
+                self._request.processors,
+                at_once=len(logits) if self._target.looking_waits else 1,
             )
             emitted = self._method.verify(rows, proposal)
         tokens = self._commit(emitted)
@@ -124,7 +127,9 @@ class Decoding:
         self.stats.drafted += len(draft.ids)
         self.stats.proposed += len(proposal)
         self.stats.accepted += accepted
-        self.stats.transfer_cases.update(proposal.cases)
+        if proposal.cases is not None:
+            names = self._method.case_names
+            self.stats.transfer_cases.update(names[case] for case in proposal.cases.tolist())
         self.stats.accepted_per_round[accepted] += 1
         if not first:  # the first pass reads the prompt too and says nothing about later ones
             self._pace.observe(
@@ -143,6 +148,8 @@ class Decoding:
         limit = min(self._pace.begin_round(), room) if self._drafter else 0
         if not self._drafter or limit < 1:
             return Draft()
+        if self._drafter.in_one_go:
+            limit = min(limit, self._pace.length_ahead())
         with self.stats.stage("drafting"):
             ask = partial(self._drafter.propose, self._text, self._state)
             return self._method.draft(ask, limit, self._pace.wants_more)
@@ -159,7 +166,7 @@ class Decoding:
     def _commit(self, emitted: Sequence[int]) -> list[int]:
         """Append emitted tokens one by one, up to where a stopping criterion says so."""
         committed: list[int] = []
-        ids = torch.tensor([[*self.ids, *emitted]], device=self._target.device)
+        ids = torch.tensor([[*self.ids, *emitted]], device=self._request.finished_on)
         for token in emitted:
             data = self._vocabulary.token_bytes(token)
             self.ids.append(token)
@@ -188,34 +195,46 @@ class Decoding:
 
 
 class Rows:
-    """The target's scores along a proposal, processed one by one as they are asked for.
+    """The target's scores along a proposal, processed as they are asked for.
 
     Logits processors can cost as much as a row of the forward pass, and a rejection makes the rows
-    behind it needless.
+    behind it needless. Where a look at a result is to wait, all of them together are cheaper still.
+
+    Args:
+        logits: of all rows, ``[M + 1, V]``.
+        read: ids that the target has read, the M proposed ones last.
+        states: of all rows.
+        processors: of logits.
+        at_once: how many rows to ask for together.
     """
 
     def __init__(
         self,
         logits: torch.Tensor,
         read: list[int],
-        proposal: Sequence[int],
-        processors: LogitsProcessorList,
         states: Sequence[State],
+        processors: LogitsProcessorList,
+        at_once: int,
     ) -> None:
+        self.at_once = at_once
         self._logits = logits
         self._read = read
-        self._committed = len(read) - len(proposal)
-        self._processors = processors
         self._states = states
+        self._processors = processors
 
-    def scores(self, j: int) -> torch.Tensor:
-        row = self._logits[j : j + 1]
-        row = row.to(torch.promote_types(row.dtype, torch.float32))
+    def scores(self, rows: range) -> torch.Tensor:
+        scores = self._logits[rows.start : rows.stop]
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if not self._processors:
-            return row[0]
-        ids = torch.tensor([self._read[: self._committed + j]], device=row.device)
-        scores: torch.Tensor = self._processors(ids, row)
-        return scores[0]
+            return scores
+        committed = len(self._read) - len(self._logits) + 1
+        ids = send(torch.tensor([self._read]), scores.device)
+        return torch.cat(
+            [
+                self._processors(ids[:, : committed + j], scores[i : i + 1])
+                for i, j in enumerate(rows)
+            ]
+        )
 
-    def state(self, j: int) -> State:
-        return self._states[j]
+    def states(self, rows: range) -> torch.Tensor:
+        return send(torch.tensor(self._states[rows.start : rows.stop]), self._logits.device)

@@ -26,6 +26,8 @@ class NativeModel:
         model: one that ``NativeModel.runs``; it is left as it is.
     """
 
+    looking_waits = False
+
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config
         body = model.model
@@ -73,6 +75,13 @@ class NativeModel:
         self._ids = list(ids)
         self.forwards += 1
         return logits
+
+    def step(self, token: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token, int64 ``[1]``: float32 ``[1, V]``."""
+        return self.logits([*self._ids, int(token)])
+
+    def identify(self, ids: list[int]) -> None:
+        """Nothing to learn: a step looks at its token."""
 
     def _take_back(self, known: int) -> None:
         self._transformer.truncate(known)

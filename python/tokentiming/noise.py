@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from tokentiming import ops
+from tokentiming.devices import send
 from tokentiming.vocabulary import Vocabulary
 
 
@@ -27,6 +27,10 @@ class State(NamedTuple):
             return State(self.offset + len(data), self.zero_byte_tokens)
         return State(self.offset, self.zero_byte_tokens + 1)
 
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The state as tensors have it, int64 ``[1, 2]``."""
+        return send(torch.tensor([self]), device)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -35,37 +39,56 @@ class Noise:
     seed: int
     row: int = 0
 
-    def race(self, scores: torch.Tensor, vocabulary: Vocabulary, state: State) -> int:
+    def race(
+        self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor
+    ) -> torch.Tensor:
         """The token with the least ``E(state, token) / p(token)``: an exact draw from ``p``.
 
         Args:
-            scores: float ``[V]`` or longer, log ``p`` up to a constant; entries beyond the
+            scores: float ``[R, V]`` or wider, log ``p`` up to a constant; entries beyond the
                 vocabulary (padding of the model's head) never win.
             vocabulary: gives each token its key, so that equal bytes meet equal noise.
-            state: where the token is emitted.
+            states: where each row's token is emitted, int64 ``[R, 2]``.
+
+        Returns:
+            int64 ``[R]``, beside the scores.
         """
-        states = torch.tensor([[self.row, *state]], device=scores.device)
-        inside = scores[None, : len(vocabulary)]
         keys = vocabulary.on(scores.device).keys
-        return int(ops.sample(inside, keys, seed=self.seed, states=states))
+        states = self._with_row(states)
+        return ops.sample(scores[:, : len(vocabulary)], keys, seed=self.seed, states=states)
 
     def lead(
-        self, scores: torch.Tensor, vocabulary: Vocabulary, state: State, winner: int
-    ) -> float:
-        """How far a race's winner is ahead of the second, in nats of ``p``; infinite if alone.
+        self,
+        scores: torch.Tensor,
+        vocabulary: Vocabulary,
+        states: torch.Tensor,
+        winner: torch.Tensor,
+    ) -> torch.Tensor:
+        """How far the winner of one race is ahead of the second, in nats of ``p``.
 
         Another distribution that meets the same noise has the same winner unless it shifts the two
         tokens' log-odds by more than this.
+
+        Args:
+            scores: ``[1, V]``, as in ``race``.
+            vocabulary: as in ``race``.
+            states: ``[1, 2]``, as in ``race``.
+            winner: what ``race`` returned, ``[1]``.
+
+        Returns:
+            float64 ``[1]``; infinite where no other token takes part.
         """
-        others = scores[: len(vocabulary)].clone()
-        others[winner] = -torch.inf
-        if not bool(torch.isfinite(others).any()):
-            return math.inf
-        pair = [winner, self.race(others, vocabulary, state)]
-        states = torch.tensor([[self.row, *state]])
-        noise = ops.log_noise(vocabulary.keys[pair], seed=self.seed, states=states)[0]
-        first, second = (scores[pair].double().cpu() - noise).tolist()
-        return float(first - second)
+        # The winner runs once more, but last of all: alone, it comes second to itself.
+        others = scores.index_fill(1, winner, torch.finfo(scores.dtype).min)
+        second = self.race(others, vocabulary, states)
+        pair = torch.cat((winner, second))
+        keys = vocabulary.on(scores.device).keys[pair]
+        noise = ops.log_noise(keys, seed=self.seed, states=self._with_row(states))[0]
+        finish = scores[0, pair].double() - noise
+        return torch.where(second == winner, torch.inf, finish[:1] - finish[1:])
+
+    def _with_row(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(states, (1, 0), value=self.row)
 
     def stream(self, purpose: str) -> Stream:
         """Variates independent of this noise and of the streams for other purposes."""
@@ -87,11 +110,11 @@ class Stream:
         self._row = row
         self._calls = 0
 
-    def draw(self, law: torch.Tensor) -> int:
-        """An index of a law ``[V]``, which need not be normalised."""
-        keys = torch.arange(len(law), device=law.device)
-        states = self._fresh().to(law.device)
-        return int(ops.sample(law.log()[None], keys, seed=self._seed, states=states))
+    def draw(self, law: torch.Tensor) -> torch.Tensor:
+        """An index of a law ``[1, V]``, which need not be normalised: int64 ``[1]``."""
+        keys = torch.arange(law.shape[1], device=law.device)
+        states = send(self._fresh(), law.device)
+        return ops.sample(law.log(), keys, seed=self._seed, states=states)
 
     def uniforms(self, count: int) -> torch.Tensor:
         """Float64 ``[count]`` in [0, 1), fine-grained near 0."""

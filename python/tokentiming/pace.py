@@ -37,6 +37,9 @@ class Pace(Protocol):
     def wants_more(self, confidences: Sequence[float]) -> bool:
         """Whether to draft another token after those drafted, given the draft's own odds."""
 
+    def length_ahead(self) -> int:
+        """Tokens to draft, at least 1, where none can be looked at before all are drafted."""
+
     def observe(self, outcome: Outcome) -> None:
         """Take in how a round went."""
 
@@ -54,6 +57,9 @@ class FixedPace:
 
     def wants_more(self, confidences: Sequence[float]) -> bool:
         return True
+
+    def length_ahead(self) -> int:
+        return max(self._length, 1)
 
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
@@ -146,6 +152,13 @@ class AdaptivePace:
         step, alone = self._times()
         spent = alone + len(confidences) * step
         return survival * self._passed / self._tried * spent > tokens * step
+
+    def length_ahead(self) -> int:
+        usual = self._trusted / self._tried
+        length = 1
+        while length < LONGEST and self.wants_more([usual] * length):
+            length += 1
+        return length
 
     def observe(self, outcome: Outcome) -> None:
         # A probe's draft first reads all that was written during the pause.

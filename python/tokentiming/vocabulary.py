@@ -25,6 +25,7 @@ class TokenTable(NamedTuple):
     bytes: torch.Tensor
     offsets: torch.Tensor
     keys: torch.Tensor
+    advances: torch.Tensor
 
 
 class Vocabulary:
@@ -112,9 +113,8 @@ class Vocabulary:
         """The byte table and the keys in a device's memory, copied there once."""
         device = torch.device(device)
         if device not in self._on:
-            self._on[device] = TokenTable(
-                self.bytes.to(device), self.offsets.to(device), self.keys.to(device)
-            )
+            parts = (getattr(self, name).to(device) for name in TokenTable._fields)
+            self._on[device] = TokenTable(*parts)
         return self._on[device]
 
     @cached_property
@@ -160,6 +160,12 @@ class Vocabulary:
             else:
                 keys += _key(str(i).encode(), "id")
         return torch.frombuffer(keys, dtype=torch.int64)
+
+    @cached_property
+    def advances(self) -> torch.Tensor:
+        """What emitting each token adds to a ``State``, int64 ``[V, 2]``."""
+        lengths = self.offsets.diff()
+        return torch.stack((lengths, (lengths == 0).long()), 1)
 
     @cached_property
     def fingerprint(self) -> str:

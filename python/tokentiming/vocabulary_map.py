@@ -100,8 +100,8 @@ class VocabularyMap:
         Returns:
             ``[V_t]``; what has no expansion is missing from its sum.
         """
-        spelled = self.first != NONE
-        return law.new_zeros(columns).index_add_(0, self.first[spelled], law[spelled])
+        mass = torch.where(self.first == NONE, 0, law)
+        return law.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
 
     @classmethod
     def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:

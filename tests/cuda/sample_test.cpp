@@ -93,6 +93,31 @@ TEST_CASE("sample: a row that holds no law gets -1, and no other does") {
   in_every_order([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
 }
 
+TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
+  std::mt19937_64 random(3);
+  for (const std::size_t count : {0, 1, 2, 300}) {
+    std::vector<std::uint64_t> keys(count);
+    for (auto& key : keys) key = random();
+    std::vector<State> states{{0, 0, 0}, {3, 99, 1}, {1, 0xFFFFFFFF, 2}};
+    std::vector<double> expected(count * states.size());
+    log_noise(keys, 11, states, expected);
+    const auto on_gpu = [&] {
+      const OnGpu device_keys(keys);
+      const OnGpu device_states(states);
+      const OnGpu noise(std::vector<double>(count * states.size(), -7.0));
+      cuda::log_noise(device_keys.span(), 11, device_states.span(), noise.span(), {});
+      return noise.read();
+    };
+    in_every_order([&] { REQUIRE(on_gpu() == expected); });
+    if (count == 0) continue;
+    states[1].empty_tokens = -1;
+    const auto some = on_gpu();
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      CHECK((i / count == 1 ? std::isnan(some[i]) : some[i] == expected[i]));
+    }
+  }
+}
+
 TEST_CASE("sample: sizes are refused as on the CPU") {
   const Matrix<float> logits(2, 3, 0, 3);
   CHECK_THROWS_WITH(on_gpu(logits, {1, 2, 3, 4}, 0, {{}, {}}),

@@ -75,17 +75,23 @@ class EnumeratedNoise:
         self._script = script
         self._states: set[State] = set()
 
-    def race(self, scores: torch.Tensor, vocabulary: Vocabulary, state: State) -> int:
-        if state in self._states:
-            raise RevisitedError(f"a second race at {state}")
-        self._states.add(state)
-        return self._script.draw(torch.softmax(scores[: len(vocabulary)], 0))
+    def race(
+        self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor
+    ) -> torch.Tensor:
+        drawn = []
+        for row, (offset, zero_byte_tokens) in zip(scores, states.tolist(), strict=True):
+            state = State(offset, zero_byte_tokens)
+            if state in self._states:
+                raise RevisitedError(f"a second race at {state}")
+            self._states.add(state)
+            drawn.append(self._script.draw(torch.softmax(row[: len(vocabulary)], 0)))
+        return torch.tensor(drawn)
 
     def stream(self, purpose: str) -> EnumeratedNoise:
         return self
 
-    def draw(self, law: torch.Tensor) -> int:
-        return self._script.draw(law)
+    def draw(self, law: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([self._script.draw(law[0])])
 
     def uniforms(self, count: int) -> torch.Tensor:
         return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` knows better

@@ -7,21 +7,17 @@ from fractions import Fraction
 import torch
 
 import toys
-from tokentiming import Draft, Vocabulary, methods
+from tokentiming import Draft, Vocabulary
 
 Law = dict[tuple[int, ...], Fraction]
 """Probabilities of sequences of tokens."""
 
 
-class Gram:
-    """Stands in for ``CachedModel``: a law over a few tokens, given the last two of them.
+class Gram(toys.ToyModel):
+    """A law over a few tokens, given the last two of them.
 
     Probabilities are multiples of 1/64, some of them 0, and float64 holds their logarithms.
     """
-
-    device = torch.device("cpu")
-    max_length = None
-    forwards = 0
 
     def __init__(self, size: int, seed: int, support: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -33,10 +29,7 @@ class Gram:
             row[kept] = 1 + torch.bincount(draws, minlength=support)
         self._scores = (self.law.double() / 64).log()
 
-    def reset(self) -> None:
-        pass
-
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
         rows = range(len(ids) - keep, len(ids))
         return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
 
@@ -61,6 +54,7 @@ class Adversary:
     """Drafts the same string in every round, whatever the text."""
 
     forwards = 0
+    in_one_go = False
 
     def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
         self.vocabulary = vocabulary
@@ -71,9 +65,8 @@ class Adversary:
 
     def propose(self, text, state, limit, choose, wants_more) -> Draft:
         draft = Draft()
-        for token in self._drawn[:limit]:
-            if not draft.take(methods.base.Choice(token, 1.0), self.vocabulary.special_ids):
-                break
+        choices = [toys.choice(token) for token in self._drawn[:limit]]
+        draft.take(choices, self.vocabulary.special_ids)
         return draft
 
 

@@ -9,7 +9,8 @@ DRAFT = toys.letters(["<eos>", "b", "a", "aa", "c", "bc", "abc"])
 
 
 def test_a_seed_gives_one_text_whatever_the_drafter():
-    target = toys.TableModel(len(TARGET), 1)
+    target, waiting = toys.TableModel(len(TARGET), 1), toys.TableModel(len(TARGET), 1)
+    waiting.looking_waits = True
     for seed in range(300):
         drafters = [
             None,
@@ -18,6 +19,7 @@ def test_a_seed_gives_one_text_whatever_the_drafter():
             toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
         ]
         texts = [toys.decode(target, TARGET, d, seed=seed, room=12) for d in drafters]
+        texts += [toys.decode(waiting, TARGET, d, seed=seed, room=12) for d in drafters]
         assert all(text == texts[0] for text in texts)
 
 

@@ -25,12 +25,19 @@ JUDGING = {
 }
 
 
-def law_and_target(method, pair: str, *, support: int = 4, **options):
+def law_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, support)
+    target_model.looking_waits = draft_model.looking_waits = waits
     drafter = toys.TableDrafter(draft, draft_model)
     law = enumerated(method, target_model, target, drafter, **options)
     return law, target_model.joint(3, target.eos_ids)
+
+
+@pytest.mark.parametrize("method", JUDGING)
+def test_drafts_written_in_one_go_are_judged_as_well(method):
+    law, target = law_and_target(JUDGING[method], "crossing", waits=True)
+    assert distance(law, target) < EXACT
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -315,10 +315,15 @@ def test_maps_the_other_way_round_are_needed() -> None:
         ops.restrict(*call.arguments, columns=call.options["columns"])
 
 
-def test_operations_of_the_cpu_alone_say_so() -> None:
-    keys = torch.arange(4, device="cuda")
-    with pytest.raises(ValueError, match=r"^log_noise: keys is not in CPU memory"):
-        ops.log_noise(keys, seed=0, states=torch.zeros(1, 3, dtype=torch.int64))
+def test_the_noise_is_that_of_the_cpu() -> None:
+    keys, states = torch.arange(40) * 2**55, torch.tensor([[0, 5, 1], [3, 0, 0]])
+    noise = ops.log_noise(keys.cuda(), seed=9, states=states.cuda())
+    assert noise.device.type == "cuda"
+    assert torch.equal(noise.cpu(), ops.log_noise(keys, seed=9, states=states))
+    states[0, 1] = -1
+    noise = ops.log_noise(keys.cuda(), seed=9, states=states.cuda())
+    assert bool(noise[0].isnan().all())
+    assert not bool(noise[1].isnan().any())
 
 
 def test_an_invalid_row_does_not_raise() -> None:

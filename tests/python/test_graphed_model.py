@@ -68,6 +68,27 @@ def test_logits_are_the_models_own(kind, device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("make_reader", [graphed, CachedModel])
+def test_steps_are_read_before_they_are_known(make_reader, device, monkeypatch):
+    monkeypatch.setattr(graphed_model, "_FIRST_CAPACITY", 20)  # so that it grows at a step
+    model = make("llama", device)
+    ours, reference = make_reader(model), CachedModel(model)
+    ids = random_ids(40)
+
+    def check(logits: torch.Tensor, read: list[int]) -> None:
+        torch.testing.assert_close(logits, reference.logits(read), rtol=1e-4, atol=1e-5)
+
+    check(ours.logits(ids[:12]), ids[:12])
+    for n in range(12, 26):
+        check(ours.step(torch.tensor(ids[n : n + 1], device=device)), ids[: n + 1])
+    ours.identify([*ids[12:20], 100])  # of the rest it is never told
+    check(ours.logits(ids[:30]), ids[:30])
+    check(ours.logits([*ids[:16], 5, 6]), [*ids[:16], 5, 6])
+    check(ours.step(torch.tensor([7], device=device)), [*ids[:16], 5, 6, 7])
+    check(ours.logits(ids[:18]), ids[:18])  # nor what that was
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_step_does_not_write_over_the_one_before(device):
     ours = graphed(make("llama", device))
     ids = random_ids(8)

@@ -35,8 +35,8 @@ def drawn(ids, vocabulary: Vocabulary = DRAFT, seed: int = 0) -> Draft:
     draft = Draft()
     for token in ids:
         law = torch.rand(len(vocabulary), generator=generator, dtype=torch.float64)
-        choice = methods.base.Choice(token, 0.5, law / law.sum())
-        if not draft.take(choice, vocabulary.special_ids):
+        choice = toys.choice(token, 0.5, law / law.sum())
+        if not draft.take([choice], vocabulary.special_ids):
             break
     return draft
 
@@ -57,7 +57,7 @@ def pushforward_twin(draft: Draft) -> tuple[list[int], list[list[float]], bool]:
         expansion = mapped.expansion(token)
         for taken in range(max(len(expansion), 1)):
             row = [0.0] * len(TARGET)
-            for other, probability in enumerate(law.tolist()):
+            for other, probability in enumerate(law[0].tolist()):
                 going_on = mapped.expansion(other)
                 if len(going_on) > taken and going_on[:taken] == expansion[:taken]:
                     row[going_on[taken]] += probability
@@ -83,15 +83,18 @@ def test_tli_restricts_the_draft_and_normalises(ids):
     proposal = proposed(begun(Tli()), draft)
     exact = VocabularyMap.build(DRAFT, TARGET).exact.tolist()
     assert proposal.ids == [exact[i] for i in ids]
-    expected = [references.restrict(law.tolist(), exact, len(TARGET)) for law in draft.laws]
+    expected = [references.restrict(law[0].tolist(), exact, len(TARGET)) for law in draft.laws]
     torch.testing.assert_close(proposal.laws, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
     method = begun(Tli())
-    scores = torch.tensor([-math.inf, 0.0, 0.0, 9.0, 9.0, 9.0])
-    assert {method.choose_draft(scores, None).token for _ in range(50)} == {1, 2}
-    assert method.choose_draft(torch.tensor([-math.inf] * 3 + [0.0] * 3), None) is None
+    scores = torch.tensor([[-math.inf, 0.0, 0.0, 9.0, 9.0, 9.0]])
+    assert {int(method.choose_draft(scores, None).token) for _ in range(50)} == {1, 2}
+    scores[0, :3] = -math.inf
+    draft = Draft()
+    assert not draft.take([method.choose_draft(scores, None)], DRAFT.special_ids)
+    assert draft == Draft()
 
 
 @pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
@@ -99,14 +102,13 @@ def test_between_equal_vocabularies_the_full_law_is_kept(method):
     draft = drawn([1, 4, 3, 0])
     proposal = proposed(begun(method, DRAFT, DRAFT), draft)
     assert proposal.ids == draft.drawn == [1, 4, 3, 0]
-    torch.testing.assert_close(proposal.laws, torch.stack(draft.laws))
+    torch.testing.assert_close(proposal.laws, torch.cat(draft.laws))
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, 3])
 def test_slrs_sums_over_every_string(lookahead):
     model = toys.TableModel(len(DRAFT), seed=4)
     drafter = toys.TableDrafter(DRAFT, model)
-    drafter.begin(None, None, None)
     method = begun(Slrs(lookahead))
 
     def ask(limit, choose, wants_more):

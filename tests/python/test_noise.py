@@ -25,16 +25,20 @@ def test_the_lead_is_that_of_the_naive_race(seed):
         (float(score) - references.noise(seed, (noise.row, *state), key), token)
         for token, (score, key) in enumerate(zip(scores, VOCABULARY.keys.tolist(), strict=False))
     )
-    winner = noise.race(scores, VOCABULARY, state)
-    assert winner == finish[-1][1]
+    rows, states = scores[None], torch.tensor([state])
+    winner = noise.race(rows, VOCABULARY, states)
+    assert winner.tolist() == [finish[-1][1]]
     expected = finish[-1][0] - finish[-2][0]
-    assert noise.lead(scores, VOCABULARY, state, winner) == pytest.approx(expected, rel=1e-9)
+    lead = noise.lead(rows, VOCABULARY, states, winner)
+    assert lead.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_token_without_rivals_leads_by_infinity():
-    scores = torch.full((6,), -torch.inf)
-    scores[2] = 0.0
-    assert Noise(0).lead(scores, VOCABULARY, State(), 2) == math.inf
+    scores = torch.full((1, 6), -torch.inf)
+    scores[0, 2] = -1e30
+    states = torch.zeros((1, 2), dtype=torch.int64)
+    lead = Noise(0).lead(scores, VOCABULARY, states, torch.tensor([2]))
+    assert lead.tolist() == [math.inf]
 
 
 def test_log_noise_is_the_references():
@@ -74,7 +78,7 @@ def test_streams_are_fixed_by_seed_row_and_purpose_and_never_repeat():
 def test_a_stream_draws_by_a_law_and_its_uniforms_are_uniform():
     stream = Noise(1).stream("draft")
     law = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
-    counts = torch.bincount(torch.tensor([stream.draw(law) for _ in range(8000)]), minlength=5)
+    counts = torch.bincount(torch.cat([stream.draw(law[None]) for _ in range(8000)]), minlength=5)
     assert counts[0] == counts[3] == 0
     possible = law > 0
     assert chisquare(counts[possible], law[possible] / law.sum() * 8000).pvalue > 1e-3

@@ -9,16 +9,26 @@ import pytest
 from tokentiming.pace import LONGEST, AdaptivePace, Costs, FixedPace, Outcome
 
 
-def simulate(pace, *, odds: float, draft: float, row: float = 0.03, tokens: int = 400) -> float:
+def simulate(
+    pace,
+    *,
+    odds: float,
+    draft: float,
+    row: float = 0.03,
+    tokens: int = 400,
+    in_one_go: bool = False,
+) -> float:
     """Tokens a second where the target alone makes one; each token is accepted with ``odds``."""
     chance = random.Random(0)
     clock, made = 0.0, 0
     while made < tokens:
         confidences: list[float] = []
         limit = pace.begin_round()
+        if limit and in_one_go:
+            limit = min(limit, pace.length_ahead())
         while len(confidences) < limit:
             confidences.append(odds)
-            if not pace.wants_more(confidences):
+            if not in_one_go and not pace.wants_more(confidences):
                 break
         kept = 0
         while kept < len(confidences) and chance.random() < odds:
@@ -37,9 +47,10 @@ def best_fixed(**world) -> float:
 
 @pytest.mark.parametrize("odds", [0.0, 0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("draft", [0.05, 0.2, 0.5, 1.5])
-def test_near_the_best_fixed_length_and_never_much_slower_than_alone(odds, draft):
+@pytest.mark.parametrize("in_one_go", [False, True])
+def test_near_the_best_fixed_length_and_never_much_slower_than_alone(odds, draft, in_one_go):
     world = {"odds": odds, "draft": draft}
-    speed = simulate(AdaptivePace(), **world)
+    speed = simulate(AdaptivePace(), in_one_go=in_one_go, **world)
     assert speed > 0.94
     assert speed > 0.8 * best_fixed(**world)
 

@@ -9,7 +9,7 @@ import prompts
 import tokentiming as tt
 import toys
 from tokentiming.methods import METHODS, Coupled
-from tokentiming.noise import Noise, State
+from tokentiming.noise import Noise
 
 MARGIN = 1e-3
 """A pass over several tokens and one over a single token differ by up to 1e-4 in a logit."""
@@ -85,23 +85,23 @@ def check_greedy(target, draft, texts, length, methods=()) -> None:
     assert all(accepted.values()), "drafts are never accepted: nothing was tested"
 
 
-def coupled_margin(choices: list[tuple[torch.Tensor, State]], vocabulary, seed: int) -> float:
+def coupled_margin(choices: list[tuple[torch.Tensor, ...]], vocabulary, seed: int) -> float:
     """Least lead of a race's winner over the second."""
     noise = Noise(seed)
     return min(
-        noise.lead(scores, vocabulary, state, noise.race(scores, vocabulary, state))
-        for scores, state in choices
+        float(noise.lead(scores, vocabulary, states, noise.race(scores, vocabulary, states)))
+        for scores, states in choices
     )
 
 
 def check_coupled(target, draft, texts, length, monkeypatch) -> None:
     model, tokenizer = target
-    choices: list[tuple[torch.Tensor, State]] = []
+    choices: list[tuple[torch.Tensor, ...]] = []
     choose = Coupled.choose_target
 
-    def recording(self, scores, state):
-        choices.append((scores.clone(), state))
-        return choose(self, scores, state)
+    def recording(self, scores, states):
+        choices.append((scores.clone(), states))
+        return choose(self, scores, states)
 
     decoder = tt.SpeculativeDecoder(model, tokenizer, draft_length=3)
 

@@ -10,8 +10,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
-from tokentiming import Draft, Vocabulary, methods
+from tokentiming import Draft, ModelDrafter, Vocabulary, methods
 from tokentiming.byte_tables import ByteLevel
+from tokentiming.drafters import Choice
 from tokentiming.loop import Decoding, Request
 from tokentiming.noise import Noise
 from tokentiming.pace import FixedPace, Pace
@@ -60,23 +61,41 @@ class Letters(Vocabulary):
         return [self.encode(data) for data in pieces]
 
 
-class TableModel:
-    """Stands in for ``CachedModel``: log-probabilities are a function of the last two ids."""
+class ToyModel:
+    """Stands in for ``CachedModel``; a subclass knows the rows."""
 
     device = torch.device("cpu")
     max_length = None
+    looking_waits = False
+    forwards = 0
+
+    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        self.read: list[int] = []
+
+    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
+        self.read = list(ids)
+        self.forwards += 1
+        return self.rows(ids, keep)
+
+    def step(self, token: torch.Tensor) -> torch.Tensor:
+        return self.logits([*self.read, *token.tolist()])
+
+    def identify(self, ids: list[int]) -> None:
+        pass
+
+
+class TableModel(ToyModel):
+    """Log-probabilities are a function of the last two ids."""
 
     def __init__(self, size: int, seed: int, sharpness: float = 1.5) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(size, size, size, generator=generator).mul_(sharpness)
         self.table = self.table.log_softmax(-1)
-        self.forwards = 0
 
-    def reset(self) -> None:
-        pass
-
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        self.forwards += 1
+    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
         last = torch.tensor(ids[-keep - 1 :])
         return self.table[last[:-1], last[1:]]
 
@@ -94,37 +113,31 @@ class TableModel:
         return law
 
 
-class TableDrafter:
-    """Drafts from a ``TableModel`` over its own vocabulary."""
+def choice(token: int, confidence: float = 1.0, law: torch.Tensor | None = None) -> Choice:
+    """A choice of a token, by a law ``[V]``."""
+    rows = None if law is None else law[None]
+    return Choice(torch.tensor([token]), torch.tensor([confidence]), rows)
 
-    def __init__(self, vocabulary: Vocabulary, model: TableModel) -> None:
+
+class TableDrafter(ModelDrafter):
+    """The real drafter over a toy model."""
+
+    def __init__(self, vocabulary: Vocabulary, model: ToyModel) -> None:
         self.vocabulary = vocabulary
-        self.model = model
-
-    @property
-    def forwards(self) -> int:
-        return self.model.forwards
+        self.begin(None, None, None)
+        self._reader = model
+        self._prompt = [0, 0]
 
     def begin(self, prompt, target_tokenizer, warpers) -> None:
-        self.warpers = warpers
-
-    def propose(self, text, state, limit, choose, wants_more) -> Draft:
-        ids = [0, 0, *self.vocabulary.encode(text)]
-        draft = Draft()
-        while len(draft.ids) < limit:
-            scores = self.model.logits(ids + draft.ids)[0]
-            if not draft.take(choose(scores, state), self.vocabulary.special_ids):
-                break
-            state = state.after(self.vocabulary.token_bytes(draft.ids[-1]))
-            if not wants_more(draft.confidences):
-                break
-        return draft
+        self._context: list[int] = []
+        self._warpers = lambda ids, scores: scores
 
 
 class RandomDrafter:
     """Useless: any tokens but special ones, whatever the text."""
 
     forwards = 0
+    in_one_go = False
 
     def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
         self.vocabulary = vocabulary
@@ -144,6 +157,7 @@ class ProphetDrafter:
     """Knows the continuation, and spells it in its own vocabulary; every fifth byte is wrong."""
 
     forwards = 0
+    in_one_go = False
 
     def __init__(self, vocabulary: Vocabulary, continuation: bytes) -> None:
         self.vocabulary = vocabulary
@@ -162,7 +176,7 @@ class ProphetDrafter:
 
 
 def decoding(
-    target: TableModel,
+    target: ToyModel,
     vocabulary: Vocabulary,
     drafter,
     *,
@@ -187,6 +201,7 @@ def decoding(
         LogitsProcessorList(),
         LogitsProcessorList(),
         finished,
+        target.device,
         room,
         do_sample,
         noise or Noise(seed, row),

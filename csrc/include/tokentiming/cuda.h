@@ -48,6 +48,10 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
 
 std::size_t sample_workspace(std::size_t rows, std::size_t keys);
 
+// As tokentiming::log_noise, to the last bit. Where a state is out of range the noise is NaN.
+void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
+               std::span<const State> states, std::span<double> noise, Stream stream);
+
 // ---- verify ----
 
 // As tokentiming::verify. Offsets may be empty: all chains then have equally many tokens.

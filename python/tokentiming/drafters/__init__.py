@@ -1,6 +1,6 @@
 """Where proposals come from."""
 
-from tokentiming.drafters.base import Choice, Draft, Drafter
+from tokentiming.drafters.base import NOTHING, Choice, Draft, Drafter
 from tokentiming.drafters.model import ModelDrafter
 
-__all__ = ["Choice", "Draft", "Drafter", "ModelDrafter"]
+__all__ = ["NOTHING", "Choice", "Draft", "Drafter", "ModelDrafter"]

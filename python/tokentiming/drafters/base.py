@@ -12,19 +12,24 @@ from tokentiming.noise import State
 from tokentiming.prompts import Prompt
 from tokentiming.vocabulary import Vocabulary
 
+NOTHING = -2
+"""In place of a chosen token: the method draws none here, and the draft ends before it."""
+
 
 class Choice(NamedTuple):
-    """A drafted token."""
+    """A drafted token, on the device of the scores that it was chosen by."""
 
-    token: int
-    confidence: float
-    """Guessed odds that the target emits it too; decides lengths, never laws."""
+    token: torch.Tensor
+    """Its id, int64 ``[1]``; below 0 there is none."""
+    confidence: torch.Tensor
+    """Guessed odds that the target emits it too, float ``[1]``; decides lengths, never laws."""
     law: torch.Tensor | None = None
-    """The draft's law at its position, float ``[V]``, for rules that judge the token by it."""
+    """The draft's law at its position, float ``[1, V]``, for rules that judge the token by it."""
 
 
-Choose = Callable[[torch.Tensor, State], "Choice | None"]
-"""Picks the id emitted at a state, given float scores ``[V]``; None ends the draft before it."""
+Choose = Callable[[torch.Tensor, torch.Tensor], "Choice | None"]
+"""Picks the token emitted at states ``[1, 2]``, given float scores ``[1, V]``; None ends the draft
+before it. On a GPU it looks at no value, since that is to wait."""
 
 WantsMore = Callable[[Sequence[float]], bool]
 """Whether to go on, given the confidences of the tokens drafted so far."""
@@ -41,32 +46,53 @@ class Draft:
     special: int | None = None
     """The special token drawn after them, an end of turn as a rule, which ended the draft."""
     laws: list[torch.Tensor] = field(default_factory=list)
-    """The laws of ``drawn``, one by one; none of them if the method keeps none, or the source of
-    the guess has none."""
+    """The laws of ``drawn``, each ``[1, V]``; none of them if the method keeps none, or the source
+    of the guess has none."""
 
     @property
     def drawn(self) -> list[int]:
         """All drawn ids, the special one too."""
         return self.ids if self.special is None else [*self.ids, self.special]
 
-    def take(self, choice: Choice | None, special_ids: Collection[int]) -> bool:
-        """Append a choice, if there is one; returns whether the draft can go on after it."""
-        if choice is None:
-            return False
-        if choice.law is not None:
-            self.laws.append(choice.law)
-        if choice.token in special_ids:
-            self.special = choice.token
-            return False
-        self.ids.append(choice.token)
-        self.confidences.append(choice.confidence)
+    def take(self, choices: Sequence[Choice], special_ids: Collection[int]) -> bool:
+        """Append choices up to one that ends the draft; returns whether it can go on.
+
+        All are looked at together, by one copy from where they are.
+        """
+        for choice, (token, confidence) in zip(choices, _values(choices), strict=True):
+            if token == NOTHING:
+                return False
+            if token < 0:
+                raise ValueError(
+                    "Draft.take: the draft's scores hold NaN or +inf, or none that is finite"
+                )
+            if choice.law is not None:
+                self.laws.append(choice.law)
+            if token in special_ids:
+                self.special = token
+                return False
+            self.ids.append(token)
+            self.confidences.append(confidence)
         return True
+
+
+def _values(choices: Sequence[Choice]) -> list[tuple[int, float]]:
+    if not choices:
+        return []
+    tokens = torch.cat([choice.token for choice in choices])
+    confidences = torch.cat([choice.confidence for choice in choices])
+    together = torch.stack((tokens.double(), confidences.double()), 1)  # holds any id exactly
+    return [(int(token), confidence) for token, confidence in together.tolist()]
 
 
 class Drafter(Protocol):
     """A source of proposals. It knows the text so far, not how its guesses are judged."""
 
     vocabulary: Vocabulary
+
+    @property
+    def in_one_go(self) -> bool:
+        """Whether a draft is written to its end before its first token can be looked at."""
 
     @property
     def forwards(self) -> int:
@@ -88,5 +114,5 @@ class Drafter(Protocol):
             state: the state at the end of ``text``.
             limit: most tokens to draft, at least 1.
             choose: picks each token.
-            wants_more: asked after each token but the last possible one.
+            wants_more: asked after each token but the last possible one, unless ``in_one_go``.
         """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tokentiming import checks
 from tokentiming.cache import CachedModel
+from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
 from tokentiming.graphed_model import GraphedModel
 from tokentiming.native_model import NativeModel
@@ -42,6 +44,10 @@ class ModelDrafter:
         self._context: list[int] = []
 
     @property
+    def in_one_go(self) -> bool:
+        return self._reader.looking_waits
+
+    @property
     def forwards(self) -> int:
         return self._reader.forwards
 
@@ -70,21 +76,40 @@ class ModelDrafter:
         self._context = follow(self._context, text, self.vocabulary)
         read = self._prompt + self._context
         room = limit if self._reader.max_length is None else self._reader.max_length - len(read)
+        limit = max(min(limit, room), 0)
+        choices = islice(self._choices(read, state, choose), limit)
         draft = Draft()
-        while len(draft.ids) < min(limit, room):
-            choice = self._next(read + draft.ids, state, choose)
-            if not draft.take(choice, self.vocabulary.special_ids):
-                break
-            state = state.after(self.vocabulary.token_bytes(draft.ids[-1]))
-            if len(draft.ids) == limit or not wants_more(draft.confidences):
-                break
+        if self.in_one_go:
+            draft.take(list(choices), self.vocabulary.special_ids)
+        else:
+            for choice in choices:
+                if not draft.take([choice], self.vocabulary.special_ids):
+                    break
+                if len(draft.ids) == limit or not wants_more(draft.confidences):
+                    break
+        self._reader.identify(draft.drawn)
         self._context = self._context + draft.ids
         return draft
 
-    def _next(self, ids: list[int], state: State, choose: Choose) -> Choice | None:
-        logits = self._reader.logits(ids)[:, : len(self.vocabulary)].float()
-        scores = self._warpers(torch.tensor([ids], device=logits.device), logits)[0]
-        return choose(scores, state)
+    def _choices(self, read: list[int], state: State, choose: Choose) -> Iterator[Choice]:
+        """Token after token, whatever they are, without a look at them."""
+        device = self._reader.device
+        advances = self.vocabulary.on(device).advances
+        ids = send(torch.tensor([read]), device)
+        states = state.on(device)
+        logits = self._reader.logits(read)
+        while True:
+            logits = logits[:, : len(self.vocabulary)]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            scores = self._warpers(ids, logits)
+            choice = choose(scores, states)
+            if choice is None:
+                return
+            yield choice
+            token = choice.token.clamp(min=0)  # where there is none the draft has ended, unseen
+            ids = torch.cat((ids, token[None]), 1)
+            states = states + advances[token]
+            logits = self._reader.step(token)
 
 
 def reader(model: PreTrainedModel) -> CachedModel | GraphedModel | NativeModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -11,7 +11,7 @@ import torch
 
 from tokentiming import transcode
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.noise import Noise, State
+from tokentiming.noise import Noise
 from tokentiming.vocabulary import Vocabulary
 
 Ask = Callable[[int, Choose, WantsMore], Draft]
@@ -19,13 +19,18 @@ Ask = Callable[[int, Choose, WantsMore], Draft]
 
 
 class TargetRows(Protocol):
-    """The target's scores along a proposal of M tokens, worked out when asked for."""
+    """The target's scores along a proposal of M tokens, row ``j`` being after ``j`` of them.
 
-    def scores(self, j: int) -> torch.Tensor:
-        """Float scores ``[V]`` after ``j`` proposed tokens, 0 to M, logits processors applied."""
+    They are worked out when asked for, so ask for no more than ``at_once`` that may be needless.
+    """
 
-    def state(self, j: int) -> State:
-        """State after ``j`` proposed tokens."""
+    at_once: int
+
+    def scores(self, rows: range) -> torch.Tensor:
+        """Float scores ``[R, V]`` of some of the rows 0 to M, logits processors applied."""
+
+    def states(self, rows: range) -> torch.Tensor:
+        """States ``[R, 2]`` of these rows."""
 
 
 @dataclass
@@ -38,8 +43,8 @@ class Proposal:
     laws: torch.Tensor | None = None
     """The law of each of them, ``[M, V]``, the missed one's too; it may sum to less than 1. None if
     each was proposed with certainty, or the method has no use for laws."""
-    cases: list[str] = field(default_factory=list)
-    """By which case of the transfer each law came about, for methods that tell."""
+    cases: torch.Tensor | None = None
+    """By which case of the transfer each law came about, int8 ``[M]``, for methods that tell."""
 
     def __len__(self) -> int:
         return len(self.ids) + self.missed
@@ -50,7 +55,7 @@ class Proposal:
             self.ids[:length],
             self.missed and len(self) <= length,
             None if self.laws is None else self.laws[:length],
-            self.cases[:length],
+            None if self.cases is None else self.cases[:length],
         )
 
 
@@ -58,6 +63,8 @@ class Method(ABC):
     """A way to draft and a rule to verify. It serves one sequence at a time."""
 
     name: ClassVar[str]
+    case_names: ClassVar[Sequence[str]] = ()
+    """What the numbers in ``Proposal.cases`` stand for."""
 
     @property
     def exact(self) -> bool:
@@ -77,8 +84,8 @@ class Method(ABC):
         self.target_vocabulary = target
 
     @abstractmethod
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice | None:
-        """What the draft emits at a state, given its scores ``[V_d]``; None for nothing."""
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+        """What the draft emits at states ``[1, 2]``, given its scores ``[1, V_d]``."""
 
     def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
         """Have up to ``limit`` tokens drafted."""
@@ -109,18 +116,31 @@ class Matching(Method):
     """
 
     @abstractmethod
-    def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        """The id that the target emits at a state, given its scores ``[V_t]``."""
+    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The ids ``[R]`` that the target emits at states ``[R, 2]``, given scores ``[R, V_t]``."""
 
     def verify(self, rows: TargetRows, proposal: Proposal) -> list[int]:
         emitted: list[int] = []
-        for j in range(len(proposal.ids) + 1):
-            emitted.append(self.choose_target(rows.scores(j), rows.state(j)))
-            if emitted[-1] != (proposal.ids[j] if j < len(proposal.ids) else None):
-                break
-        return emitted
+        size = len(proposal.ids) + 1
+        while True:
+            asked = range(len(emitted), min(len(emitted) + rows.at_once, size))
+            for token in self.choose_target(rows.scores(asked), rows.states(asked)).tolist():
+                emitted.append(lawful(token))
+                if emitted != proposal.ids[: len(emitted)]:
+                    return emitted
 
 
-def probability(scores: torch.Tensor, token: int) -> float:
-    """The token's share of the softmax of scores ``[V]``."""
-    return float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))
+def lawful(token: int) -> int:
+    """Refuse what the core gives on a GPU where it would have raised on the CPU."""
+    if token < 0:
+        raise ValueError(
+            "generate: the target's scores hold NaN or +inf, or none that is finite; check the "
+            "model's dtype and the logits processors"
+        )
+    return token
+
+
+def shares(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens' shares ``[R]`` of the softmax of scores ``[R, V]``."""
+    chosen = scores.gather(1, tokens[:, None])[:, 0]
+    return torch.exp(chosen - torch.logsumexp(scores, 1))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching
-from tokentiming.noise import State
 
 
 class Coupled(Matching):
@@ -23,14 +20,14 @@ class Coupled(Matching):
 
     name = "coupled"
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
         assert self.draft_vocabulary is not None
-        token = self.noise.race(scores, self.draft_vocabulary, state)
+        token = self.noise.race(scores, self.draft_vocabulary, states)
         # The race's lead tells far more than the token's probability: an improbable token that won
         # by much wins under a near distribution too. Between models that agree on half of their
         # draws a lead of about one nat makes even odds; the pace corrects for others.
-        lead = self.noise.lead(scores, self.draft_vocabulary, state, token)
-        return Choice(token, 1 / (1 + math.exp(1 - lead)))
+        lead = self.noise.lead(scores, self.draft_vocabulary, states, token)
+        return Choice(token, torch.sigmoid(lead - 1))
 
-    def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        return self.noise.race(scores, self.target_vocabulary, state)
+    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return self.noise.race(scores, self.target_vocabulary, states)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Matching, probability
-from tokentiming.noise import State
+from tokentiming.methods.base import Matching, shares
 
 
 class Greedy(Matching):
@@ -14,9 +13,9 @@ class Greedy(Matching):
 
     name = "greedy"
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
-        token = int(scores.argmax())
-        return Choice(token, probability(scores, token))
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
+        token = scores.argmax(1)
+        return Choice(token, shares(scores, token))
 
-    def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        return int(scores.argmax())
+    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return scores.argmax(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokentiming import ops
+from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
@@ -37,15 +38,15 @@ class Pushforward(Rejection):
         if not draft.laws:
             return proposal
         assert self.draft_vocabulary is not None
-        drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.stack(draft.laws)
+        drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.cat(draft.laws)
         device = laws.device
         lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
         lo = torch.arange(len(drawn)).repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
             laws,
-            drawn.to(device),
-            torch.tensor(proposal.ids, dtype=torch.int64, device=device),
-            torch.stack((lo, lo + 1), 1).int().to(device),
+            send(drawn, device),
+            send(torch.tensor(proposal.ids, dtype=torch.int64), device),
+            send(torch.stack((lo, lo + 1), 1).int(), device),
             self.draft_vocabulary.on(device),
             self.target_vocabulary.on(device),
             self.map.on(device),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from tokentiming import ops
+from tokentiming.devices import send
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Method, Proposal, TargetRows
-from tokentiming.noise import Noise, State
+from tokentiming.methods.base import Method, Proposal, TargetRows, lawful
+from tokentiming.noise import Noise
 from tokentiming.vocabulary import Vocabulary
 from tokentiming.vocabulary_map import VocabularyMap
 
@@ -35,24 +36,25 @@ class Rejection(Method):
             self.map = VocabularyMap.build(draft, target)
             self._mapped = draft, target
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice | None:
-        law = torch.softmax(scores, 0)
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+        law = torch.softmax(scores, 1)
         token = self._draws.draw(law)
-        return Choice(token, float(law[token]), law)
+        return Choice(token, law[0, token], law)
 
     def verify(self, rows: TargetRows, proposal: Proposal) -> list[int]:
         size = len(self.target_vocabulary)  # behind it the head is padded
         ids = list(proposal.ids)
-        scores = [rows.scores(j)[:size] for j in range(len(ids) + 1)]
+        scores = rows.scores(range(len(ids) + 1))[:, :size]
         if proposal.missed:
             ids.append(-1)
-            scores.append(scores[-1])  # not read: a missed draw is a rejection
-        device = scores[0].device
+            scores = torch.cat((scores, scores[-1:]))  # not read: a missed draw is a rejection
+        device = scores.device
         verdict = ops.verify(
-            torch.tensor([ids], dtype=torch.int64, device=device),
-            target_logits=torch.stack(scores)[None],
-            draft_probs=None if proposal.laws is None else proposal.laws[None].to(device),
-            uniforms=self._verdicts.uniforms(len(scores))[None].to(device),
+            send(torch.tensor([ids], dtype=torch.int64), device),
+            target_logits=scores[None],
+            draft_probs=None if proposal.laws is None else send(proposal.laws[None], device),
+            uniforms=send(self._verdicts.uniforms(len(scores))[None], device),
         )
-        emitted: list[int] = verdict.tokens[0, : int(verdict.accepted) + 1].tolist()
-        return emitted
+        tokens: list[int] = verdict.tokens[0].tolist()
+        lawful(tokens[0])
+        return [token for token in tokens if token >= 0]

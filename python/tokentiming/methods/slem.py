@@ -6,7 +6,7 @@ import torch
 
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching
-from tokentiming.noise import Noise, State
+from tokentiming.noise import Noise
 from tokentiming.vocabulary import Vocabulary
 
 
@@ -22,10 +22,10 @@ class Slem(Matching):
         super().begin(noise, draft, target)
         self._draws = noise.stream("draft")
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice:
-        law = torch.softmax(scores, 0)
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
+        law = torch.softmax(scores, 1)
         token = self._draws.draw(law)
-        return Choice(token, float(law[token]))
+        return Choice(token, law[0, token])
 
-    def choose_target(self, scores: torch.Tensor, state: State) -> int:
-        return self.noise.race(scores, self.target_vocabulary, state)
+    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return self.noise.race(scores, self.target_vocabulary, states)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Draft, WantsMore
 from tokentiming.methods.base import Ask, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import State
 from tokentiming.vocabulary_map import NONE
 
 Prefix = tuple[int, ...]
@@ -56,7 +56,7 @@ class Slrs(Rejection):
         draft = EnumeratedDraft(tree=self._grow(law, self._length(limit), ask))
         while (law := draft.tree.get(tuple(draft.ids))) is not None:
             token = self._draws.draw(law)
-            if not draft.take(Choice(token, float(law[token])), self._special_ids):
+            if not draft.take([Choice(token, law[0, token], law)], self._special_ids):
                 break
         return draft
 
@@ -115,12 +115,12 @@ class Slrs(Rejection):
         """The law of the first target token of a string, ``[V_t]``."""
         size = len(self.target_vocabulary)
         if len(tree) == 1:
-            return self.map.on(tree[()].device).push_forward(tree[()], size)
+            return self.map.on(tree[()].device).push_forward(tree[()][0], size)
         reached: dict[Prefix, float] = {(): 1.0}
         strings: dict[Prefix, float] = {}
         for prefix, law in tree.items():  # shorter beginnings come first
             support = _support(law)
-            for token, probability in zip(support, law[support].tolist(), strict=True):
+            for token, probability in zip(support, law[0, support].tolist(), strict=True):
                 longer = (*prefix, token)
                 kind = reached if longer in tree else strings
                 kind[longer] = reached[prefix] * probability
@@ -148,15 +148,17 @@ def _law_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]
     """The draft's law after a given beginning, by making it draft just that."""
     laws: list[torch.Tensor] = []
 
-    def choose(scores: torch.Tensor, state: State) -> Choice | None:
-        laws.append(torch.softmax(scores, 0))
-        written = len(laws) - 1
-        return Choice(beginning[written], 1.0) if written < len(beginning) else None
+    def choose(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+        laws.append(torch.softmax(scores, 1))
+        given = beginning[len(laws) - 1 : len(laws)]
+        if not given:
+            return None
+        return Choice(send(torch.tensor(given), scores.device), scores.new_ones(1))
 
     guess = ask(len(beginning) + 1, choose, lambda confidences: True)
     return guess, laws[len(beginning)] if len(laws) > len(beginning) else None
 
 
 def _support(law: torch.Tensor) -> list[int]:
-    ids: list[int] = law.nonzero()[:, 0].tolist()
+    ids: list[int] = law[0].nonzero()[:, 0].tolist()
     return ids

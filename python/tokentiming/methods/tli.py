@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from tokentiming import ops
-from tokentiming.drafters.base import Choice, Draft
+from tokentiming.drafters.base import NOTHING, Choice, Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import State
 from tokentiming.vocabulary_map import NONE
 
 
@@ -23,14 +22,13 @@ class Tli(Rejection):
 
     name = "tli"
 
-    def choose_draft(self, scores: torch.Tensor, state: State) -> Choice | None:
-        law = torch.softmax(scores, 0)
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+        law = torch.softmax(scores, 1)
         shared = law * (self.map.on(law.device).exact != NONE)
-        mass = float(shared.sum())
-        if not mass:
-            return None
-        token = self._draws.draw(shared)
-        return Choice(token, float(shared[token]) / mass, law)
+        mass = shared.sum(1)
+        token = self._draws.draw(torch.where(mass > 0, shared, 1))
+        confidence = shared[0, token] / mass
+        return Choice(torch.where(mass > 0, token, NOTHING), confidence, law)
 
     def transcode(self, draft: Draft) -> Proposal:
         ids: list[int] = self.map.exact[draft.drawn].tolist()
@@ -38,7 +36,7 @@ class Tli(Rejection):
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if draft.laws:
-            laws = torch.stack(draft.laws)
+            laws = torch.cat(draft.laws)
             here = self.map.on(laws.device)
             proposal.laws = ops.restrict(
                 laws,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 
 from tokentiming import ops
+from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.vocabulary import Vocabulary
 
-CASES = ("point mass", "within", "merge", "inside")
 """By which case of ``ops.transfer`` a proxy token got its law."""
 
 Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Tensor]
@@ -37,6 +37,7 @@ class TokenTiming(Rejection):
     """
 
     name = "tokentiming"
+    case_names = ("point mass", "within", "merge", "inside")
 
     def __init__(self, alignment: str = "dtw") -> None:
         spans: dict[str, Spans] = {"dtw": warped_spans, "bytes": byte_spans}
@@ -59,19 +60,17 @@ class TokenTiming(Rejection):
         ends = proposal.ids[-1] in self.target_vocabulary.special_ids
         drawn = torch.tensor(draft.drawn if ends else draft.ids)
         proxies = torch.tensor(proposal.ids)
-        rows = torch.stack(draft.laws[: len(drawn)])
+        rows = torch.cat(draft.laws[: len(drawn)])
         device = rows.device
-        laws, cases = ops.transfer(
+        proposal.laws, proposal.cases = ops.transfer(
             rows,
-            drawn.to(device),
-            proxies.to(device),
-            self._spans(drawn, proxies, draft_vocabulary, target_vocabulary).to(device),
+            send(drawn, device),
+            send(proxies, device),
+            send(self._spans(drawn, proxies, draft_vocabulary, target_vocabulary), device),
             draft_vocabulary.on(device),
             target_vocabulary.on(device),
             self.map.on(device),
         )
-        proposal.laws = laws
-        proposal.cases = [CASES[case] for case in cases.tolist()]
         return proposal
 
 

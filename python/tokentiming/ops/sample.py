@@ -78,10 +78,14 @@ def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
 
     Raises:
         TypeError: an argument has another dtype or is no tensor.
-        ValueError: a state or seed out of range, or a tensor not in CPU memory.
+        ValueError: a state or seed out of range, or tensors not all in CPU memory or all on one
+            GPU.
+
+    On a GPU the noise is the same, and NaN where a state is out of range.
     """
     if not 0 <= seed < 2**64:
         raise ArgumentValueError(f"log_noise: seed is {seed}; it must be in [0, 2**64)")
-    out = torch.empty((len(states), len(keys)), dtype=torch.float64)
+    shape = len(states), len(keys)
+    out = torch.empty(shape, dtype=torch.float64, device=device_of(keys))
     _core.log_noise(keys, seed, states, out)
     return out
