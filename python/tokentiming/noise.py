@@ -88,7 +88,7 @@ class Noise:
         return torch.where(second == winner, torch.inf, finish[:1] - finish[1:])
 
     def _with_row(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(states, (1, 0), value=self.row)
+        return torch.cat((torch.full_like(states[:, :1], self.row), states), 1)
 
     def stream(self, purpose: str) -> Stream:
         """Variates independent of this noise and of the streams for other purposes."""

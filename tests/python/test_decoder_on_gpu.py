@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -55,3 +57,36 @@ def test_every_method_runs(method):
     out = decoder(method).generate(PROMPT, max_new_tokens=24, do_sample=True, seed=1)
     assert out.stats.tokens == 24
     assert out.sequences.device.type == "cuda"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.filterwarnings("always:called a synchronizing CUDA operation")
+@pytest.mark.filterwarnings("default:Synchronization debug mode")
+def test_a_round_waits_for_the_drafted_and_the_emitted_tokens_alone(method, monkeypatch):
+    forward = LlamaForCausalLM.forward
+
+    def unwatched(*args, **kwargs):
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("warn")
+
+    ours = decoder(method)
+    ours.generate(PROMPT, max_new_tokens=8, do_sample=True)  # records, and moves tables
+    monkeypatch.setattr(LlamaForCausalLM, "forward", unwatched)
+    waits: list[int] = []
+
+    def run():
+        torch.cuda.set_sync_debug_mode("warn")
+        options = {"max_new_tokens": 40, "do_sample": True, "seed": 2}
+        try:
+            ours.generate(PROMPT, watch=lambda round_: waits.append(len(caught)), **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    with pytest.warns(UserWarning, match="synchronizing") as caught:
+        run()
+    a_round = [after - before for before, after in pairwise(waits[:-1])]
+    # TokenTiming counts the cases of its transfer besides, when the round is over.
+    assert max(a_round) == (3 if method == "tokentiming" else 2)
