@@ -91,21 +91,24 @@ def target_rows(model, ids: list[int]):
             yield start + j + 1, row.float()
 
 
+def raced(noise: Noise, scores, vocabulary, offset: int) -> int:
+    """The token that wins at a place in the text."""
+    return int(noise.race(scores[None], vocabulary, State(offset).on(scores.device)))
+
+
 def drawn(draft: Draft, target, row, temperature: float, seeds: int, offset: int) -> dict:
     """Shares of seeds with which the draft spells what the target draws."""
     accepted = dict.fromkeys(("coupled", "slem"), 0)
     for seed in range(seeds):
         shared = Noise(seed)
-        state = State(offset)
         stream = Noise(seed, offset).stream("draft")
-        goal = target.token_bytes(shared.race(row / temperature, target, state))
+        goal = target.token_bytes(raced(shared, row / temperature, target, offset))
 
         def race(scores, data, shared=shared):
-            at = State(offset + len(data))
-            return shared.race(scores / temperature, draft.vocabulary, at)
+            return raced(shared, scores / temperature, draft.vocabulary, offset + len(data))
 
         def draw(scores, data, stream=stream):
-            return stream.draw(torch.softmax(scores / temperature, 0))
+            return int(stream.draw(torch.softmax(scores[None] / temperature, 1)))
 
         if goal:
             accepted["coupled"] += draft.spells(goal, race)
