@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LogitsProcessorList
 
 import references
 import toys
 from tokentiming import Draft, Vocabulary, methods, ops
-from tokentiming.methods import METHODS, Proposal, Pushforward, Slrs, Tli, TokenTiming
+from tokentiming.loop import Rows
+from tokentiming.methods import METHODS, Greedy, Proposal, Pushforward, Slrs, Tli, TokenTiming
 from tokentiming.methods.tokentiming import byte_spans
 from tokentiming.noise import Noise, State
 from tokentiming.vocabulary_map import VocabularyMap
@@ -95,6 +97,19 @@ def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
     draft = Draft()
     assert not draft.take([method.choose_draft(scores, None)], DRAFT.special_ids)
     assert draft == Draft()
+
+
+def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused():
+    with pytest.raises(ValueError, match=r"^Draft.take: the draft's scores hold NaN"):
+        Draft().take([toys.choice(1), toys.choice(-1)], DRAFT.special_ids)
+
+    class Broken(Greedy):
+        def choose_target(self, scores, states):
+            return torch.full((len(scores),), -1)
+
+    rows = Rows(torch.zeros(1, len(TARGET)), [0, 0], [State()], LogitsProcessorList(), at_once=1)
+    with pytest.raises(ValueError, match=r"^generate: the target's scores hold NaN"):
+        begun(Broken()).verify(rows, Proposal())
 
 
 @pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
