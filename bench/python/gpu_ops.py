@@ -1,6 +1,7 @@
 """The operations on a GPU against what one would use instead, in one process.
 
-Every case first checks that the ways agree, then times them in turn by CUDA events. "of copy" is
+Every case first checks that the ways agree, then times them in turn by CUDA events. A case that
+fails does not stop the others; the exit status tells of it. "of copy" is
 the rate at which a way gets through the bytes that must be read or written at least once, over that
 of a large copy in the same run (bytes read and written both counted). "of issue" is, where
 arithmetic is the bound, the time that all lanes would need to issue the counted instructions at the
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +58,9 @@ class Row:
 
 
 def measure(case: GpuCase, rounds: int, bandwidth: float, issue: float | None) -> list[Row]:
-    """Time the ways of a case that has been checked."""
+    """Check that the ways of a case agree, then time them."""
+    case.check()
+    console.print(f"{case.operation}, {case.size}: all ways agree", highlight=False)
     times = interleaved(case.ways, case.sets, rounds)
     ours = next(iter(times.values())).median
     rows = []
@@ -126,26 +130,31 @@ def main(
     if unknown := set(names) - set(CASES):
         raise typer.BadParameter(f"--only knows no {', '.join(sorted(unknown))}")
     bandwidth, issue = copy_bandwidth(), instructions_a_second()
-    rows: list[Row] = []
-    for make in (make for name in names for make in CASES[name]):
-        case = make()
-        case.check()
-        console.print(f"{case.operation}, {case.size}: all ways agree", highlight=False)
-        rows += measure(case, rounds, bandwidth, issue)
-        del case
-        torch.cuda.empty_cache()
-    show(rows)
     device = torch.cuda.get_device_properties()
-    run = {
-        "device": device.name,
-        "multiprocessors": device.multi_processor_count,
-        "copy_bytes_per_second": bandwidth,
-        "instructions_per_second": issue,
-        "torch": torch.__version__,
-    }
+    rows: list[Row] = []
+    failed: list[dict[str, str]] = []
+    for operation, make in ((name, make) for name in names for make in CASES[name]):
+        try:
+            torch.cuda.empty_cache()
+            rows += measure(make(), rounds, bandwidth, issue)
+        except Exception as error:  # of whatever kind: the other cases are worth having
+            traceback.print_exc()
+            failed.append({"operation": operation, "error": f"{type(error).__name__}: {error}"})
+        if json_path is not None:
+            run = {
+                "device": device.name,
+                "multiprocessors": device.multi_processor_count,
+                "copy_bytes_per_second": bandwidth,
+                "instructions_per_second": issue,
+                "torch": torch.__version__,
+                "rows": list(map(asdict, rows)),
+                "failed": failed,
+            }
+            json_path.write_text(json.dumps(run, indent=1))
+    show(rows)
     console.print(f"{device.name}, copy {bandwidth / 1e9:,.0f} GB/s, torch {torch.__version__}")
-    if json_path is not None:
-        json_path.write_text(json.dumps(run | {"rows": list(map(asdict, rows))}, indent=1))
+    if failed:
+        raise SystemExit("gpu_ops.py: failed: " + ", ".join(case["operation"] for case in failed))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,16 @@ from timing import Seconds, summary
 WARM_UP = 3
 Run = Callable[[int], Any]
 """Works on the set of inputs of that number."""
+CALLS = 20
+"""In a graph, at least: what starting it takes on the device is shared among them."""
+HEAD_START = 200_000
+"""Cycles, some 0.1 ms, that the device spins while the host queues what is to be timed."""
 
 
 def seconds(run: Run, sets: int, rounds: int, *, captured: bool) -> Seconds:
     """Seconds a call, every call on the next set of inputs, so that they come from memory.
 
-    Where the way can be captured, a graph of a call for each set is replayed, which leaves out what
+    Where the way can be captured, a graph of calls for each set is replayed, which leaves out what
     the host takes to launch; ways that wait for the device are timed call by call.
     """
     for k in range(max(WARM_UP, sets)):
@@ -27,11 +31,12 @@ def seconds(run: Run, sets: int, rounds: int, *, captured: bool) -> Seconds:
     if not captured:
         return summary([_elapsed(lambda k=k: run(k % sets)) for k in range(rounds)])
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = [run(k) for k in range(sets)]  # results live until the graph has gone
+    turns = -(-CALLS // sets)
+    with torch.cuda.graph(graph):  # results live until the graph has gone
+        kept = [run(k) for _ in range(turns) for k in range(sets)]
     for _ in range(WARM_UP):
         graph.replay()
-    samples = [_elapsed(graph.replay) / sets for _ in range(rounds)]
+    samples = [_elapsed(graph.replay) / len(kept) for _ in range(rounds)]
     del kept
     return summary(samples)
 
@@ -64,6 +69,7 @@ def copy_bandwidth(size: int = 1 << 30, rounds: int = 15) -> float:
 
 def _elapsed(run: Callable[[], object]) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(HEAD_START)  # or an idle device would stamp the start and wait for the host
     start.record()
     run()
     end.record()

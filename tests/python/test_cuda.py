@@ -256,6 +256,7 @@ def test_captured_in_a_graph_and_replayed_on_other_numbers(make: Callable[..., C
 
 
 @EACH
+@pytest.mark.filterwarnings("default:Synchronization debug mode")  # is torch's prototype, it says
 def test_the_host_does_not_wait(make: Callable[..., Call], no_waiting: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     call = make(torch.Generator().manual_seed(4), 4).to_gpu()
