@@ -2,7 +2,7 @@
 
 Each prompt runs through ``target.generate``, our loop without a drafter, and our loop with one; the
 faster of the first two is the target alone. ``--with-assisted`` adds transformers' own assisted
-generation with the same draft. Greedy ids are compared before anything is timed by.
+generation with the same draft. Greedy ids are compared with those of ``generate``.
 
 The latter two take turns ``--repeats`` times and their medians count. On a machine with other work
 a run can fall into a time of little memory bandwidth, which is what decoding lives on: it is
@@ -10,6 +10,8 @@ measured before and after each run, and a run beside which it fell below ``--ste
 seen is done again, up to ``--retries`` times.
 
     python bench/python/speed.py --target qwen2.5-coder-1.5b --draft smollm2-135m
+
+``--json`` keeps the figures too, written anew after each prompt.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,38 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tokentiming as tt
-from timing import copy_bandwidth
+from clock import Clock
 from tokentiming import models
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 console = Console(width=110)
-
-
-class Clock:
-    """Times runs, and repeats those that were disturbed."""
-
-    def __init__(self, steady: float, retries: int) -> None:
-        self._steady = steady
-        self._retries = retries
-        self._best = max(copy_bandwidth() for _ in range(5))
-        self.disturbed = 0
-        """Runs that were done again, or kept disturbed when there were no retries left."""
-
-    def time(self, run):
-        """The result of a run, and its seconds."""
-        for attempt in range(self._retries + 1):
-            before = copy_bandwidth()
-            start = time.perf_counter()
-            result = run()
-            seconds = time.perf_counter() - start
-            least = min(before, copy_bandwidth())
-            self._best = max(self._best, before)
-            if least >= self._steady * self._best:
-                break
-            self.disturbed += 1
-            if attempt < self._retries:
-                time.sleep(5)
-        return result, seconds
 
 
 @dataclass(frozen=True)
@@ -124,25 +99,34 @@ def generated(alone, clock: Clock, messages, length: int, sampling: dict, ways: 
     return replace(ways, reference=reference)
 
 
-def assisted(alone, draft, clock: Clock, prompt: str, length: int, sampling: dict) -> float:
-    """Tokens a second of transformers' assisted generation, by its way for unlike tokenizers."""
+def assisted(
+    alone, assistant, clock: Clock, prompt: str, length: int, sampling: dict, ways: Ways
+) -> dict:
+    """Tokens a second of transformers' way for unlike tokenizers; or why it does not run."""
     messages = [{"role": "user", "content": prompt}]
     tokenizer = alone.target_tokenizer
     ids = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(alone.target_model.device)
-    draft_model, draft_tokenizer = draft
-    found, spent = clock.time(
-        lambda: alone.target_model.generate(
-            **ids,
-            max_new_tokens=length,
-            assistant_model=draft_model,
-            tokenizer=tokenizer,
-            assistant_tokenizer=draft_tokenizer,
-            **sampling,
+    assistant_model, assistant_tokenizer = assistant
+    torch.manual_seed(0)
+    try:
+        found, spent = clock.time(
+            lambda: alone.target_model.generate(
+                **ids,
+                max_new_tokens=length,
+                assistant_model=assistant_model,
+                tokenizer=tokenizer,
+                assistant_tokenizer=assistant_tokenizer,
+                **sampling,
+            )
         )
-    )
-    return (found.shape[1] - ids["input_ids"].shape[1]) / spent
+    except Exception as error:  # not ours: what it is compared with is worth having
+        return {"error": f"{type(error).__name__}: {error}"}
+    rate = (found.shape[1] - ids["input_ids"].shape[1]) / spent
+    if sampling["do_sample"] or ways.reference is None:
+        return {"rate": rate}
+    return {"rate": rate, "ids": "same" if torch.equal(found, ways.reference) else "differ"}
 
 
 def new_table(title: str) -> Table:
@@ -156,18 +140,34 @@ def new_table(title: str) -> Table:
     return table
 
 
-def cells(ways: Ways, method: str, do_sample: bool) -> list[str]:
+def figures(ways: Ways, method: str, do_sample: bool) -> dict:
+    """Of one prompt and method: rates in tokens a second, ratios, shares of drafts and of time."""
     stats = ways.outputs[method].stats
     alone = ways.outputs["alone"].sequences
     expected = alone if do_sample or ways.reference is None else ways.reference
+    least, greatest = ways.spread(method)
+    return {
+        "generate": 1 / ways.median("generate"),
+        "alone": 1 / ways.median("alone"),
+        "ours": 1 / ways.median(method),
+        "ratio": ways.ratio(method),
+        "least": least,
+        "greatest": greatest,
+        "accepted": stats.acceptance_rate,
+        "tokens_per_forward": stats.tokens_per_forward,
+        "drafting": stats.stage_seconds["drafting"] / stats.seconds,
+        "ids": "same" if torch.equal(expected, ways.outputs[method].sequences) else "differ",
+    }
+
+
+def cells(found: dict) -> list[str]:
     return [
-        *(f"{1 / ways.median(way):.2f}" for way in ("generate", "alone", method)),
-        f"{ways.ratio(method):.2f}",
-        "{:.2f}-{:.2f}".format(*ways.spread(method)),
-        f"{stats.acceptance_rate:.0%}",
-        f"{stats.tokens_per_forward:.2f}",
-        f"{stats.stage_seconds['drafting'] / stats.seconds:.0%}",
-        "same" if torch.equal(expected, ways.outputs[method].sequences) else "differ",
+        *(f"{found[rate]:.2f}" for rate in ("generate", "alone", "ours", "ratio")),
+        "{least:.2f}-{greatest:.2f}".format(**found),
+        f"{found['accepted']:.0%}",
+        f"{found['tokens_per_forward']:.2f}",
+        f"{found['drafting']:.0%}",
+        found["ids"],
     ]
 
 
@@ -193,38 +193,50 @@ def main(
     with_assisted: Annotated[bool, typer.Option(help="Run its assisted generation too.")] = False,
     dtype: Annotated[str, typer.Option(help="Dtype of both models.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="Where both models go.")] = "cpu",
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
 ) -> None:
     """Print a table for each temperature."""
-    parts, draft_parts = (
-        models.load(models.resolve(name), getattr(torch, dtype), device) for name in (target, draft)
-    )
+    load = partial(models.load, dtype=getattr(torch, dtype), device=device)
+    parts, draft_parts = (load(models.resolve(name)) for name in (target, draft))
     drafter = tt.ModelDrafter(*draft_parts)
     decoders = {"alone": tt.SpeculativeDecoder(*parts)}
     for method in methods.split(","):
         decoders[method] = tt.SpeculativeDecoder(*parts, drafter, method=method)
     prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
     prompts = [p for p in prompts if not only or p["name"] in only.split(",")]
-    clock = Clock(steady, retries)
-    measure(decoders, clock, "Warm up.", 8, sampling_at(0), 1, with_generate)
+    clock = Clock(steady, retries, parts[0].device)
+    run = {"target": target, "draft": draft, "dtype": dtype, "device": device, "length": length}
+    rows: list[dict] = []
     for temperature in (float(t) for t in temperatures.split(",")):
-        options = sampling_at(temperature)
+        sampling = sampling_at(temperature)
         title = f"T = {temperature:g}" if temperature else "greedy"
         table = new_table(f"{target} with {draft}, {dtype}, {length} tokens, {title}")
         ratios: dict[str, list[float]] = {method: [] for method in methods.split(",")}
+        # A draft of its own: where it samples, transformers prunes the assistant and leaves it so.
+        assistant = load(models.resolve(draft)) if with_assisted else None
+        ways = measure(decoders, clock, "Warm up.", 8, sampling, 1, with_generate)
+        if assistant:
+            assisted(decoders["alone"], assistant, clock, "Warm up.", 8, sampling, ways)
         for prompt in prompts:
-            ways = measure(
-                decoders, clock, prompt["prompt"], length, options, repeats, with_generate
-            )
-            if with_assisted:
-                rate = assisted(
-                    decoders["alone"], draft_parts, clock, prompt["prompt"], length, options
+            text = prompt["prompt"]
+            ways = measure(decoders, clock, text, length, sampling, repeats, with_generate)
+            row = {"temperature": temperature, "prompt": prompt["name"]}
+            if assistant:
+                row["assisted"] = assisted(
+                    decoders["alone"], assistant, clock, text, length, sampling, ways
                 )
-                console.print(title, prompt["name"], f"assisted: {rate:.2f} tokens/s")
+                line = f"assisted {row['assisted']}"
+                console.print(title, prompt["name"], line, highlight=False)
             for method, of_method in ratios.items():
-                row = cells(ways, method, options["do_sample"])
-                table.add_row(prompt["name"], method, *row)
+                row[method] = figures(ways, method, sampling["do_sample"])
+                line = cells(row[method])
+                table.add_row(prompt["name"], method, *line)
                 of_method.append(ways.ratio(method))
-                console.print(title, prompt["name"], method, *row, highlight=False)
+                console.print(title, prompt["name"], method, *line, highlight=False)
+            rows.append(row)
+            if json_path is not None:
+                kept = run | {"disturbed": clock.disturbed, "rows": rows}
+                json_path.write_text(json.dumps(kept, indent=1))
         console.print(table)
         for method, of_method in ratios.items():
             mean = statistics.geometric_mean(of_method)
