@@ -80,6 +80,12 @@ step build-python 150 "$python" -m pip install --no-build-isolation --no-deps --
   --target "$work/site" -Cbuild-dir="$work/python" -Ccmake.define.TOKENTIMING_CUDA=ON \
   -Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$architecture" \
   -Ccmake.define.DLPack_INCLUDE_DIR="$work/include" .
+step installed 60 "$python" -c "
+import sys, tokentiming as tt, torch
+if not tt.__file__.startswith('$work/site/'):
+    sys.exit(f'{tt.__file__} comes before what was built here: uninstall that tokentiming first')
+if not (tt.ops.has_cuda() and torch.cuda.is_available()):
+    sys.exit('tokentiming was built without CUDA, or torch sees no CUDA device')"
 
 if [ "$what" = speed ]; then
   step speed 480 "$python" bench/python/speed.py --target "$TARGET" --draft "$DRAFT" --device cuda \
