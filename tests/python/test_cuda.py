@@ -13,15 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import gpu
 from tables import Map, Table
 from tokentiming import ops
 
-MISSING = (
-    "torch sees no CUDA device"
-    if not torch.cuda.is_available()
-    else "" if ops.has_cuda() else "tokentiming was built without CUDA"
-)  # fmt: skip
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = gpu.NEEDED
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 

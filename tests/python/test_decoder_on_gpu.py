@@ -8,17 +8,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import gpu
 import tokentiming as tt
 import toys
 from small_models import SIZES
 from tokentiming.methods import METHODS
 
-MISSING = (
-    "torch sees no CUDA device"
-    if not torch.cuda.is_available()
-    else "" if tt.ops.has_cuda() else "tokentiming was built without CUDA"
-)  # fmt: skip
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = gpu.NEEDED
 
 TOKENIZER = toys.byte_level_tokenizer()
 DRAFT_TOKENIZER = toys.byte_level_tokenizer([("t", "h"), ("th", "e")])
