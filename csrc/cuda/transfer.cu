@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <limits>
+
 #include "launch.h"
 #include "sides.h"
 #include "transfer.cuh"
@@ -17,15 +20,28 @@ DeviceOrigins device_origins(const Origins& origins, std::size_t columns, std::s
                           " target tokens, more than the " + std::to_string(columns) +
                           " columns of out");
   }
-  return {origins.offsets.data(), static_cast<std::int64_t>(targets), origins.draft_ids.data(),
-          static_cast<std::int64_t>(origins.draft_ids.size()),
-          static_cast<std::int64_t>(draft_tokens)};
+  // Offsets and ids lead no further than an int does; half of that leaves room to step beyond.
+  const auto to_int = [](std::size_t size) {
+    return static_cast<int>(std::min<std::size_t>(size, std::numeric_limits<int>::max() / 2));
+  };
+  return {origins.offsets.data(), to_int(targets), origins.draft_ids.data(),
+          to_int(origins.draft_ids.size()), to_int(draft_tokens)};
 }
 
-// A row of blocks over the columns.
-unsigned gather_blocks(std::size_t columns) {
-  const auto each = static_cast<std::size_t>(kGatherColumns);
-  return static_cast<unsigned>((columns + each - 1) / each);
+// A grid as wide as there are rows, since it can be wider than high; then all rows' first blocks
+// start first, in whose columns the letters mostly are, to which most tokens come.
+template <class Number>
+Grid gather_grid(const Rows<Number>& probs, std::size_t shared_bytes, const char* operation) {
+  constexpr std::size_t kEach = kGatherColumns;
+  constexpr std::size_t kMostBlocks = 65535;
+  if (probs.columns > kMostBlocks * kEach) {
+    refuse(operation, "out has " + std::to_string(probs.columns) +
+                          " columns; on a GPU it takes at most " +
+                          std::to_string(kMostBlocks * kEach));
+  }
+  const std::size_t blocks = std::max<std::size_t>(1, (probs.columns + kEach - 1) / kEach);
+  return {static_cast<unsigned>(probs.rows), static_cast<unsigned>(blocks), kGatherThreads,
+          shared_bytes};
 }
 
 }  // namespace
@@ -47,6 +63,7 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
   most_tokens(proxies, kTransfer, "target_ids");
   const std::size_t size = expansions.first.size();
   const DeviceOrigins device = device_origins(origins, probs.columns, size, kTransfer);
+  const Grid grid = gather_grid(probs, sizeof(TransferShared), kTransfer);
   if (proposals.target.ids.empty()) return;
 
   const OnDevice on_device(kTransfer, stream);
@@ -67,16 +84,12 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
       probs,
       cases.data(),
       plans.data()};
-  const auto rows = static_cast<unsigned>(probs.rows);
   zero(kTransfer, plans, stream);
   if (batch > 0) {
     launch(kTransfer, plan_transfer<Number>,
            {static_cast<unsigned>(batch), 1, kWarp, sizeof(PlanShared)}, stream, arguments);
   }
-  launch(kTransfer, gather_rows<Number>,
-         {gather_blocks(probs.columns), rows, kGatherThreads, sizeof(OfWarps<int>)}, stream,
-         arguments);
-  launch(kTransfer, finish_rows<Number>, {rows, 1, kWarp, 0}, stream, arguments);
+  launch(kTransfer, gather_rows<Number>, grid, stream, arguments);
 }
 
 std::size_t restrict_workspace(std::size_t rows) { return Workspace::size<double>(rows); }
@@ -87,15 +100,15 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, const Origins& or
   check_restrict_rows(draft_probs.rows, probs.rows);
   const DeviceOrigins device =
       device_origins(origins, probs.columns, draft_probs.columns, kRestrict);
+  const Grid grid = gather_grid(probs, sizeof(Crowded), kRestrict);
   if (probs.rows == 0 || probs.columns == 0) return;
   const OnDevice on_device(kRestrict, stream);
   const auto masses = Workspace(kRestrict, workspace).take<double>(probs.rows);
   const RestrictArguments<Number> arguments{draft_probs, device, probs, masses.data()};
-  const auto rows = static_cast<unsigned>(probs.rows);
-  launch(kRestrict, shared_mass<Number>, {rows, 1, kGatherThreads, sizeof(OfWarps<double>)}, stream,
+  launch(kRestrict, shared_mass<Number>,
+         {static_cast<unsigned>(probs.rows), 1, kMassThreads, sizeof(OfWarps<double>)}, stream,
          arguments);
-  launch(kRestrict, gather_shared<Number>, {gather_blocks(probs.columns), rows, kGatherThreads, 0},
-         stream, arguments);
+  launch(kRestrict, gather_shared<Number>, grid, stream, arguments);
 }
 
 #define TOKENTIMING_TRANSFER(Number, Id, MapId)                                         \

@@ -1,6 +1,6 @@
-// Draft laws moved along an alignment, in three steps: a warp a sequence decides where each proxy
-// token's law comes from, blocks over columns write the rows, and a warp a proxy token puts right
-// what depends on the whole row.
+// Draft laws moved along an alignment, in two steps: a warp a sequence decides where each proxy
+// token's law comes from, then blocks over columns write the rows. The last block of a row to be
+// done puts right what depends on the whole of it.
 #pragma once
 
 #include "gather.cuh"
@@ -11,13 +11,14 @@ namespace tokentiming::cuda {
 
 // Where a proxy token's law comes from.
 struct Plan {
-  std::int64_t row;     // of draft_probs
+  const void* row;      // of draft_probs
   std::int64_t proxy;   // the token
   std::int64_t source;  // of a merge: the token from which mass is taken, or -1
   double moved;         // of a merge: how much
   std::int64_t first;   // inside: the first of the proxy tokens taken already
   int kind;             // a TransferCase plus 1; 0: the sequence is invalid
   int seen;             // of the row
+  unsigned finished;    // blocks that have written their part of the row
 };
 
 struct DeviceExpansions {
@@ -135,7 +136,8 @@ class Planner {
 
   __device__ Plan plan(std::int64_t j) const {
     TransferCase kind = which(j);
-    Plan plan{first_row_ + lo(j), a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNothing};
+    const void* row = a_.draft_probs[static_cast<std::size_t>(first_row_ + lo(j))];
+    Plan plan{row, a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNothing, 0};
     if (kind == TransferCase::kMerge) {
       plan.source = a_.expansions.first[draft(lo(j))];
       plan.moved = 1.0;
@@ -174,31 +176,6 @@ template <class Number>
 __global__ void __launch_bounds__(kWarp)
     plan_transfer(const __grid_constant__ TransferArguments<Number> a) {
   Planner<Number>(a, shared_memory<PlanShared>()).run();
-}
-
-// ---- the rows ----
-
-template <class Number>
-__global__ void __launch_bounds__(kGatherThreads)
-    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
-  auto& of_warps = shared_memory<OfWarps<int>>();
-  const std::int64_t proxy = blockIdx.y;
-  const Plan plan = a.plans[proxy];
-  const auto columns = static_cast<std::int64_t>(a.probs.columns);
-  Number* out = a.probs[static_cast<std::size_t>(proxy)];
-  if (plan.kind != planned(TransferCase::kWithin) && plan.kind != planned(TransferCase::kMerge)) {
-    const std::int64_t begin = blockIdx.x * kGatherColumns + threadIdx.x;
-    for (int step = 0; step < kGatherSteps; ++step) {
-      const std::int64_t column = begin + step * static_cast<int>(kGatherThreads);
-      if (column < columns) out[column] = 0;
-    }
-    return;
-  }
-  const Number* row = a.draft_probs[static_cast<std::size_t>(plan.row)];
-  const int mine = gather_columns(a.origins, row, columns,
-                                  [&](std::int64_t column, Number sum) { out[column] = sum; });
-  const int seen = join_block(mine, of_warps, JoinSeen{});
-  if (threadIdx.x == 0 && seen != kNothing) atomicOr(&a.plans[proxy].seen, seen);
 }
 
 // ---- what depends on the whole row ----
@@ -253,8 +230,8 @@ class Finisher {
   // Conditions the row on expansions that begin with the tokens taken and go on; the row is zero.
   // Returns what has been seen.
   __device__ int inside() {
-    Gatherer<Number> gatherer(a_.origins, a_.draft_probs[static_cast<std::size_t>(plan_.row)]);
-    const Stretch all = gatherer.stretch(a_.target_ids[plan_.first]);
+    Gatherer<Number> gatherer(a_.origins, static_cast<const Number*>(plan_.row));
+    const Stretch all = gatherer.stretch(static_cast<int>(a_.target_ids[plan_.first]));
     int seen = gatherer.seen();
     double mass = 0.0;
     for_each_32(all, seen, [&](const Candidate& mine) {
@@ -313,7 +290,7 @@ class Finisher {
       if (e.ids[begin + k] != a_.target_ids[plan_.first + k]) return {};
     }
     const std::int64_t next = e.ids[begin + taken];
-    const Number p = a_.draft_probs[static_cast<std::size_t>(plan_.row)][d];
+    const Number p = static_cast<const Number*>(plan_.row)[d];
     const bool placed = 0 <= next && next < static_cast<std::int64_t>(a_.probs.columns);
     if (!placed || !is_probability(p)) return unsound(seen);
     return {true, next, p};
@@ -330,10 +307,50 @@ class Finisher {
   unsigned lane_;
 };
 
+// ---- the rows ----
+
+struct TransferShared {
+  Crowded crowded;
+  OfWarps<int> of_warps;
+};
+
+// Writes this block's part of a row; returns what this thread has seen of the draft's.
 template <class Number>
-__global__ void __launch_bounds__(kWarp)
-    finish_rows(const __grid_constant__ TransferArguments<Number> a) {
-  Finisher<Number>(a, blockIdx.x).run();
+__device__ inline int write_part(const TransferArguments<Number>& a, std::int64_t proxy,
+                                 Crowded& crowded) {
+  const Plan& plan = a.plans[proxy];
+  const auto columns = static_cast<int>(a.probs.columns);
+  Number* out = a.probs[static_cast<std::size_t>(proxy)];
+  if (plan.kind == planned(TransferCase::kWithin) || plan.kind == planned(TransferCase::kMerge)) {
+    const Number* row = static_cast<const Number*>(plan.row);
+    return gather_columns(a.origins, row, columns, crowded,
+                          [&](int column, Number sum) { out[column] = sum; });
+  }
+  const int begin = static_cast<int>(blockIdx.y) * kGatherColumns;
+  for (int step = 0; step < kGatherSteps; ++step) {
+    const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
+    if (column < columns) out[column] = 0;
+  }
+  return kNothing;
+}
+
+template <class Number>
+__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks<Number>)
+    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
+  auto& shared = shared_memory<TransferShared>();
+  const std::int64_t proxy = blockIdx.x;
+  const int mine = write_part(a, proxy, shared.crowded);
+  const int seen = join_block(mine, shared.of_warps, JoinSeen{});
+  if (threadIdx.x >= kWarp) return;
+  bool last = false;
+  if (threadIdx.x == 0) {
+    if (seen != kNothing) atomicOr(&a.plans[proxy].seen, seen);
+    __threadfence();
+    last = atomicAdd(&a.plans[proxy].finished, 1u) == gridDim.y - 1;
+    __threadfence();
+  }
+  __syncwarp();
+  if (__any_sync(kAllLanes, last)) Finisher<Number>(a, proxy).run();
 }
 
 }  // namespace tokentiming::cuda
