@@ -3,7 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <stdexcept>
@@ -110,20 +112,71 @@ TEST_CASE("barriers: verify at temperature 0" * doctest::skip(kSanitized)) {
   check_each_barrier([] { return verified(0.0, 0.5f); });
 }
 
-TEST_CASE("barriers: restrict" * doctest::skip(kSanitized)) {
-  const auto logits = random_rows(3, 600, 4);
-  std::vector<std::int32_t> offsets(601), draft_ids(600);
-  for (std::int32_t t = 0; t < 600; ++t) offsets[static_cast<std::size_t>(t) + 1] = t + 1;
-  for (std::int32_t t = 0; t < 600; ++t) draft_ids[static_cast<std::size_t>(t)] = t;
-  Matrix<double> rows(3, 600, 0, 600);
-  for (std::size_t k = 0; k < rows.memory.size(); ++k) {
-    rows.memory[k] = std::abs(static_cast<double>(logits.memory[k]));
+namespace {
+
+// A map to 1030 target tokens, more than a block has columns; many come to one of 40 of them.
+struct Crowd {
+  static constexpr std::size_t kTargets = 1030;
+  std::vector<std::int32_t> offsets{0}, draft_ids, first;
+
+  Crowd() {
+    for (std::size_t t = 0; t < kTargets; ++t) {
+      for (int k = 0; k < (t % 40 == 0 ? 100 : 1); ++k) {
+        draft_ids.push_back(static_cast<std::int32_t>(first.size()));
+        first.push_back(static_cast<std::int32_t>(t));
+      }
+      offsets.push_back(static_cast<std::int32_t>(first.size()));
+    }
   }
+
+  // Of probabilities that no sum rounds.
+  Matrix<double> rows(std::size_t count) const {
+    Matrix<double> rows(count, first.size(), 0, first.size());
+    std::mt19937 random(4);
+    for (double& x : rows.memory) x = static_cast<double>(random() % 100);
+    return rows;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("barriers: restrict" * doctest::skip(kSanitized)) {
+  const Crowd crowd;
+  const auto rows = crowd.rows(2);
   check_each_barrier([&] {
-    const OnGpu out(std::vector<double>(1800, -7.0));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(3)));
-    cuda::restrict_to_shared<double>(rows.here(), {offsets, draft_ids}, {out.data(), 3, 600, 600},
+    const OnGpu out(std::vector<double>(2 * Crowd::kTargets, -7.0));
+    const OnGpu workspace(rubbish(cuda::restrict_workspace(2)));
+    cuda::restrict_to_shared<double>(rows.here(), {crowd.offsets, crowd.draft_ids},
+                                     {out.data(), 2, Crowd::kTargets, Crowd::kTargets},
                                      workspace.span(), {});
     return out.read();
+  });
+}
+
+TEST_CASE("barriers: transfer" * doctest::skip(kSanitized)) {
+  const Crowd crowd;
+  auto rows = crowd.rows(1);
+  // A law within a token, of mass on one of the last draft tokens of a block alone.
+  std::fill(rows.memory.begin(), rows.memory.end(), 0.0);
+  const auto place = std::ranges::find(crowd.first, 1000) - crowd.first.begin();
+  rows.memory[static_cast<std::size_t>(place)] = 1.0;
+  const std::vector<std::int64_t> ids{0};
+  const std::vector<std::int32_t> spans{0, 1};
+  std::vector<std::int64_t> starts(crowd.first.size() + 1);
+  std::iota(starts.begin(), starts.end(), 0);
+  const std::vector<std::uint8_t> bytes(crowd.first.size(), 'a');
+  const ByteTable table{bytes, starts};
+  check_each_barrier([&] {
+    const OnGpu out(std::vector<double>(Crowd::kTargets, -7.0));
+    const OnGpu cases(std::vector<std::int8_t>{-7});
+    const OnGpu workspace(rubbish(cuda::transfer_workspace(1)));
+    cuda::transfer(rows.here(), Proposals<std::int64_t>{{ids, {}}, {ids, {}}, table, table, spans},
+                   Expansions<std::int32_t>{crowd.first, starts, crowd.first},
+                   {crowd.offsets, crowd.draft_ids},
+                   {out.data(), 1, Crowd::kTargets, Crowd::kTargets}, cases.span(),
+                   workspace.span(), {});
+    auto result = out.read();
+    result.push_back(static_cast<double>(cases.read()[0]));
+    return result;
   });
 }

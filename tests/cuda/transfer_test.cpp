@@ -85,6 +85,23 @@ struct World {
     rows = random_matrix<Number>(random, 0, draft_tokens.size() + random() % 3);
   }
 
+  // Many more draft tokens, a lot of which go to the same target tokens: more than a warp reads at
+  // once, and more such target tokens than a block has warps.
+  void crowd(std::mt19937& random) {
+    target_tokens.resize(1100);
+    columns = target_tokens.size() + 3;
+    for (std::size_t t = 0; t < target_tokens.size(); ++t) {
+      const std::size_t count = t % 24 == 0 ? 60 + random() % 200 : random() % 3;
+      for (std::size_t k = 0; k < count; ++k) {
+        draft_tokens.push_back(random_string(random, 1 + random() % 3));
+        first.push_back(static_cast<MapId>(t));
+        expansion_ids.push_back(static_cast<MapId>(t));
+        expansion_offsets.push_back(static_cast<std::int64_t>(expansion_ids.size()));
+      }
+    }
+    rows = random_matrix<Number>(random, 0, draft_tokens.size());
+  }
+
   // The longest target tokens that fit, or random ones.
   std::vector<std::size_t> spell(const std::string& text, bool wildly, std::mt19937& random) const {
     std::vector<std::size_t> ids;
@@ -232,6 +249,49 @@ TEST_CASE("transfer: the laws and cases of the CPU, bit for bit") {
   }
 }
 
+namespace {
+
+template <class Number>
+void compare_crowded(std::mt19937& random) {
+  World<Number, std::int64_t, std::int32_t> world(random);
+  std::vector<std::int8_t> cases;
+  do {  // until a law is moved within a token, and one merged
+    world = World<Number, std::int64_t, std::int32_t>(random);
+    world.crowd(random);
+    for (int b = 0; b < 2; ++b) world.add_sequence(2, random);
+    world.add_rows(random);
+    cases = world.on_cpu().cases;
+  } while (std::ranges::count(cases, 1) == 0 || std::ranges::count(cases, 2) == 0);
+  const auto expected = world.on_cpu();
+  in_every_order([&] {
+    const auto found = world.on_gpu();
+    REQUIRE(found.cases == expected.cases);
+    REQUIRE(bits(found.probs) == bits(expected.probs));
+  });
+}
+
+}  // namespace
+
+TEST_CASE("transfer: target tokens that many come to, bit for bit") {
+  std::mt19937 random(4);
+  compare_crowded<float>(random);
+  compare_crowded<double>(random);
+}
+
+TEST_CASE("transfer: laws without columns are invalid, and nothing is written") {
+  std::mt19937 random(5);
+  World<float, std::int64_t, std::int32_t> world(random);
+  world.add_sequence(2, random);
+  world.add_rows(random);
+  world.target_tokens.clear();
+  world.columns = 0;
+  for (auto& t : world.target) t = 0;
+  in_every_order([&] {
+    const auto found = world.on_gpu();
+    CHECK(found.cases == std::vector<std::int8_t>(world.target.size(), -1));
+  });
+}
+
 TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") {
   std::mt19937 random(2);
   World<float, std::int64_t, std::int32_t> sound(random);
@@ -328,6 +388,53 @@ TEST_CASE("restrict: the laws of the CPU, up to the last bits of their sum") {
     compare_restricted<double>(random);
   }
 }
+
+TEST_CASE("restrict: every target token of a block is one that many come to") {
+  constexpr std::size_t kColumns = 1030;
+  std::vector<std::int32_t> exact;
+  for (std::size_t d = 0; d < 70 * kColumns; ++d) {
+    exact.push_back(static_cast<std::int32_t>(d % kColumns));
+  }
+  Matrix<double> probs(1, exact.size(), 0, exact.size());
+  std::mt19937 random(6);
+  for (double& x : probs.memory) x = static_cast<double>(random() % 1000);
+  std::vector<double> expected(kColumns);
+  restrict_to_shared<double>(probs.here(), std::span<const std::int32_t>(exact),
+                             {expected.data(), 1, kColumns, kColumns});
+  const OriginsOf map(exact, kColumns);
+  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
+  const OnGpu memory(probs.memory);
+  const OnGpu out(std::vector<double>(kColumns, -7.0));
+  const OnGpu workspace(rubbish(cuda::restrict_workspace(1)));
+  cuda::restrict_to_shared<double>(probs.in(memory.data()), {offsets.span(), draft_ids.span()},
+                                   {out.data(), 1, kColumns, kColumns}, workspace.span(), {});
+  CHECK(bits(out.read()) == bits(expected));  // whole numbers below 2^53: no sum is rounded
+}
+
+TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
+  constexpr std::size_t kColumns = std::size_t{65535} * 1024 + 1;
+  const OnGpu offsets(std::vector<std::int32_t>{0});
+  CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, {offsets.span(), {}},
+                                                       {nullptr, 1, kColumns, kColumns}, {}, {}),
+                       "restrict: out has 67107841 columns; on a GPU it takes at most 67107840",
+                       std::invalid_argument);
+}
+
+#ifndef TOKENTIMING_EMULATED  // which would be slow
+
+TEST_CASE("restrict: more rows than a grid is high") {
+  constexpr std::size_t kRows = 70000;
+  const OriginsOf map(std::vector<std::int32_t>{0}, 1);
+  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
+  const OnGpu probs(std::vector<float>(kRows, 0.5f));
+  const OnGpu out(std::vector<float>(kRows, -7.0f));
+  const OnGpu workspace(rubbish(cuda::restrict_workspace(kRows)));
+  cuda::restrict_to_shared<float>({probs.data(), kRows, 1, 1}, {offsets.span(), draft_ids.span()},
+                                  {out.data(), kRows, 1, 1}, workspace.span(), {});
+  CHECK(out.read() == std::vector<float>(kRows, 1.0f));
+}
+
+#endif
 
 TEST_CASE("restrict: a row without a law is NaN, and no other is") {
   const std::vector<std::int32_t> exact{1, -1, 0};
