@@ -32,10 +32,10 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
                                  band,
                                  target_spans.data(),
                                  costs.data()};
-  launch(
-      kAlign, align_pair,
-      {static_cast<unsigned>(batch), 1, kWarp, sizeof(AlignShared) + rows * columns * sizeof(Cell)},
-      stream, arguments);
+  launch(kAlign, align_pair,
+         {static_cast<unsigned>(batch), 1, kAlignThreads,
+          sizeof(AlignShared) + rows * columns * sizeof(Cell)},
+         stream, arguments);
 }
 
 template void align(const Ragged<std::int32_t>&, const Ragged<std::int32_t>&, const ByteTable&,

@@ -1,7 +1,9 @@
-// Banded dynamic time warping, one warp a pair.
+// Banded dynamic time warping, one block a pair: its warps take cells of the matrix in turn and
+// measure their distances, then one of them finds the path.
 #pragma once
 
 #include "levenshtein.cuh"
+#include "reduce.cuh"
 #include "tokens.cuh"
 #include "tokentiming/cuda.h"
 
@@ -23,6 +25,13 @@ struct AlignArguments {
   std::int64_t* costs;
 };
 
+// A thread looks for the bytes of one token.
+inline constexpr int kAlignThreads = 2 * kMostTokens;
+
+// What a token without bytes counts for: more than all bytes that a pair can have.
+inline constexpr int kUnsound = 1 << 20;
+static_assert(kAlignThreads * kMostTokenBytes < kUnsound);
+
 // Tokens of a pair that have few bytes in all are copied beside each other.
 inline constexpr int kStagedBytes = 2048;
 
@@ -35,7 +44,9 @@ enum Step : int { kDiagonalStep, kDraftStep, kTargetStep };
 struct AlignShared {
   DeviceBytes draft[kMostTokens];
   DeviceBytes target[kMostTokens];
-  int edge[kMostTokens];  // costs along the last row of 32
+  OfWarps<int> bytes;
+  OfWarps<int> before;
+  int edge[2][kMostTokens];  // costs along the last row of 32, of one 32 and of the next by turns
   std::uint8_t staged[kStagedBytes];
   // K * M cells follow.
 };
@@ -47,7 +58,8 @@ class Pair {
         shared_(shared),
         cells_(reinterpret_cast<Cell*>(&shared + 1)),
         b_(blockIdx.x),
-        lane_(static_cast<int>(threadIdx.x)) {}
+        thread_(static_cast<int>(threadIdx.x)),
+        lane_(static_cast<int>(threadIdx.x % kWarp)) {}
 
   __device__ void run() {
     if (!a_.target.sequences.holds(b_)) return write_cost(-1);
@@ -65,12 +77,9 @@ class Pair {
     reach_ = a_.band < longer ? static_cast<int>(a_.band) : longer;
     if (reach_ < difference) reach_ = difference;
 
-    const int draft_bytes = look_up(a_.draft, rows_, shared_.draft);
-    const int target_bytes = look_up(a_.target, columns_, shared_.target);
-    if (draft_bytes < 0 || target_bytes < 0) return write_invalid(columns);
-    __syncwarp();
-    if (draft_bytes + target_bytes <= kStagedBytes) stage();
+    if (!look_up()) return write_invalid(columns);
     measure();
+    if (thread_ != lane_) return;
     const int cost = fill();
     if (lane_ == 0) trace_back();
     write_cost(cost);
@@ -81,65 +90,48 @@ class Pair {
     return side.sequences.end(b_) - side.sequences.begin(b_);
   }
   __device__ void write_cost(std::int64_t cost) const {
-    if (lane_ == 0) a_.costs[b_] = cost;
+    if (thread_ == 0) a_.costs[b_] = cost;
   }
   __device__ void write_invalid(std::int64_t columns) const {
     std::int32_t* spans = a_.target_spans + 2 * a_.target.sequences.begin(b_);
-    for (std::int64_t k = lane_; k < 2 * columns; k += kWarp) spans[k] = -1;
+    for (std::int64_t k = thread_; k < 2 * columns; k += kAlignThreads) spans[k] = -1;
     write_cost(-1);
   }
   __device__ bool in_reach(int i, int j) const { return i - j <= reach_ && j - i <= reach_; }
 
-  // Finds the bytes of a side's tokens; returns how many there are, or -1 if a token has none to be
-  // had.
-  __device__ int look_up(const Side& side, int count, DeviceBytes* tokens) const {
-    const std::int64_t begin = side.sequences.begin(b_);
-    int bytes = 0;
-    bool sound = true;
-    for (int k = lane_; k < count; k += static_cast<int>(kWarp)) {
-      const DeviceBytes token = side.table[side.ids[begin + k]];
-      sound &= token.size >= 0 && token.size <= kMostTokenBytes;
-      bytes += sound ? static_cast<int>(token.size) : 0;
-      tokens[k] = token;
-    }
-#pragma unroll
-    for (unsigned other = kWarp / 2; other > 0; other /= 2) {
-      bytes += __shfl_xor_sync(kAllLanes, bytes, other);
-    }
-    return __any_sync(kAllLanes, !sound) ? -1 : bytes;
+  // Finds the bytes of all tokens; false if one of them has none to be had.
+  __device__ bool look_up() {
+    const bool drafted = thread_ < kMostTokens;
+    const int k = thread_ % static_cast<int>(kMostTokens);
+    const bool wanted = k < (drafted ? rows_ : columns_);
+    DeviceBytes token{nullptr, 0};
+    if (wanted) token = drafted ? look_up(a_.draft, k) : look_up(a_.target, k);
+    const bool sound = token.size >= 0 && token.size <= kMostTokenBytes;
+    const int size = sound ? static_cast<int>(token.size) : kUnsound;
+    const int bytes = join_block(size, shared_.bytes, Sum{});
+    if (bytes >= kUnsound) return false;
+    if (bytes <= kStagedBytes) token.data = stage(token, sum_before(size, shared_.before));
+    if (wanted) (drafted ? shared_.draft : shared_.target)[k] = token;
+    __syncthreads();
+    return true;
+  }
+  __device__ DeviceBytes look_up(const Side& side, int k) const {
+    return side.table[side.ids[side.sequences.begin(b_) + k]];
   }
 
-  __device__ void stage() {
-    const int used = stage(shared_.draft, rows_, 0);
-    stage(shared_.target, columns_, used);
-    __syncwarp();
-  }
-
-  // Copies a side's tokens behind the first `used` bytes and returns how many are used then.
-  __device__ int stage(DeviceBytes* tokens, int count, int used) {
-    for (int first = 0; first < count; first += static_cast<int>(kWarp)) {
-      const int k = first + lane_;
-      const int size = k < count ? static_cast<int>(tokens[k].size) : 0;
-      int until = size;
-#pragma unroll
-      for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-        const int below = __shfl_up_sync(kAllLanes, until, distance);
-        if (lane_ >= static_cast<int>(distance)) until += below;
-      }
-      if (k < count) {
-        std::uint8_t* place = shared_.staged + used + until - size;
-        for (int r = 0; r < size; ++r) place[r] = tokens[k].data[r];
-        tokens[k].data = place;
-      }
-      used += __shfl_sync(kAllLanes, until, kWarp - 1);
-    }
-    return used;
+  // Copies a token behind the bytes of those before it.
+  __device__ const std::uint8_t* stage(const DeviceBytes& token, int before) {
+    std::uint8_t* const place = shared_.staged + before;
+    const std::uint8_t* const from = token.data;
+#pragma unroll 4
+    for (int r = 0; r < static_cast<int>(token.size); ++r) place[r] = __ldg(from + r);
+    return place;
   }
 
   // The distances of all cells within reach.
   __device__ void measure() {
     const int count = rows_ * columns_;
-    for (int first = 0; first < count; first += static_cast<int>(kWarp)) {
+    for (int first = thread_ - lane_; first < count; first += kAlignThreads) {
       const int cell = first + lane_;
       const int i = cell / columns_;
       const int j = cell % columns_;
@@ -157,7 +149,7 @@ class Pair {
         if (lane_ == 0) cells_[theirs] = static_cast<Cell>(steps);
       }
     }
-    __syncwarp();
+    __syncthreads();
   }
 
   // Fills the matrix C along its anti-diagonals, 32 rows at a time with a lane each, every lane one
@@ -167,13 +159,15 @@ class Pair {
     int cost = kUnreachable;
     for (int first = 0; first < rows_; first += static_cast<int>(kWarp)) {
       const int i = first + lane_;
+      const int* edge_above = shared_.edge[(first / kWarp + 1) % 2];
+      int* edge_below = shared_.edge[first / kWarp % 2];
       cost = kUnreachable;          // C[i, j - 1]
       int diagonal = kUnreachable;  // C[i - 1, j - 1]
       for (int step = 0; step < columns_ + static_cast<int>(kWarp) - 1; ++step) {
         int above = __shfl_up_sync(kAllLanes, cost, 1);  // C[i - 1, j]
         const int j = step - lane_;
         if (i >= rows_ || j < 0 || j >= columns_) continue;
-        if (lane_ == 0) above = first == 0 ? kUnreachable : shared_.edge[j];
+        if (lane_ == 0) above = first == 0 ? kUnreachable : edge_above[j];
         if (i == 0 && j == 0) diagonal = 0;
         if (in_reach(i, j)) {
           Cell& cell = cells_[i * columns_ + j];
@@ -186,7 +180,7 @@ class Pair {
           cost = kUnreachable;
         }
         diagonal = above;
-        if (lane_ == static_cast<int>(kWarp) - 1) shared_.edge[j] = cost;
+        if (lane_ == static_cast<int>(kWarp) - 1) edge_below[j] = cost;
       }
       __syncwarp();
     }
@@ -209,13 +203,14 @@ class Pair {
   AlignShared& shared_;
   Cell* cells_;
   std::int64_t b_;
+  int thread_;
   int lane_;
   int rows_ = 0;
   int columns_ = 0;
   int reach_ = 0;
 };
 
-__global__ void __launch_bounds__(kWarp)
+__global__ void __launch_bounds__(kAlignThreads)
     align_pair(const __grid_constant__ AlignArguments arguments) {
   Pair(arguments, shared_memory<AlignShared>()).run();
 }

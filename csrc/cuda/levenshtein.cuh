@@ -6,6 +6,25 @@
 
 namespace tokentiming::cuda {
 
+// The first four of some bytes, or as many as there are.
+__device__ inline std::uint32_t word_of(const std::uint8_t* bytes, int count) {
+  std::uint32_t word = 0;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    if (r < count) word |= std::uint32_t{bytes[r]} << (8 * r);
+  }
+  return word;
+}
+
+// A bit for each of the four bytes in which two words agree.
+__device__ inline std::uint32_t equal_bytes(std::uint32_t a, std::uint32_t b) {
+  constexpr std::uint32_t kLower = 0x7F7F7F7F;
+  const std::uint32_t differing = a ^ b;
+  // The upper bit of each byte that has no bit set.
+  const std::uint32_t equal = ~(((differing & kLower) + kLower) | differing | kLower);
+  return equal * 0x00204081u >> 28;
+}
+
 // A column of the edit matrix in one word (Myers, 1999, in Hyyro's form for the distance between
 // whole strings, 2003), for a pattern of at most as many bytes as Word has bits, or for a strip of
 // a longer one.
@@ -17,13 +36,17 @@ class Column {
  public:
   static constexpr int kLongest = 8 * sizeof(Word);
 
-  __device__ Column(const std::uint8_t* pattern, int size) : pattern_(pattern), size_(size) {}
+  __device__ Column(const std::uint8_t* pattern, int size) : size_(size) {
+#pragma unroll
+    for (int r = 0; r < kLongest; r += 4) {
+      fours_[r / 4] = r < size ? word_of(pattern + r, size - r) : 0;
+    }
+  }
 
   // Moves on by a byte of text. Takes how the matrix changes along the row above the strip, and
   // returns how it changes along the strip's last row: 1, 0 or -1.
   __device__ int advance(std::uint8_t byte, int above) {
-    Word match = above < 0 ? 1 : 0;
-    for (int r = 0; r < size_; ++r) match |= static_cast<Word>(pattern_[r] == byte) << r;
+    const Word match = matches(byte) | (above < 0 ? 1 : 0);
     const Word diagonal = (((match & up_) + up_) ^ up_) | match | down_;
     Word right = down_ | ~(diagonal | up_);
     Word left = up_ & diagonal;
@@ -37,7 +60,18 @@ class Column {
   }
 
  private:
-  const std::uint8_t* pattern_;
+  // A bit for each byte of the pattern that is this one. Bits behind the pattern change none of its
+  // own.
+  __device__ Word matches(std::uint8_t byte) const {
+    Word match = 0;
+#pragma unroll
+    for (int r = 0; r < kLongest; r += 4) {
+      if (r < size_) match |= Word{equal_bytes(fours_[r / 4], byte * 0x01010101u)} << r;
+    }
+    return match;
+  }
+
+  std::uint32_t fours_[kLongest / 4];  // the pattern
   int size_;
   Word up_ = ~Word{0};
   Word down_ = 0;

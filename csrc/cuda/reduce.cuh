@@ -24,6 +24,13 @@ __device__ inline T join_warp(T mine, const Join& join) {
   return mine;
 }
 
+struct Sum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
 // A value of each warp of a block, which a block has in shared memory for joining them.
 inline constexpr unsigned kMostWarps = 32;
 template <class T>
@@ -42,18 +49,19 @@ __device__ inline T join_block(T mine, T (&of_warps)[kMostWarps], const Join& jo
 }
 
 // The sum of what the threads before this one have, likewise.
-__device__ inline double sum_before(double mine, double (&of_warps)[kMostWarps]) {
-  double until = mine;
+template <class T>
+__device__ inline T sum_before(T mine, T (&of_warps)[kMostWarps]) {
+  T until = mine;
 #pragma unroll
   for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-    const double below = __shfl_up_sync(kAllLanes, until, distance);
+    const T below = __shfl_up_sync(kAllLanes, until, distance);
     if (threadIdx.x % kWarp >= distance) until += below;
   }
   if (threadIdx.x % kWarp == kWarp - 1) of_warps[threadIdx.x / kWarp] = until;
   __syncthreads();
-  double before = 0.0;
+  T before{};
   for (unsigned warp = 0; warp < threadIdx.x / kWarp; ++warp) before += of_warps[warp];
-  const double in_warp = __shfl_up_sync(kAllLanes, until, 1);
+  const T in_warp = __shfl_up_sync(kAllLanes, until, 1);
   return threadIdx.x % kWarp == 0 ? before : before + in_warp;
 }
 

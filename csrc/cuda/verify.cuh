@@ -33,9 +33,6 @@ struct JoinPeaks {
   }
 };
 
-struct Sum {
-  __device__ double operator()(double a, double b) const { return a + b; }
-};
 struct Lesser {
   __device__ int operator()(int a, int b) const { return a < b ? a : b; }
 };

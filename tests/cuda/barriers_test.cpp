@@ -10,11 +10,13 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "emulation.h"
 #include "memory.h"
 #include "numbers.h"
+#include "vocabularies.h"
 
 using namespace tokentiming;
 using namespace tokentiming::test;
@@ -110,6 +112,27 @@ TEST_CASE("barriers: verify" * doctest::skip(kSanitized)) {
 
 TEST_CASE("barriers: verify at temperature 0" * doctest::skip(kSanitized)) {
   check_each_barrier([] { return verified(0.0, 0.5f); });
+}
+
+TEST_CASE("barriers: align" * doctest::skip(kSanitized)) {
+  std::mt19937 random(5);
+  std::vector<std::string> tokens;
+  for (std::size_t k = 0; k < 40; ++k) tokens.push_back(random_string(random, 1 + k % 7));
+  const Table table(tokens);
+  // A pair of more cells than threads, and one whose last token is none.
+  std::vector<std::int64_t> draft(80), target(60);
+  for (auto& id : draft) id = random() % 40;
+  for (auto& id : target) id = random() % 40;
+  target.back() = 40;
+  check_each_barrier([&] {
+    const TableOnGpu device_table(table);
+    const OnGpu draft_ids(draft), target_ids(target);
+    const OnGpu spans(std::vector<std::int32_t>(2 * target.size(), -7));
+    const OnGpu costs(std::vector<std::int64_t>(2, -7));
+    cuda::align<std::int64_t>({draft_ids.span(), {}}, {target_ids.span(), {}}, device_table.there(),
+                              device_table.there(), 8, spans.span(), costs.span(), {});
+    return std::pair(spans.read(), costs.read());
+  });
 }
 
 namespace {

@@ -181,6 +181,7 @@ inline uint4 __ldg(const uint4* from) {
   std::memcpy(&value, from, sizeof(value));
   return value;
 }
+inline std::uint8_t __ldg(const std::uint8_t* from) { return *from; }
 template <class T>
 T __ldcg(const T* from) {
   return *from;
