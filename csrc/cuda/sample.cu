@@ -54,8 +54,10 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
                                        counters.data() + logits.rows,
                                        leaders.data()};
   zero(kSample, counters, stream);
+  // The blocks of a stretch start together: they share its keys in the cache, and those of the next
+  // find the thresholds raised. Rows go along x, of which a grid may have 2^31 - 1; y ends at 65535.
   launch(kSample, race<Logit>,
-         {static_cast<unsigned>(stretches(keys.size(), stretch)), static_cast<unsigned>(groups),
+         {static_cast<unsigned>(groups), static_cast<unsigned>(stretches(keys.size(), stretch)),
           kRaceThreads, sizeof(RaceShared)},
          stream, arguments);
 }

@@ -103,9 +103,9 @@ class Race {
   __device__ Race(const RaceArguments<Logit>& a, RaceShared& shared)
       : a_(a),
         shared_(shared),
-        first_row_(static_cast<std::int64_t>(blockIdx.y) * a.rows_together),
+        first_row_(static_cast<std::int64_t>(blockIdx.x) * a.rows_together),
         rows_(rows_in_group()),
-        begin_(static_cast<std::int64_t>(blockIdx.x) * a.stretch),
+        begin_(static_cast<std::int64_t>(blockIdx.y) * a.stretch),
         end_(begin_ + a.stretch < a.count ? begin_ + a.stretch : a.count) {}
 
   __device__ void run() {
@@ -138,15 +138,20 @@ class Race {
     __syncthreads();
   }
 
-  // Races this lane's eight tokens from `at` on for every row.
+  // Races this lane's eight tokens from `at` on for every row. Warps begin at different rows:
+  // who comes to a row after others finds its threshold raised, and has few tokens to score.
   __device__ void race(std::int64_t at) {
     std::uint64_t keys[kEntries];
     load_keys(at, keys);
-    auto next = logits_of(0, at);
-    for (int row = 0; row < rows_; ++row) {
+    int next_row = static_cast<int>((blockIdx.y + threadIdx.x / kWarp) %
+                                    static_cast<unsigned>(rows_));
+    auto next = logits_of(next_row, at);
+    for (int turn = 0; turn < rows_; ++turn) {
+      const int row = next_row;
       const auto logits = next;
+      next_row = row + 1 < rows_ ? row + 1 : 0;
       float threshold = from_ordered(__ldcg(a_.thresholds + first_row_ + row));
-      if (row + 1 < rows_) next = logits_of(row + 1, at);
+      if (turn + 1 < rows_) next = logits_of(next_row, at);
       unsigned left = reaching(keys, logits, row, threshold);
       // Each lane scores one of its tokens at a time; then few are left that reach the best.
       while (__any_sync(kAllLanes, left != 0)) {
@@ -231,18 +236,18 @@ class Race {
     const auto row = static_cast<int>(threadIdx.x);
     const auto all_rows = static_cast<std::int64_t>(a_.logits.rows);
     if (threadIdx.x < kWarp) {
-      if (row < rows_) a_.leaders[blockIdx.x * all_rows + first_row_ + row] = best_of_block(row);
+      if (row < rows_) a_.leaders[blockIdx.y * all_rows + first_row_ + row] = best_of_block(row);
       __threadfence();
       __syncwarp();
       if (threadIdx.x == 0) {
-        shared_.last = atomicAdd(a_.finished + blockIdx.y, 1) == gridDim.x - 1;
+        shared_.last = atomicAdd(a_.finished + blockIdx.x, 1) == gridDim.y - 1;
         __threadfence();
       }
     }
     __syncthreads();
     if (!shared_.last || row >= rows_) return;
     Leader best = Leader::none();
-    for (unsigned stretch = 0; stretch < gridDim.x; ++stretch) {
+    for (unsigned stretch = 0; stretch < gridDim.y; ++stretch) {
       const Leader* leader = a_.leaders + stretch * all_rows + first_row_ + row;
       const Leader theirs{__ldcg(&leader->score), __ldcg(&leader->id)};
       if (best.behind(theirs)) best = theirs;
