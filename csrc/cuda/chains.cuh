@@ -146,21 +146,33 @@ class Chain {
 };
 
 // Calls f with eight entries of a row at a time that this thread has in the block's part of it.
-// Several loads are under way before the first of them is looked at.
+// Several loads are always under way, each replaced by a further one before f looks at it; only the
+// part's end, or a part that is not aligned, is read without.
 template <class Number, class F>
 __device__ inline void for_each_eight(const Number* row, int begin, int end, const F& f) {
   constexpr int kUnderWay = 64 / sizeof(Eight<Number>);
-  const int first = begin + static_cast<int>(threadIdx.x) * kEntries;
-  for (int at = first; at < end; at += kUnderWay * kVerifyStep) {
-    Eight<Number> eights[kUnderWay];
+  const int whole =
+      is_aligned(row + begin) ? end - kEntries : begin - 1;  // the last of whole eights
+  int at = begin + static_cast<int>(threadIdx.x) * kEntries;
+  Eight<Number> eights[kUnderWay] = {};
+#pragma unroll
+  for (int u = 0; u < kUnderWay; ++u) {
+    const int first = at + u * kVerifyStep;
+    if (first <= whole) eights[u] = Eight<Number>::load(row + first);
+  }
+  while (at <= whole) {
 #pragma unroll
     for (int u = 0; u < kUnderWay; ++u) {
-      eights[u] = Eight<Number>::load(row, at + u * kVerifyStep, end, lowest_logit<Number>());
+      if (at > whole) break;
+      const Eight<Number> eight = eights[u];
+      const int next = at + kUnderWay * kVerifyStep;
+      if (next <= whole) eights[u] = Eight<Number>::load(row + next);
+      f(eight, at);
+      at += kVerifyStep;
     }
-#pragma unroll
-    for (int u = 0; u < kUnderWay; ++u) {
-      if (at + u * kVerifyStep < end) f(eights[u], at + u * kVerifyStep);
-    }
+  }
+  for (; at < end; at += kVerifyStep) {
+    f(Eight<Number>::load(row, at, end, lowest_logit<Number>()), at);
   }
 }
 

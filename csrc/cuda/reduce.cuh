@@ -36,12 +36,17 @@ inline constexpr unsigned kMostWarps = 32;
 template <class T>
 using OfWarps = T[kMostWarps];
 
+// What a warp's threads have joined, where the block finds it behind the next barrier.
+template <class T>
+__device__ inline void leave_for_block(const T& joined, T (&of_warps)[kMostWarps]) {
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = joined;
+}
+
 // What all threads of the block have, joined; every thread gets the same. All threads have to call
 // it, and a barrier has to lie between two calls on one `of_warps`.
 template <class T, class Join>
 __device__ inline T join_block(T mine, T (&of_warps)[kMostWarps], const Join& join) {
-  mine = join_warp(mine, join);
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = mine;
+  leave_for_block(join_warp(mine, join), of_warps);
   __syncthreads();
   T all = of_warps[0];
   for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) all = join(all, of_warps[warp]);

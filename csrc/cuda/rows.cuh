@@ -19,24 +19,27 @@ inline constexpr int kEntries = 8;
 template <class Number>
 class Eight {
  public:
+  // From an aligned address.
+  __device__ static Eight load(const Number* from) {
+    Eight eight;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Sixteen sixteen = load_sixteen(from + part * (kEntries / kParts));
+#pragma unroll
+      for (int w = 0; w < 4; ++w) eight.words_[4 * part + w] = sixteen.words[w];
+    }
+    return eight;
+  }
   // Reads entries from `at` on; those from `end` on are `padding`.
   __device__ static Eight load(const Number* row, std::int64_t at, std::int64_t end,
                                Number padding) {
-    Eight eight;
     const Number* from = row + at;
-    if (at + kEntries <= end && is_aligned(from)) {
+    if (at + kEntries <= end && is_aligned(from)) return load(from);
+    Eight eight;
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const Sixteen sixteen = load_sixteen(from + part * (kEntries / kParts));
+    for (auto& word : eight.words_) word = 0;
 #pragma unroll
-        for (int w = 0; w < 4; ++w) eight.words_[4 * part + w] = sixteen.words[w];
-      }
-    } else {
-#pragma unroll
-      for (auto& word : eight.words_) word = 0;
-#pragma unroll
-      for (int k = 0; k < kEntries; ++k) eight.set(k, at + k < end ? from[k] : padding);
-    }
+    for (int k = 0; k < kEntries; ++k) eight.set(k, at + k < end ? from[k] : padding);
     return eight;
   }
 

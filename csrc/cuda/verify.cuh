@@ -16,20 +16,32 @@ struct Peak {
   double sum = 0.0;
 };
 
+// Those of a position's two rows.
+struct Peaks {
+  Peak p;
+  Peak q;
+};
+
 __device__ inline Peak exchanged(const Peak& mine, unsigned other) {
   return {__shfl_xor_sync(kAllLanes, mine.maximum, other), exchanged(mine.sum, other)};
+}
+__device__ inline Peaks exchanged(const Peaks& mine, unsigned other) {
+  return {exchanged(mine.p, other), exchanged(mine.q, other)};
 }
 
 // On the greater maximum. NaN in a sum stays.
 struct JoinPeaks {
   float scale;
 
+  __device__ Peaks operator()(const Peaks& a, const Peaks& b) const {
+    return {(*this)(a.p, b.p), (*this)(a.q, b.q)};
+  }
   __device__ Peak operator()(const Peak& a, const Peak& b) const {
     const float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
     return {maximum, a.sum * share(a.maximum, maximum) + b.sum * share(b.maximum, maximum)};
   }
   __device__ double share(float maximum, float common) const {
-    return maximum == common ? 1.0 : static_cast<double>(exp2f((maximum - common) * scale));
+    return maximum == common ? 1.0 : static_cast<double>(power_of_two((maximum - common) * scale));
   }
 };
 
@@ -37,20 +49,31 @@ struct Lesser {
   __device__ int operator()(int a, int b) const { return a < b ? a : b; }
 };
 
+// What makes probabilities of a row's powers of two: the greatest logit, and 1 by their sum.
+struct Norm {
+  float shift = 0.0f;
+  float factor = 1.0f;
+
+  // False if logits of this peak have no law.
+  __device__ bool set(const Peak& peak) {
+    if (!(peak.sum > 0.0 && peak.sum < INFINITY && peak.maximum < kInfinity)) return false;
+    shift = peak.maximum;
+    factor = static_cast<float>(1.0 / peak.sum);
+    return true;
+  }
+};
+
 // A row of logits, normalised, or of probabilities.
 struct Law {
   const DeviceLaws* laws;
   std::int64_t row;
   float scale;
-  float shift = 0.0f;
-  float factor = 1.0f;
+  Norm norm;
 
   __device__ float probability(float entry) const {
     if (!laws->logits) return entry;
-    const float z = (entry - shift) * scale;
-    return z < -126.0f ? 0.0f : exp2f(z) * factor;
+    return power_of_two((entry - norm.shift) * scale) * norm.factor;
   }
-  __device__ float operator()(int token) const { return probability(laws->entry(row, token)); }
   __device__ void read(int at, int end, float (&out)[kEntries]) const {
     laws->read(row, at, end, out);
 #pragma unroll
@@ -83,8 +106,18 @@ struct Ending {
   }
 };
 
+// What the rule asks of a position besides its laws. The entries are those of the rows for the id,
+// if that is a token.
+struct Proposed {
+  std::int64_t id;
+  double u;
+  float p_entry;
+  float q_entry;
+};
+
 struct VerifyShared {
   OfWarps<Peak> peaks[2];
+  Proposed proposed;
   OfWarps<double> sums[2];
   OfWarps<double> before;
   OfWarps<int> places[2];
@@ -109,61 +142,105 @@ class SampledChain : public Chain {
 
  private:
   enum class Verdict { kAccepted, kEnded, kInvalid };
-  enum class Draw { kDone, kNothingLeft, kInvalid };
+  enum class Draw { kFound, kNothingLeft, kInvalid };
 
   __device__ double uniform(std::int64_t k) const {
     return a_.wide_uniforms ? static_cast<const double*>(a_.uniforms)[k]
                             : static_cast<double>(static_cast<const float*>(a_.uniforms)[k]);
   }
   __device__ static bool is_uniform(double u) { return u >= 0.0 && u < 1.0; }
+  __device__ bool is_token(std::int64_t id) const { return id >= 0 && id < a_.columns; }
 
-  // Decides on the position's token, and sets what the chain would end with here.
+  __device__ Proposed look_up() const {
+    if (at_end()) return {};
+    Proposed found{a_.ids[proposal_row()], uniform(target_row()), 0.0f, 0.0f};
+    if (!is_token(found.id)) return found;
+    const int token = static_cast<int>(found.id);
+    found.p_entry = a_.targets.entry(target_row(), token);
+    if (a_.proposals.given) found.q_entry = a_.proposals.entry(proposal_row(), token);
+    return found;
+  }
+
+  // The position's laws, once they are normalised.
+  __device__ Law p() const { return {&a_.targets, target_row(), a_.scale, p_norm_}; }
+  __device__ Law q() const { return {&a_.proposals, proposal_row(), a_.scale, q_norm_}; }
+  __device__ bool from_difference() const { return a_.proposals.given && !at_end(); }
+
+  // Decides on the position's token.
   __device__ Verdict judge() {
-    ending_ = {{&a_.targets, target_row(), a_.scale},
-               {&a_.proposals, proposal_row(), a_.scale},
-               a_.proposals.given && !at_end(),
-               -1};
-    if (!normalise()) return Verdict::kInvalid;
+    Proposed proposed;
+    if (!normalise(proposed)) return Verdict::kInvalid;
     if (at_end()) return Verdict::kEnded;
-    const std::int64_t id = a_.ids[proposal_row()];
-    const double u = uniform(target_row());
+    const std::int64_t id = proposed.id;
+    const double u = proposed.u;
     if (!is_uniform(u)) return Verdict::kInvalid;
     if (id == kMissing && a_.proposals.given && !a_.proposals.logits) return Verdict::kEnded;
-    if (id < 0 || id >= a_.columns) return Verdict::kInvalid;
+    if (!is_token(id)) return Verdict::kInvalid;
 
-    const int token = static_cast<int>(id);
-    const float p = ending_.p(token);
-    const float q = a_.proposals.given ? ending_.q(token) : 1.0f;
-    if (!Law::is_probability(p) || !Law::is_probability(q)) return Verdict::kInvalid;
+    const float p_token = p().probability(proposed.p_entry);
+    const float q_token = a_.proposals.given ? q().probability(proposed.q_entry) : 1.0f;
+    if (!Law::is_probability(p_token) || !Law::is_probability(q_token)) return Verdict::kInvalid;
     // u < p / q, without a division by zero.
-    if (u * static_cast<double>(q) < static_cast<double>(p)) return Verdict::kAccepted;
-    if (!a_.proposals.given) ending_.without = token;
+    if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) return Verdict::kAccepted;
+    if (!a_.proposals.given) without_ = static_cast<int>(id);
     return Verdict::kEnded;
   }
 
-  // Reads those of the position's rows that hold logits; false if one has no law.
-  __device__ bool normalise() {
+  // Reads those of the position's rows that hold logits, and what is proposed; false if one has no
+  // law.
+  __device__ bool normalise(Proposed& proposed) {
     const bool of_p = a_.targets.logits;
-    const bool of_q = ending_.from_difference && a_.proposals.logits;
-    if (!of_p && !of_q) return true;
-    const JoinPeaks join{a_.scale};
-    const Peak p = of_p ? join_block(part_of(ending_.p), shared_.peaks[0], join) : Peak{};
-    const Peak q = of_q ? join_block(part_of(ending_.q), shared_.peaks[1], join) : Peak{};
-    if (threadIdx.x == 0) {
-      double* mine = findings(slice_);
-      mine[0] = static_cast<double>(p.maximum);
-      mine[1] = p.sum;
-      mine[2] = static_cast<double>(q.maximum);
-      mine[3] = q.sum;
+    const bool of_q = from_difference() && a_.proposals.logits;
+    if (!of_p && !of_q) {
+      proposed = look_up();
+      return true;
     }
+    const auto leave = [&](const DeviceLaws& laws, std::int64_t row, OfWarps<Peak>& of_warps) {
+      leave_for_block(join_warp(part_of(laws, row), JoinPeaks{a_.scale}), of_warps);
+    };
+    if (of_p) leave(a_.targets, target_row(), shared_.peaks[0]);
+    if (of_q) leave(a_.proposals, proposal_row(), shared_.peaks[1]);
+    __syncthreads();
+    if (threadIdx.x < kWarp) publish(of_p, of_q);
+    if (threadIdx.x == kWarp) shared_.proposed = look_up();  // while the first thread waits
     meet();
-    return (!of_p || normalise(ending_.p, 0)) && (!of_q || normalise(ending_.q, 2));
+    proposed = shared_.proposed;
+    const Peaks peaks = join_findings();
+    return (!of_p || p_norm_.set(peaks.p)) && (!of_q || q_norm_.set(peaks.q));
+  }
+
+  // What the block's warps have found, joined by the first of them.
+  __device__ void publish(bool of_p, bool of_q) const {
+    const unsigned warp = threadIdx.x;
+    Peaks peaks;
+    if (of_p && warp < kVerifyThreads / kWarp) peaks.p = shared_.peaks[0][warp];
+    if (of_q && warp < kVerifyThreads / kWarp) peaks.q = shared_.peaks[1][warp];
+    peaks = join_warp(peaks, JoinPeaks{a_.scale});
+    if (threadIdx.x != 0) return;
+    double* mine = findings(slice_);
+    mine[0] = static_cast<double>(peaks.p.maximum);
+    mine[1] = peaks.p.sum;
+    mine[2] = static_cast<double>(peaks.q.maximum);
+    mine[3] = peaks.q.sum;
+  }
+
+  // What all blocks have found, joined in an order that is the same for all.
+  __device__ Peaks join_findings() const {
+    const JoinPeaks join{a_.scale};
+    Peaks peaks;
+    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.slices;
+         s += static_cast<int>(kWarp)) {
+      const double* found = findings(s);
+      peaks = join(peaks, {{static_cast<float>(__ldcg(found)), __ldcg(found + 1)},
+                           {static_cast<float>(__ldcg(found + 2)), __ldcg(found + 3)}});
+    }
+    return join_warp(peaks, join);
   }
 
   // This thread's entries of a row.
-  __device__ Peak part_of(const Law& law) const {
+  __device__ Peak part_of(const DeviceLaws& laws, std::int64_t at_row) const {
     const float scale = a_.scale;
-    return law.laws->with_row(law.row, [&](const auto* row) -> Peak {
+    return laws.with_row(at_row, [&](const auto* row) -> Peak {
       float maximum = -kInfinity;
       float sum = 0.0f;
       for_each_eight(row, begin_, end_, [&](const auto& eight, int) {
@@ -175,77 +252,24 @@ class SampledChain : public Chain {
           greatest = fmaxf(greatest, x[k]);
         }
         if (greatest > maximum) {
-          sum *= exp2f((maximum - greatest) * scale);
+          sum *= power_of_two((maximum - greatest) * scale);
           maximum = greatest;
         }
         const float shift = maximum == -kInfinity ? 0.0f : maximum;
         float here = 0.0f;
 #pragma unroll
-        for (int k = 0; k < kEntries; ++k) here += exp2f((x[k] - shift) * scale);
+        for (int k = 0; k < kEntries; ++k) here += power_of_two((x[k] - shift) * scale);
         sum += here;
       });
       return {maximum, static_cast<double>(sum)};
     });
   }
 
-  // Joins what all blocks have found of a row, in an order that is the same for all.
-  __device__ bool normalise(Law& law, int finding) const {
-    const JoinPeaks join{a_.scale};
-    Peak peak;
-    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.slices;
-         s += static_cast<int>(kWarp)) {
-      const double* found = findings(s) + finding;
-      peak = join(peak, {static_cast<float>(__ldcg(found)), __ldcg(found + 1)});
-    }
-    peak = join_warp(peak, join);
-    if (!(peak.sum > 0.0 && peak.sum < INFINITY && peak.maximum < kInfinity)) return false;
-    law.shift = peak.maximum;
-    law.factor = static_cast<float>(1.0 / peak.sum);
-    return true;
-  }
-
-  __device__ void end_chain() {
-    const double u = uniform(a_.chains.end(b_) + b_);
-    if (!is_uniform(u)) return write_invalid();
-    Draw draw = draw_from(ending_, u, 0);
-    if (draw == Draw::kNothingLeft && (ending_.from_difference || ending_.without >= 0)) {
-      // Rounding has left nothing of the difference.
-      draw = draw_from({ending_.p, ending_.q, false, -1}, u, 1);
-    }
-    if (draw != Draw::kDone) write_invalid();
-  }
-
-  // The block whose part holds the token writes it. `attempt` is 0 or 1.
-  __device__ Draw draw_from(const Ending& ending, double u, int attempt) {
-    float weights[kEntries];
-    double part = 0.0;
-    for (int at = begin_ + first_of_thread(); at < end_; at += kVerifyStep) {
-      part += ending.weigh(at, end_, weights);
-    }
-    part = join_block(part, shared_.sums[0], Sum{});
-    double* const masses = a_.masses + (2 * static_cast<std::int64_t>(b_) + attempt) * a_.slices;
-    if (threadIdx.x == 0) masses[slice_] = part;
-    meet();
-
-    if (static_cast<int>(threadIdx.x) < a_.slices) {
-      shared_.parts[threadIdx.x] = __ldcg(masses + threadIdx.x);
-    }
-    __syncthreads();
-    double total = 0.0;
-    for (int s = 0; s < a_.slices; ++s) total += shared_.parts[s];
-    if (!(total >= 0.0 && total < INFINITY)) return Draw::kInvalid;
-    if (total == 0.0) return Draw::kNothingLeft;
-    Walk walk(u * total);
-    for (int s = 0; s < a_.slices && !walk.arrived(); ++s) walk.pass(s, shared_.parts[s]);
-    if (walk.place() == slice_) find(ending, walk);
-    return Draw::kDone;
-  }
-
   // A walk along weights to where their running sum passes the threshold. A threshold at or behind
   // the end of the rounded sums leads to the last place that has weight.
   class Walk {
    public:
-    __device__ explicit Walk(double threshold, double before = 0.0)
+    __device__ explicit Walk(double threshold = 0.0, double before = 0.0)
         : threshold_(threshold), before_(before) {}
 
     __device__ void pass(int place, double weight) {
@@ -269,8 +293,49 @@ class SampledChain : public Chain {
     bool arrived_ = false;
   };
 
-  // Finds the token in this block's part and writes it.
-  __device__ void find(const Ending& ending, const Walk& parts) {
+  __device__ void end_chain() {
+    const double u = uniform(a_.chains.end(b_) + b_);
+    if (!is_uniform(u)) return write_invalid();
+    Ending ending{p(), q(), from_difference(), without_};
+    Walk parts;
+    Draw draw = find_part(ending, u, 0, parts);
+    if (draw == Draw::kNothingLeft && (ending.from_difference || ending.without >= 0)) {
+      // Rounding has left nothing of the difference.
+      ending.from_difference = false;
+      ending.without = -1;
+      draw = find_part(ending, u, 1, parts);
+    }
+    if (draw != Draw::kFound) return write_invalid();
+    if (parts.place() == slice_) write(find(ending, parts));
+  }
+
+  // Finds the block whose part holds the token. `attempt` is 0 or 1.
+  __device__ Draw find_part(const Ending& ending, double u, int attempt, Walk& parts) {
+    float weights[kEntries];
+    double part = 0.0;
+    for (int at = begin_ + first_of_thread(); at < end_; at += kVerifyStep) {
+      part += ending.weigh(at, end_, weights);
+    }
+    part = join_block(part, shared_.sums[0], Sum{});
+    double* const masses = a_.masses + (2 * static_cast<std::int64_t>(b_) + attempt) * a_.slices;
+    if (threadIdx.x == 0) masses[slice_] = part;
+    meet();
+
+    if (static_cast<int>(threadIdx.x) < a_.slices) {
+      shared_.parts[threadIdx.x] = __ldcg(masses + threadIdx.x);
+    }
+    __syncthreads();
+    double total = 0.0;
+    for (int s = 0; s < a_.slices; ++s) total += shared_.parts[s];
+    if (!(total >= 0.0 && total < INFINITY)) return Draw::kInvalid;
+    if (total == 0.0) return Draw::kNothingLeft;
+    parts = Walk(u * total);
+    for (int s = 0; s < a_.slices && !parts.arrived(); ++s) parts.pass(s, shared_.parts[s]);
+    return Draw::kFound;
+  }
+
+  // Finds the token in this block's part.
+  __device__ int find(const Ending& ending, const Walk& parts) {
     float weights[kEntries];
     Walk steps(parts.threshold(), parts.before());
     int turn = 0;  // the barrier of one step lies between two uses of an array
@@ -300,11 +365,13 @@ class SampledChain : public Chain {
       shared_.token = entries.place();
     }
     __syncthreads();
-    write(shared_.token);
+    return shared_.token;
   }
 
   VerifyShared& shared_;
-  Ending ending_;
+  Norm p_norm_;  // of the position
+  Norm q_norm_;
+  int without_ = -1;  // the token that a chain without proposals ends at
 };
 
 __global__ void __launch_bounds__(kVerifyThreads, 3)

@@ -88,9 +88,12 @@ namespace {
 
 std::vector<std::int32_t> verified(double temperature, float uniform) {
   constexpr std::size_t kColumns = 9000;
-  const auto targets = random_rows(6, kColumns, 2);
+  auto targets = random_rows(6, kColumns, 2);
   const auto proposals = random_rows(4, kColumns, 3);
   const std::vector<std::int64_t> ids{5, 6, 7, 8};
+  // Accepted, were it not for a logit that the last warp of a block reads.
+  targets.at(4, 8) = 5.0f;
+  targets.at(4, 8700) = 20.0f;
   const std::vector<float> uniforms{0.0f, 0.0f, 0.6f, 0.0f, uniform, 0.2f};
   const OnGpu tokens(std::vector<std::int32_t>(6, -7));
   const OnGpu accepted(std::vector<std::int32_t>(2, -7));

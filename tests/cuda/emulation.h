@@ -205,5 +205,9 @@ T& shared_memory() {
 }
 inline void pause() { emulation::give_way(true); }
 inline unsigned load_acquire(const unsigned* counter) { return *counter; }
+inline float power_of_two(float x) {
+  const float power = std::exp2(x);
+  return power < std::numeric_limits<float>::min() ? 0.0f : power;
+}
 
 }  // namespace tokentiming::cuda
