@@ -261,6 +261,34 @@ TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
   CHECK(count.rejected >= 0.2 * count.chains);
 }
 
+TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
+  constexpr std::size_t kColumns = 151936;
+  std::mt19937 random(6);
+  std::normal_distribution<double> normal(0.0, 2.0);
+  Case<BFloat16, BFloat16, float, std::int64_t> one{{7, 140000},
+                                                    {0, 2},
+                                                    true,
+                                                    {3, kColumns, 0, kColumns},
+                                                    Matrix<BFloat16>(2, kColumns, 0, kColumns),
+                                                    Statement::kLogits,
+                                                    Statement::kLogits,
+                                                    1.0,
+                                                    {0.5f, 0.9f, 0.7f},
+                                                    3};
+  for (auto& x : one.targets.memory) x = narrow<BFloat16>(normal(random));
+  for (auto& x : one.proposals->memory) x = narrow<BFloat16>(normal(random));
+  one.targets.at(0, 7) = narrow<BFloat16>(9.0);  // accepted
+  one.targets.at(1, 140000) = narrow<BFloat16>(-9.0);
+#if defined(TOKENTIMING_EMULATED) && !defined(TOKENTIMING_ASAN)
+  // More blocks than a warp has lanes, so that a lane joins what several of them have found.
+  emulation::schedule().order = emulation::Order::kForward;
+  emulation::schedule().resident_blocks = 40;
+#endif
+  const Outcome found = one.on_gpu();
+  CHECK(found.accepted[0] == 1);
+  one.check_chain(0, found);
+}
+
 namespace {
 
 // Three chains of two tokens, all of them sound.
