@@ -55,7 +55,8 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
                                        leaders.data()};
   zero(kSample, counters, stream);
   // The blocks of a stretch start together: they share its keys in the cache, and those of the next
-  // find the thresholds raised. Rows go along x, of which a grid may have 2^31 - 1; y ends at 65535.
+  // find the thresholds raised. Rows go along x, of which a grid may have 2^31 - 1; y ends at
+  // 65535.
   launch(kSample, race<Logit>,
          {static_cast<unsigned>(groups), static_cast<unsigned>(stretches(keys.size(), stretch)),
           kRaceThreads, sizeof(RaceShared)},
@@ -67,9 +68,9 @@ void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
   check_noise_size(keys.size(), states.size(), noise.size());
   if (noise.empty()) return;
   const OnDevice on_device(kLogNoise, stream);
-  const NoiseArguments arguments{keys.data(),   static_cast<std::int64_t>(keys.size()),
-                                 seed,          states.data(),
-                                 noise.data(),  static_cast<std::int64_t>(noise.size())};
+  const NoiseArguments arguments{keys.data(),  static_cast<std::int64_t>(keys.size()),
+                                 seed,         states.data(),
+                                 noise.data(), static_cast<std::int64_t>(noise.size())};
   const std::size_t blocks = (noise.size() + kNoiseThreads - 1) / kNoiseThreads;
   launch(kLogNoise, write_noise, {static_cast<unsigned>(blocks), 1, kNoiseThreads, 0}, stream,
          arguments);

@@ -143,8 +143,8 @@ class Race {
   __device__ void race(std::int64_t at) {
     std::uint64_t keys[kEntries];
     load_keys(at, keys);
-    int next_row = static_cast<int>((blockIdx.y + threadIdx.x / kWarp) %
-                                    static_cast<unsigned>(rows_));
+    int next_row =
+        static_cast<int>((blockIdx.y + threadIdx.x / kWarp) % static_cast<unsigned>(rows_));
     auto next = logits_of(next_row, at);
     for (int turn = 0; turn < rows_; ++turn) {
       const int row = next_row;
@@ -287,12 +287,12 @@ __global__ void __launch_bounds__(kNoiseThreads)
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kNoiseThreads + threadIdx.x;
   if (at >= a.size) return;
   const State state = a.states[at / a.count];
-  a.noise[at] = is_state(state)
-                    ? log_exponential_of(noise_bits(noise_key(a.seed, state.row),
-                                                    a.keys[at % a.count],
-                                                    static_cast<std::uint32_t>(state.byte_offset),
-                                                    static_cast<std::uint32_t>(state.empty_tokens)))
-                    : std::numeric_limits<double>::quiet_NaN();
+  a.noise[at] =
+      is_state(state)
+          ? log_exponential_of(noise_bits(noise_key(a.seed, state.row), a.keys[at % a.count],
+                                          static_cast<std::uint32_t>(state.byte_offset),
+                                          static_cast<std::uint32_t>(state.empty_tokens)))
+          : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace tokentiming::cuda
