@@ -2,7 +2,8 @@
 
 Both libraries bind `sample` over next to nothing, with tensors taken in through DLPack's C exchange
 API; nanobind also with its own `ndarray`. `tokentiming._core.sample` is what is shipped, all of its
-checks included. Builds into a temporary folder; needs a compiler and the `bench` extra.
+checks included. Builds into a temporary folder; needs a compiler and the `bench` extra. The core is
+built too, unless CMAKE_PREFIX_PATH leads to an installed one.
 
     python bench/bindings/measure.py
 """
