@@ -212,16 +212,9 @@ class SpeculativeDecoder:
             if watch is not None:
                 watch(round_)
 
+        place = checks.criteria_device(criteria, self.target_model)
         request = Request(
-            prompt,
-            processors,
-            warpers,
-            criteria,
-            checks.criteria_device(criteria, self.target_model),
-            room,
-            config.do_sample,
-            noise,
-            commit,
+            prompt, processors, warpers, criteria, place, room, config.do_sample, noise, commit
         )
         pace = self._fixed or AdaptivePace(self._costs)
         decoding = Decoding(self._target, self.vocabulary, self.drafter, self.method, pace, request)
