@@ -13,8 +13,9 @@ __device__ inline int exchanged(int mine, unsigned other) {
   return __shfl_xor_sync(kAllLanes, mine, other);
 }
 
-// What all lanes have, joined in pairs; every lane gets the same. Join must not care which of its
-// two arguments comes first.
+// What all lanes have, joined in pairs. Every lane gets the same if Join does not care which of its
+// two arguments comes first; where it adds products it does, once a compiler fuses one of them with
+// the addition, and only the first lane's result is to be used.
 template <class T, class Join>
 __device__ inline T join_warp(T mine, const Join& join) {
 #pragma unroll
@@ -68,6 +69,16 @@ __device__ inline T sum_before(T mine, T (&of_warps)[kMostWarps]) {
   for (unsigned warp = 0; warp < threadIdx.x / kWarp; ++warp) before += of_warps[warp];
   const T in_warp = __shfl_up_sync(kAllLanes, until, 1);
   return threadIdx.x % kWarp == 0 ? before : before + in_warp;
+}
+
+// What the first thread decides for the whole block. Threads that each reckon for themselves may
+// part at the next barrier, since no compiler has to round alike in all of them. All threads have
+// to call it, and a barrier has to lie between two calls on one `place`.
+template <class T, class Decide>
+__device__ inline T decide_once(T& place, const Decide& decide) {
+  if (threadIdx.x == 0) place = decide();
+  __syncthreads();
+  return place;
 }
 
 }  // namespace tokentiming::cuda

@@ -200,7 +200,7 @@ class Race {
           noise_bits(noise.key, keys[k], noise.byte_offset, noise.empty_tokens) >> 40);
       const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
       const float gain = kBoundOffset - kBoundSlope * bits;
-      if (!(from_above(logits[k]) + gain < threshold)) mask |= 1u << k;
+      if (!(__fadd_ru(from_above(logits[k]), gain) < threshold)) mask |= 1u << k;
     }
     return mask;
   }
@@ -237,9 +237,9 @@ class Race {
     const auto all_rows = static_cast<std::int64_t>(a_.logits.rows);
     if (threadIdx.x < kWarp) {
       if (row < rows_) a_.leaders[blockIdx.y * all_rows + first_row_ + row] = best_of_block(row);
-      __threadfence();
       __syncwarp();
       if (threadIdx.x == 0) {
+        __threadfence();  // behind the barrier, so that it publishes what all lanes have written
         shared_.last = atomicAdd(a_.finished + blockIdx.x, 1) == gridDim.y - 1;
         __threadfence();
       }

@@ -246,6 +246,7 @@ class Finisher {
       }
     });
     if (__any_sync(kAllLanes, (seen & kUnsound) != 0)) return kUnsound;
+    mass = __shfl_sync(kAllLanes, mass, 0);  // the first lane's, so that none goes its own way
     if (!(mass > 0.0)) return kNothing;
     // Several candidates may share a place. It is divided once: a sign marks it meanwhile.
     for_each_32(all, seen, [&](const Candidate& mine) {

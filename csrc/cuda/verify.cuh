@@ -115,13 +115,60 @@ struct Proposed {
   float q_entry;
 };
 
+// What becomes of a position's token, and what the draw has to know if it ends the chain.
+enum class Verdict { kAccepted, kEnded, kInvalid };
+struct Ruling {
+  Verdict verdict;
+  Norm p;
+  Norm q;
+  int without;  // the token that a chain without proposals ends at, or -1
+};
+
+// A walk along weights to where their running sum passes the threshold. A threshold at or behind
+// the end of the rounded sums leads to the last place that has weight.
+class Walk {
+ public:
+  __device__ explicit Walk(double threshold = 0.0, double before = 0.0)
+      : threshold_(threshold), before_(before) {}
+
+  __device__ void pass(int place, double weight) {
+    if (weight <= 0.0) return;
+    before_ += weight_;
+    place_ = place;
+    weight_ = weight;
+    arrived_ = threshold_ < before_ + weight_;
+  }
+  __device__ bool arrived() const { return arrived_; }
+  __device__ int place() const { return place_; }
+  // The weight of all that lies before the place.
+  __device__ double before() const { return before_; }
+  __device__ double threshold() const { return threshold_; }
+
+ private:
+  double threshold_;
+  double before_;
+  double weight_ = 0.0;
+  int place_ = -1;
+  bool arrived_ = false;
+};
+
+// Which block's part of the row holds the token, if any does.
+enum class Draw { kFound, kNothingLeft, kInvalid };
+struct Found {
+  Draw draw;
+  Walk parts;
+};
+
 struct VerifyShared {
   OfWarps<Peak> peaks[2];
   Proposed proposed;
-  OfWarps<double> sums[2];
+  Ruling rulings[2];  // in turn, as some threads read while others go on
+  OfWarps<double> sums;
   OfWarps<double> before;
   OfWarps<int> places[2];
   double parts[kMostSlices];
+  Found found;
+  Walk steps;
   int token;
 };
 
@@ -133,17 +180,14 @@ class SampledChain : public Chain {
   __device__ void run() {
     if (!is_sound()) return write_invalid();
     for (;; ++position_) {
-      const Verdict verdict = judge();
-      if (verdict == Verdict::kAccepted) continue;
-      if (verdict == Verdict::kInvalid) return write_invalid();
+      judge();
+      if (ruling_.verdict == Verdict::kAccepted) continue;
+      if (ruling_.verdict == Verdict::kInvalid) return write_invalid();
       return end_chain();
     }
   }
 
  private:
-  enum class Verdict { kAccepted, kEnded, kInvalid };
-  enum class Draw { kFound, kNothingLeft, kInvalid };
-
   __device__ double uniform(std::int64_t k) const {
     return a_.wide_uniforms ? static_cast<const double*>(a_.uniforms)[k]
                             : static_cast<double>(static_cast<const float*>(a_.uniforms)[k]);
@@ -161,40 +205,54 @@ class SampledChain : public Chain {
     return found;
   }
 
-  // The position's laws, once they are normalised.
-  __device__ Law p() const { return {&a_.targets, target_row(), a_.scale, p_norm_}; }
-  __device__ Law q() const { return {&a_.proposals, proposal_row(), a_.scale, q_norm_}; }
+  __device__ Law p(const Norm& norm) const { return {&a_.targets, target_row(), a_.scale, norm}; }
+  __device__ Law q(const Norm& norm) const {
+    return {&a_.proposals, proposal_row(), a_.scale, norm};
+  }
   __device__ bool from_difference() const { return a_.proposals.given && !at_end(); }
 
-  // Decides on the position's token.
-  __device__ Verdict judge() {
-    Proposed proposed;
-    if (!normalise(proposed)) return Verdict::kInvalid;
-    if (at_end()) return Verdict::kEnded;
-    const std::int64_t id = proposed.id;
-    const double u = proposed.u;
-    if (!is_uniform(u)) return Verdict::kInvalid;
-    if (id == kMissing && a_.proposals.given && !a_.proposals.logits) return Verdict::kEnded;
-    if (!is_token(id)) return Verdict::kInvalid;
-
-    const float p_token = p().probability(proposed.p_entry);
-    const float q_token = a_.proposals.given ? q().probability(proposed.q_entry) : 1.0f;
-    if (!Law::is_probability(p_token) || !Law::is_probability(q_token)) return Verdict::kInvalid;
-    // u < p / q, without a division by zero.
-    if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) return Verdict::kAccepted;
-    if (!a_.proposals.given) without_ = static_cast<int>(id);
-    return Verdict::kEnded;
-  }
-
-  // Reads those of the position's rows that hold logits, and what is proposed; false if one has no
-  // law.
-  __device__ bool normalise(Proposed& proposed) {
+  // Decides on the position's token. The blocks of a chain each decide, and alike: their first
+  // threads do the same with the same numbers.
+  __device__ void judge() {
     const bool of_p = a_.targets.logits;
     const bool of_q = from_difference() && a_.proposals.logits;
-    if (!of_p && !of_q) {
-      proposed = look_up();
-      return true;
+    const bool reads = of_p || of_q;
+    if (reads) read_rows(of_p, of_q);
+    Peaks peaks;
+    if (reads && threadIdx.x < kWarp) peaks = join_findings();
+    ruling_ = decide_once(shared_.rulings[position_ % 2], [&] {
+      Ruling ruling{Verdict::kInvalid, {}, {}, -1};
+      const bool normal = (!of_p || ruling.p.set(peaks.p)) && (!of_q || ruling.q.set(peaks.q));
+      if (normal) rule(reads ? shared_.proposed : look_up(), ruling);
+      return ruling;
+    });
+  }
+
+  __device__ void rule(const Proposed& proposed, Ruling& ruling) const {
+    const std::int64_t id = proposed.id;
+    const double u = proposed.u;
+    const auto end = [&](int without) {
+      ruling.verdict = Verdict::kEnded;
+      ruling.without = without;
+    };
+    if (at_end()) return end(-1);
+    if (!is_uniform(u)) return;
+    if (id == kMissing && a_.proposals.given && !a_.proposals.logits) return end(-1);
+    if (!is_token(id)) return;
+
+    const float p_token = p(ruling.p).probability(proposed.p_entry);
+    const float q_token = a_.proposals.given ? q(ruling.q).probability(proposed.q_entry) : 1.0f;
+    if (!Law::is_probability(p_token) || !Law::is_probability(q_token)) return;
+    // u < p / q, without a division by zero.
+    if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) {
+      ruling.verdict = Verdict::kAccepted;
+    } else {
+      end(a_.proposals.given ? -1 : static_cast<int>(id));
     }
+  }
+
+  // Reads those of the position's rows that hold logits, and what is proposed.
+  __device__ void read_rows(bool of_p, bool of_q) {
     const auto leave = [&](const DeviceLaws& laws, std::int64_t row, OfWarps<Peak>& of_warps) {
       leave_for_block(join_warp(part_of(laws, row), JoinPeaks{a_.scale}), of_warps);
     };
@@ -204,9 +262,6 @@ class SampledChain : public Chain {
     if (threadIdx.x < kWarp) publish(of_p, of_q);
     if (threadIdx.x == kWarp) shared_.proposed = look_up();  // while the first thread waits
     meet();
-    proposed = shared_.proposed;
-    const Peaks peaks = join_findings();
-    return (!of_p || p_norm_.set(peaks.p)) && (!of_q || q_norm_.set(peaks.q));
   }
 
   // What the block's warps have found, joined by the first of them.
@@ -224,7 +279,7 @@ class SampledChain : public Chain {
     mine[3] = peaks.q.sum;
   }
 
-  // What all blocks have found, joined in an order that is the same for all.
+  // What all blocks have found, joined by a warp for its first lane.
   __device__ Peaks join_findings() const {
     const JoinPeaks join{a_.scale};
     Peaks peaks;
@@ -265,58 +320,29 @@ class SampledChain : public Chain {
     });
   }
 
-  // A walk along weights to where their running sum passes the threshold. A threshold at or behind
-  // the end of the rounded sums leads to the last place that has weight.
-  class Walk {
-   public:
-    __device__ explicit Walk(double threshold = 0.0, double before = 0.0)
-        : threshold_(threshold), before_(before) {}
-
-    __device__ void pass(int place, double weight) {
-      if (weight <= 0.0) return;
-      before_ += weight_;
-      place_ = place;
-      weight_ = weight;
-      arrived_ = threshold_ < before_ + weight_;
-    }
-    __device__ bool arrived() const { return arrived_; }
-    __device__ int place() const { return place_; }
-    // The weight of all that lies before the place.
-    __device__ double before() const { return before_; }
-    __device__ double threshold() const { return threshold_; }
-
-   private:
-    double threshold_;
-    double before_;
-    double weight_ = 0.0;
-    int place_ = -1;
-    bool arrived_ = false;
-  };
-
   __device__ void end_chain() {
     const double u = uniform(a_.chains.end(b_) + b_);
     if (!is_uniform(u)) return write_invalid();
-    Ending ending{p(), q(), from_difference(), without_};
-    Walk parts;
-    Draw draw = find_part(ending, u, 0, parts);
-    if (draw == Draw::kNothingLeft && (ending.from_difference || ending.without >= 0)) {
+    Ending ending{p(ruling_.p), q(ruling_.q), from_difference(), ruling_.without};
+    Found found = find_part(ending, u, 0);
+    if (found.draw == Draw::kNothingLeft && (ending.from_difference || ending.without >= 0)) {
       // Rounding has left nothing of the difference.
       ending.from_difference = false;
       ending.without = -1;
-      draw = find_part(ending, u, 1, parts);
+      found = find_part(ending, u, 1);
     }
-    if (draw != Draw::kFound) return write_invalid();
-    if (parts.place() == slice_) write(find(ending, parts));
+    if (found.draw != Draw::kFound) return write_invalid();
+    if (found.parts.place() == slice_) write(find(ending, found.parts));
   }
 
   // Finds the block whose part holds the token. `attempt` is 0 or 1.
-  __device__ Draw find_part(const Ending& ending, double u, int attempt, Walk& parts) {
+  __device__ Found find_part(const Ending& ending, double u, int attempt) {
     float weights[kEntries];
     double part = 0.0;
     for (int at = begin_ + first_of_thread(); at < end_; at += kVerifyStep) {
       part += ending.weigh(at, end_, weights);
     }
-    part = join_block(part, shared_.sums[0], Sum{});
+    part = join_block(part, shared_.sums, Sum{});
     double* const masses = a_.masses + (2 * static_cast<std::int64_t>(b_) + attempt) * a_.slices;
     if (threadIdx.x == 0) masses[slice_] = part;
     meet();
@@ -325,24 +351,30 @@ class SampledChain : public Chain {
       shared_.parts[threadIdx.x] = __ldcg(masses + threadIdx.x);
     }
     __syncthreads();
+    return decide_once(shared_.found, [&] { return walk_parts(u); });
+  }
+
+  __device__ Found walk_parts(double u) const {
     double total = 0.0;
     for (int s = 0; s < a_.slices; ++s) total += shared_.parts[s];
-    if (!(total >= 0.0 && total < INFINITY)) return Draw::kInvalid;
-    if (total == 0.0) return Draw::kNothingLeft;
-    parts = Walk(u * total);
+    if (!(total >= 0.0 && total < INFINITY)) return {Draw::kInvalid, Walk()};
+    if (total == 0.0) return {Draw::kNothingLeft, Walk()};
+    Walk parts(u * total);
     for (int s = 0; s < a_.slices && !parts.arrived(); ++s) parts.pass(s, shared_.parts[s]);
-    return Draw::kFound;
+    return {Draw::kFound, parts};
   }
 
   // Finds the token in this block's part.
   __device__ int find(const Ending& ending, const Walk& parts) {
     float weights[kEntries];
     Walk steps(parts.threshold(), parts.before());
-    int turn = 0;  // the barrier of one step lies between two uses of an array
     for (int step = begin_; step < end_ && !steps.arrived(); step += kVerifyStep) {
       const double mine = ending.weigh(step + first_of_thread(), end_, weights);
-      steps.pass(step, join_block(mine, shared_.sums[turn], Sum{}));
-      turn = 1 - turn;
+      const double sum = join_block(mine, shared_.sums, Sum{});
+      steps = decide_once(shared_.steps, [&] {
+        steps.pass(step, sum);
+        return steps;
+      });
     }
     const int at = steps.place() + first_of_thread();
     const double mine = ending.weigh(at, end_, weights);
@@ -369,9 +401,7 @@ class SampledChain : public Chain {
   }
 
   VerifyShared& shared_;
-  Norm p_norm_;  // of the position
-  Norm q_norm_;
-  int without_ = -1;  // the token that a chain without proposals ends at
+  Ruling ruling_{};  // of the position
 };
 
 __global__ void __launch_bounds__(kVerifyThreads, 3)

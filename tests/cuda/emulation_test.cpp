@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <set>
@@ -90,4 +91,23 @@ TEST_CASE("emulation: what would hang or misbehave on a GPU is thrown") {
   CHECK_THROWS_WITH(
       launch<unsigned*>(wait_for_the_other, static_cast<unsigned>(too_many), 0, &counter),
       "emulation: more blocks than can be resident");
+}
+
+TEST_CASE("emulation: a sum rounded upwards is the least float that is not below it") {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  int above = 0;
+  for (int repeat = 0; repeat < 10'000; ++repeat) {
+    const float a = normal(random) * std::exp2(static_cast<float>(random() % 24));
+    const float b = normal(random);
+    const double exact = static_cast<double>(a) + static_cast<double>(b);
+    const float sum = __fadd_ru(a, b);
+    REQUIRE(static_cast<double>(sum) >= exact);
+    REQUIRE(static_cast<double>(std::nextafter(sum, -INFINITY)) < exact);
+    above += sum > a + b;
+  }
+  CHECK(above > 1000);
+  CHECK(__fadd_ru(-INFINITY, 1.0f) == -INFINITY);
+  CHECK(__fadd_ru(INFINITY, 1.0f) == INFINITY);
+  CHECK(std::isnan(__fadd_ru(NAN, 1.0f)));
 }

@@ -73,6 +73,52 @@ TEST_CASE("sample: the ids of the CPU") {
   }
 }
 
+namespace {
+
+// The highest exact score, and of equal ones the lowest id: all tokens scored, none left out.
+std::int64_t highest(const Matrix<float>& logits, std::size_t row,
+                     const std::vector<std::uint64_t>& keys, std::uint64_t seed,
+                     const State& state) {
+  const Noise noise(seed, state);
+  double best = -std::numeric_limits<double>::infinity();
+  std::int64_t id = -1;
+  for (std::size_t v = 0; v < keys.size(); ++v) {
+    const double score = logits.value(row, v) - noise.log_exponential(keys[v]);
+    if (score > best) best = score, id = static_cast<std::int64_t>(v);
+  }
+  return id;
+}
+
+}  // namespace
+
+TEST_CASE("sample: great logits, whose sums with a bound round by more than its slack") {
+  constexpr std::size_t kRows = 16;
+  constexpr std::size_t kColumns = 1500;
+  std::mt19937 random(7);
+  std::normal_distribution<double> normal;
+  std::vector<std::uint64_t> keys(kColumns);
+  for (auto& key : keys) key = std::uint64_t{random()} << 32 | random();
+  std::vector<State> states(kRows);
+  for (std::size_t r = 0; r < kRows; ++r) states[r].row = static_cast<std::int64_t>(r);
+  for (const double magnitude : {1e5, 1e6, 1e7, 1e9, 1e30, 3e38}) {
+    CAPTURE(magnitude);
+    Matrix<float> logits(kRows, kColumns, 0, kColumns);
+    std::vector<std::int64_t> expected(kRows);
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const double spread = r % 4 < 2 ? 1.0 : 1e-7 * magnitude;  // about a unit in the last place
+      for (std::size_t v = 0; v < kColumns; ++v) {
+        const double logit = (r % 2 ? 1 : -1) * magnitude + spread * normal(random);
+        logits.at(r, v) = static_cast<float>(logit);
+      }
+      expected[r] = highest(logits, r, keys, 5, states[r]);
+    }
+    std::vector<std::int64_t> on_cpu(kRows);
+    sample<float>(logits.here(), keys, 5, states, on_cpu);
+    CHECK(on_cpu == expected);
+    in_every_order([&] { CHECK(on_gpu(logits, keys, 5, states) == expected); });
+  }
+}
+
 TEST_CASE("sample: a row that holds no law gets -1, and no other does") {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   std::mt19937 random(2);

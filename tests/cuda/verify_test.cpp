@@ -346,6 +346,49 @@ TEST_CASE("verify: an invalid chain says so, and the others go on") {
   });
 }
 
+#ifdef TOKENTIMING_EMULATED
+TEST_CASE("verify: threads that round otherwise than the first go the same way") {
+  // A token of probability 1/2 and uniforms beside it, where a difference in rounding decides. Of
+  // one block and of several.
+  for (const std::size_t columns : {300, 5000}) {
+    CAPTURE(columns);
+    Case<float, float, float, std::int64_t> one{{3},
+                                                {0, 1},
+                                                true,
+                                                {2, columns, 0, columns},
+                                                std::nullopt,
+                                                Statement::kLogits,
+                                                Statement::kLogits,
+                                                1.0,
+                                                {0.5f, 0.3f},
+                                                2};
+    std::mt19937 random(8);
+    std::normal_distribution<float> normal;
+    for (float& x : one.targets.memory) x = normal(random);
+    double others = 0.0;
+    for (std::size_t v = 0; v < columns; ++v) {
+      if (v != 3) others += std::exp(one.targets.value(0, v));
+    }
+    one.targets.at(0, 3) = static_cast<float>(std::log(others));
+    emulation::schedule().uneven = true;
+    for (int step = -20; step <= 20; ++step) {
+      CAPTURE(step);
+      one.uniforms[0] = 0.5f + 1e-4f * static_cast<float>(step);
+      in_every_order([&] {
+        Outcome found;
+        CHECK_NOTHROW(found = one.on_gpu());
+        if (found.accepted.empty()) return;
+        const auto accepted = static_cast<std::size_t>(found.accepted[0]);
+        REQUIRE(accepted <= 1);
+        CHECK((found.tokens[0] == 3) == (accepted == 1));
+        CHECK(found.tokens[accepted] >= 0);
+      });
+    }
+    emulation::schedule().uneven = false;
+  }
+}
+#endif
+
 TEST_CASE("verify: nothing behind a rejection is looked at") {
   auto one = sound_case();
   one.uniforms = std::vector<float>(9, 0.9f);

@@ -137,6 +137,21 @@ def test_far_apart_logits_and_rising_logits() -> None:
     assert ops.sample(rising, keys, seed=9, states=states_of(3)).tolist() == expected
 
 
+# From 1e5 on, rounding of a logit's sum with a bound exceeds the bound's slack.
+@pytest.mark.parametrize("magnitude", [1e5, 1e6, 1e7, 1e30, 3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_great_logits(magnitude: float, dtype: torch.dtype) -> None:
+    rows, columns = 8, 1000
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.tensor([3.0, 3.0, 1e-7 * magnitude, 1e-7 * magnitude]).repeat(2)[:, None]
+    sign = torch.tensor([1.0, -1.0]).repeat(4)[:, None]
+    noise = torch.randn(rows, columns, generator=generator).double()
+    logits = (sign * magnitude + spread * noise).to(dtype)
+    keys, states = random_keys(columns), states_of(rows)
+    expected = references.sample(logits.double().tolist(), keys.tolist(), 2, states.tolist())
+    assert ops.sample(logits, keys, seed=2, states=states).tolist() == expected
+
+
 def test_threads_do_not_matter() -> None:
     logits = torch.randn(5, 50_000, generator=torch.Generator().manual_seed(0))
     keys, states = random_keys(50_000), states_of(5)
