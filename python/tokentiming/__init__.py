@@ -1,5 +1,7 @@
 """Any draft model speeds up any target model, losslessly."""
 
+from importlib.metadata import version
+
 from tokentiming import methods, ops
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import Draft, Drafter, ModelDrafter
@@ -8,6 +10,8 @@ from tokentiming.output import SpeculativeOutput
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
 from tokentiming.vocabulary_map import VocabularyMap
+
+__version__ = version("tokentiming")
 
 __all__ = [
     "Draft",

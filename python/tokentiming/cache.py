@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from tokentiming.arguments import context_length
 from tokentiming.devices import send
 from tokentiming.fast_linear import fast_linear
 
@@ -27,15 +28,16 @@ class CachedModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        refuse_what_cannot_roll_back(model)
         self.model = model
         self._weights = model.get_input_embeddings().weight
         self.forwards = 0
         self.device = model.device
-        self.max_length: int | None = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
+        self.max_length = context_length(model)
         self.reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy begins with an empty cache."""
+        return type(self), (self.model,)
 
     @property
     def looking_waits(self) -> bool:
@@ -48,19 +50,21 @@ class CachedModel:
         self._stepped: list[torch.Tensor] = []
         self._make_cache()
 
-    @torch.inference_mode()
+    # Not inference_mode: what a model creates in a pass, such as rotary tables, may stay in it, and
+    # its owner could not train it with inference tensors inside.
+    @torch.no_grad()
     def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
         """Logits after each of the last ``keep`` tokens of ``ids``: ``[keep, V]``, model dtype."""
         known = self._take_back(min(common_prefix(self._ids, ids), len(ids) - keep))
         fresh = ids[known:]
         self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
         self._stepped = []
-        logits = self._read(send(torch.tensor([fresh]), self.device), keep)
+        logits = self._read(send(torch.tensor([fresh], device="cpu"), self.device), keep)
         self._ids = list(ids)
         self.forwards += 1
         return logits
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, token: torch.Tensor) -> torch.Tensor:
         """Logits after one more token, int64 ``[1]``, whatever it is: ``[1, V]``.
 
@@ -120,18 +124,3 @@ def common_prefix(left: list[int], right: list[int]) -> int:
     if left[:shorter] == right[:shorter]:
         return shorter
     return next(i for i in range(shorter) if left[i] != right[i])
-
-
-def refuse_what_cannot_roll_back(model: PreTrainedModel) -> None:
-    """Raise for a model whose state cannot be taken back to an earlier token."""
-    name = type(model).__name__
-    if model.config.is_encoder_decoder:
-        raise ValueError(
-            f"SpeculativeDecoder: {name} is an encoder-decoder; pass a decoder-only language model"
-        )
-    cache = DynamicCache(config=model.config)
-    if getattr(model, "_is_stateful", False) or not cache.is_croppable:
-        raise ValueError(
-            f"SpeculativeDecoder: {name} keeps a recurrent state, which cannot be rolled back "
-            "after a rejected token; pass a model with attention layers only"
-        )

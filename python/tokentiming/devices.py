@@ -1,4 +1,4 @@
-"""From the host to where the models are."""
+"""Copies between the host and the devices that models are on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device, put in line behind what runs there.
+    """The tensor on a device.
 
-    The host does not wait: pageable memory has been read when the call returns. Without
-    ``non_blocking`` torch would wait for all that came before.
+    A copy to a GPU is queued behind what runs there, and the host does not wait: pageable memory
+    has been read when the call returns. A copy to the host is waited for, since its values are read
+    at once.
     """
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "cpu")

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
+from transformers import PreTrainedModel
 
+from tokentiming import arguments
+from tokentiming.batch import Batch
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import ModelDrafter
 from tokentiming.methods import Method, resolve
-from tokentiming.noise import Noise, draw_seed
-from tokentiming.output import SpeculativeOutput, pad
-from tokentiming.prompts import Prompt
+from tokentiming.noise import draw_seed
 
 
-def custom_generate(
-    *,
-    draft_model: PreTrainedModel,
-    draft_tokenizer: Any,
-    target_tokenizer: Any,
-    method: str | Method = "coupled",
-    draft_length: int | None = None,
-    streamer: Any = None,
-    stop_strings: str | list[str] | None = None,
-) -> Callable[..., Any]:
-    """Make the callable that lets ``target_model.generate`` speculate.
+class custom_generate:  # noqa: N801 - used like the function that it makes
+    """A callable that lets ``target_model.generate`` speculate.
 
     ``target_model.generate(**inputs, custom_generate=custom_generate(...))`` takes the same
     arguments as ever, batches included, whose rows run one after another, and ``seed=`` besides.
-    ``streamer`` and ``stop_strings`` are given here, since ``generate`` does not pass them on.
+    ``streamer`` is given here, since ``generate`` does not pass it on; so are ``stop_strings``, or
+    to ``generate`` itself, but not in a generation config, for which it wants a tokenizer.
 
     Args:
         draft_model: any causal language model of transformers.
@@ -38,66 +29,66 @@ def custom_generate(
         target_tokenizer: the tokenizer of the model whose ``generate`` is called.
         method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
         draft_length: tokens to draft in every round; by default this follows what pays.
-        streamer: a transformers streamer.
+        streamer: a transformers streamer; takes a single text.
         stop_strings: strings at whose first occurrence generation ends.
 
-    Returns:
-        A callable whose result is ``sequences``, or a ``SpeculativeOutput`` under
-        ``return_dict_in_generate=True``.
+    The result of a call is ``sequences``, or a ``SpeculativeOutput`` of lists under
+    ``return_dict_in_generate=True``.
     """
-    method = resolve(method)
-    drafter = ModelDrafter(draft_model, draft_tokenizer)
-    decoders: list[SpeculativeDecoder] = []
 
-    def decoder_for(model: PreTrainedModel) -> SpeculativeDecoder:
-        if not decoders or decoders[0].target_model is not model:
-            decoders[:] = [
-                SpeculativeDecoder(
-                    model, target_tokenizer, drafter, method=method, draft_length=draft_length
-                )
-            ]
-        return decoders[0]
+    def __init__(
+        self,
+        *,
+        draft_model: PreTrainedModel,
+        draft_tokenizer: Any,
+        target_tokenizer: Any,
+        method: str | Method = "coupled",
+        draft_length: int | None = None,
+        streamer: Any = None,
+        stop_strings: str | list[str] | None = None,
+    ) -> None:
+        self._target_tokenizer = target_tokenizer
+        self._method = resolve(method)
+        self._draft_length = draft_length
+        self._drafter = ModelDrafter(draft_model, draft_tokenizer)
+        self._streamer = streamer
+        self._stop_strings = stop_strings
+        self._decoder: SpeculativeDecoder | None = None
 
-    def speculate(
+    def __call__(
+        self,
         model: PreTrainedModel,
         input_ids: torch.Tensor,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
         seed: int | None = None,
+        stop_strings: str | list[str] | None = None,
         **model_kwargs: Any,
     ) -> Any:
-        decoder = decoder_for(model)
-        cache = model_kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length():
-            raise ValueError(
-                "custom_generate: past_key_values holds tokens already; the decoder keeps its own "
-                "cache, so give the whole prompt"
-            )
-        if stop_strings is not None:
-            criterion = StopStringCriteria(target_tokenizer, stop_strings)
-            stopping_criteria = StoppingCriteriaList([*stopping_criteria, criterion])
-        noise_seed = draw_seed() if seed is None else seed
-        mask = model_kwargs.get("attention_mask")
-        rows, new, stats = [], [], []
-        for i, ids in enumerate(input_ids):
-            kept = ids if mask is None else ids[mask[i].bool()]
-            sequence, row_stats = decoder.decode(
-                Prompt(kept.tolist()),
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                room=generation_config.max_length - len(ids),
-                noise=Noise(noise_seed, i),
-                streamer=streamer,
-            )
-            new.append(sequence[len(kept) :])
-            rows.append(ids.tolist() + new[-1])
-            stats.append(row_stats)
-        sequences = pad(rows, model)
-        if not generation_config.return_dict_in_generate:
-            return sequences
-        text = target_tokenizer.batch_decode(new, skip_special_tokens=True)
-        return SpeculativeOutput(sequences=sequences, text=text, stats=stats)
+        """Generate as `generate` does, which calls this with what it prepared."""
+        arguments.refuse_dropped(self)
+        steps = logits_processor, stopping_criteria
+        batch = Batch.of(input_ids, *steps, generation_config, model_kwargs)
+        decoder = self._decoder_for(model)
+        strings = self._stop_strings if stop_strings is None else stop_strings
+        results = decoder.decode(
+            [batch.stopping_at(strings, self._target_tokenizer)],
+            seed=draw_seed() if seed is None else arguments.seed(seed),
+            streamer=self._streamer,
+        )
+        output = decoder.output(results, batch=True)
+        return output if generation_config.return_dict_in_generate else output.sequences
 
-    return speculate
+    def _decoder_for(self, model: PreTrainedModel) -> SpeculativeDecoder:
+        decoder = self._decoder
+        if decoder is None or decoder.target_model is not model:
+            decoder = SpeculativeDecoder(
+                model,
+                self._target_tokenizer,
+                self._drafter,
+                method=self._method,
+                draft_length=self._draft_length,
+            )
+            self._decoder = decoder
+        return decoder

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
-from tokentiming.cache import CachedModel
+from tokentiming.cache import CachedModel, common_prefix
 from tokentiming.devices import send
 from tokentiming.drafters import Draft, Drafter
+from tokentiming.drafters.base import Choice, Choose, WantsMore
 from tokentiming.methods import Greedy, Method, Proposal
 from tokentiming.noise import Noise, State
 from tokentiming.pace import Outcome, Pace
 from tokentiming.prompts import Prompt
+from tokentiming.rows import Rows
 from tokentiming.stats import Stats
 from tokentiming.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,17 @@ class Request:
     processors: LogitsProcessorList
     warpers: LogitsProcessorList
     """Those of the processors that the draft's scores go through as well."""
-    finished: Callable[[torch.Tensor, Any], Any]
-    """Stopping criteria: ids ``[1, L]`` -> bool ``[1]``."""
-    finished_on: torch.device
-    """Where they want the ids."""
+    end_reason: Callable[[torch.Tensor], str | None]
+    """Why a text, ids ``[1, L]``, ends by a stopping criterion; None if it goes on."""
+    criteria_device: torch.device
+    """Where the stopping criteria want the ids."""
     room: int
     """Most tokens to generate."""
     do_sample: bool
     noise: Noise
     watch: Callable[[Round], None]
+    emitted_only: bool = False
+    """Whether a processor remembers its calls, and is to be asked at emitted positions alone."""
 
 
 class Decoding:
@@ -83,21 +90,31 @@ class Decoding:
         self.ids = list(request.prompt.ids)
         self._text = b""
         self._state = State()
-        self._done = False
+        # What processors and criteria are shown: the prompt with its padding, and the new tokens.
+        shown = request.prompt.padded
+        self._shown = torch.empty((1, len(shown) + request.room), dtype=torch.int64, device="cpu")
+        self._shown[0, : len(shown)] = torch.tensor(shown, device="cpu")
+        self._length = len(shown)
 
     def run(self, target_tokenizer: Any) -> list[int]:
         """Generate to the end; returns prompt and new ids."""
         start = perf_counter()
         self._target.reset()
         before = self._target.forwards, self._drafter.forwards if self._drafter else 0
+        source = self._drafter
         if self._drafter:
             with self.stats.stage("drafting"):
-                self._drafter.begin(self._request.prompt, target_tokenizer, self._request.warpers)
-        while not self._done:
+                try:
+                    self._drafter.begin(
+                        self._request.prompt, target_tokenizer, self._request.warpers
+                    )
+                except Exception as error:  # a draft only costs speed, whatever goes wrong in it
+                    self._go_on_alone(error)
+        while self.stats.finish_reason is None:
             self._round()
         self.stats.seconds = perf_counter() - start
         self.stats.target_forwards = self._target.forwards - before[0]
-        self.stats.draft_forwards = (self._drafter.forwards if self._drafter else 0) - before[1]
+        self.stats.draft_forwards = (source.forwards if source else 0) - before[1]
         return self.ids
 
     def _round(self) -> None:
@@ -109,33 +126,21 @@ class Decoding:
             proposal = self._transcode(draft)
         with self.stats.stage("aligning"):
             proposal = self._method.transfer(draft, proposal).cut(room - 1)
-        read = self.ids + proposal.ids
         first = not self.stats.tokens
         with self.stats.stage("target"):
-            logits = self._target.logits(read, keep=len(proposal.ids) + 1)
+            logits = self._target.logits(self.ids + proposal.ids, keep=len(proposal.ids) + 1)
         with self.stats.stage("verifying"):
-            rows = Rows(
-                logits,
-                read,
-                self._states(proposal.ids),
-                self._request.processors,
-                at_once=len(logits) if self._target.looking_waits else 1,
-            )
-            emitted = self._method.verify(rows, proposal)
-        tokens = self._commit(emitted)
-        accepted = min(len(emitted) - 1, len(tokens))
+            tokens = self._emit(self._rows(logits, proposal.ids), proposal)
+        accepted = common_prefix(tokens, proposal.ids)
         self.stats.drafted += len(draft.ids)
         self.stats.proposed += len(proposal)
-        self.stats.accepted += accepted
-        if proposal.cases is not None:
-            names = self._method.case_names
-            self.stats.transfer_cases.update(names[case] for case in proposal.cases.tolist())
-        self.stats.accepted_per_round[accepted] += 1
+        cases = [] if proposal.cases is None else proposal.cases.tolist()
+        self.stats.record_round(accepted, (self._method.case_names[case] for case in cases))
         if not first:  # the first pass reads the prompt too and says nothing about later ones
             self._pace.observe(
                 Outcome(
                     confidences=draft.confidences,
-                    kept=self._drafted_and_kept(draft, proposal.ids[: len(emitted) - 1]),
+                    kept=self._drafted_and_kept(draft, proposal.ids[:accepted]),
                     tokens=len(tokens),
                     rows=len(proposal.ids) + 1,
                     drafting=drafting,
@@ -151,8 +156,41 @@ class Decoding:
         if self._drafter.in_one_go:
             limit = min(limit, self._pace.length_ahead())
         with self.stats.stage("drafting"):
-            ask = partial(self._drafter.propose, self._text, self._state)
-            return self._method.draft(ask, limit, self._pace.wants_more)
+            return self._method.draft(self._ask, limit, self._pace.wants_more)
+
+    def _ask(self, limit: int, choose: Choose, wants_more: WantsMore) -> Draft:
+        """Have the drafter draft; after an error, what it drew before, and nothing any more.
+
+        Tokens that were drawn have to be judged even then: to drop them for what came of them would
+        bias the rules that reject.
+        """
+        if not self._drafter:
+            return Draft()
+        drawn: list[Choice] = []
+
+        def recorded(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+            choice = choose(scores, states)
+            if choice is not None:
+                drawn.append(choice)
+            return choice
+
+        try:
+            return self._drafter.propose(self._text, self._state, limit, recorded, wants_more)
+        except Exception as error:  # a draft only costs speed, whatever goes wrong in it
+            draft = Draft()
+            with suppress(ValueError):  # at the first that could not be drawn
+                draft.take(drawn, self._drafter.vocabulary.special_ids)
+            self._go_on_alone(error)
+            return draft
+
+    def _go_on_alone(self, error: Exception) -> None:
+        self._drafter = None
+        self.stats.draft_failure = f"{type(error).__name__}: {error}"
+        logger.warning(
+            "generate: the draft failed and the target goes on alone (%s)",
+            self.stats.draft_failure,
+            exc_info=logger.isEnabledFor(logging.DEBUG),
+        )
 
     def _transcode(self, draft: Draft) -> Proposal:
         return self._method.transcode(draft) if draft.drawn else Proposal()
@@ -163,22 +201,41 @@ class Decoding:
             states.append(states[-1].after(self._vocabulary.token_bytes(token)))
         return states
 
-    def _commit(self, emitted: Sequence[int]) -> list[int]:
-        """Append emitted tokens one by one, up to where a stopping criterion says so."""
-        committed: list[int] = []
-        ids = torch.tensor([[*self.ids, *emitted]], device=self._request.finished_on)
-        for token in emitted:
-            data = self._vocabulary.token_bytes(token)
-            self.ids.append(token)
-            committed.append(token)
-            self._text += data
-            self._state = self._state.after(data)
-            self._done = bool(self._request.finished(ids[:, : len(self.ids)], None))
-            if self._done or self.stats.tokens + len(committed) == self._request.room:
-                self._done = True
+    def _rows(self, logits: torch.Tensor, proposal: Sequence[int]) -> Rows:
+        end = self._length + len(proposal)
+        self._shown[0, self._length : end] = torch.tensor(proposal, dtype=torch.int64, device="cpu")
+        together = self._target.looking_waits and not self._request.emitted_only
+        return Rows(
+            logits,
+            self._shown[:, :end],
+            self._states(proposal),
+            self._request.processors,
+            at_once=len(logits) if together else 1,
+            emitted_only=self._request.emitted_only,
+        )
+
+    def _emit(self, rows: Rows, proposal: Proposal) -> list[int]:
+        """Commit what the method emits, up to where the text ends."""
+        tokens: list[int] = []
+        for token in self._method.verify(rows, proposal):
+            tokens.append(token)
+            self._commit(token)
+            if self.stats.finish_reason is not None:
                 break
-        self.stats.tokens += len(committed)
-        return committed
+        return tokens
+
+    def _commit(self, token: int) -> None:
+        data = self._vocabulary.token_bytes(token)
+        self.ids.append(token)
+        self._text += data
+        self._state = self._state.after(data)
+        self._shown[0, self._length] = token
+        self._length += 1
+        self.stats.tokens += 1
+        shown = send(self._shown[:, : self._length], self._request.criteria_device)
+        self.stats.finish_reason = self._request.end_reason(shown)
+        if self.stats.finish_reason is None and self.stats.tokens == self._request.room:
+            self.stats.finish_reason = "length"
 
     def _drafted_and_kept(self, draft: Draft, accepted: Sequence[int]) -> int:
         """How many drafted tokens lie wholly inside the accepted bytes."""
@@ -192,49 +249,3 @@ class Decoding:
                 break
             kept += 1
         return kept
-
-
-class Rows:
-    """The target's scores along a proposal, processed as they are asked for.
-
-    Logits processors can cost as much as a row of the forward pass, and a rejection makes the rows
-    behind it needless. Where a look at a result is to wait, all of them together are cheaper still.
-
-    Args:
-        logits: of all rows, ``[M + 1, V]``.
-        read: ids that the target has read, the M proposed ones last.
-        states: of all rows.
-        processors: of logits.
-        at_once: how many rows to ask for together.
-    """
-
-    def __init__(
-        self,
-        logits: torch.Tensor,
-        read: list[int],
-        states: Sequence[State],
-        processors: LogitsProcessorList,
-        at_once: int,
-    ) -> None:
-        self.at_once = at_once
-        self._logits = logits
-        self._read = read
-        self._states = states
-        self._processors = processors
-
-    def scores(self, rows: range) -> torch.Tensor:
-        scores = self._logits[rows.start : rows.stop]
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if not self._processors:
-            return scores
-        committed = len(self._read) - len(self._logits) + 1
-        ids = send(torch.tensor([self._read]), scores.device)
-        return torch.cat(
-            [
-                self._processors(ids[:, : committed + j], scores[i : i + 1])
-                for i, j in enumerate(rows)
-            ]
-        )
-
-    def states(self, rows: range) -> torch.Tensor:
-        return send(torch.tensor(self._states[rows.start : rows.stop]), self._logits.device)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from tokentiming import _core, ops
+from tokentiming.arguments import context_length
 from tokentiming.cache import common_prefix
 
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -31,8 +32,9 @@ class NativeModel:
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config
         body = model.model
+        self._model = model
         self.device = model.device
-        self.max_length: int | None = config.max_position_embeddings
+        self.max_length = context_length(model)
         self.forwards = 0
         self._size = model.get_input_embeddings().weight.shape[0]
         self._ids: list[int] = []
@@ -47,6 +49,10 @@ class NativeModel:
             config.num_key_value_heads,
             config.rms_norm_eps,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is made from the model: the core's weights are not to be had back."""
+        return type(self), (self._model,)
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
@@ -70,8 +76,8 @@ class NativeModel:
         """Logits after each of the last ``keep`` tokens of ``ids``: float32 ``[keep, V]``."""
         known = min(common_prefix(self._ids, ids), len(ids) - keep)
         self._take_back(known)
-        logits = torch.empty((keep, self._size))
-        self._transformer.read(torch.tensor(ids[known:]), logits)
+        logits = torch.empty((keep, self._size), dtype=torch.float32, device="cpu")
+        self._transformer.read(torch.tensor(ids[known:], device="cpu"), logits)
         self._ids = list(ids)
         self.forwards += 1
         return logits

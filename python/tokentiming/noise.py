@@ -29,7 +29,7 @@ class State(NamedTuple):
 
     def on(self, device: torch.device) -> torch.Tensor:
         """The state as tensors have it, int64 ``[1, 2]``."""
-        return send(torch.tensor([self]), device)
+        return send(torch.tensor([self], device="cpu"), device)
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class Noise:
         Returns:
             int64 ``[R]``, beside the scores.
         """
-        keys = vocabulary.on(scores.device).keys
+        columns = min(scores.shape[1], len(vocabulary))
+        keys = vocabulary.on(scores.device).keys[:columns]
         states = self._with_row(states)
-        return ops.sample(scores[:, : len(vocabulary)], keys, seed=self.seed, states=states)
+        return ops.sample(scores[:, :columns], keys, seed=self.seed, states=states)
 
     def lead(
         self,
@@ -118,14 +119,15 @@ class Stream:
 
     def uniforms(self, count: int) -> torch.Tensor:
         """Float64 ``[count]`` in [0, 1), fine-grained near 0."""
-        noise = ops.log_noise(torch.arange(count), seed=self._seed, states=self._fresh())[0]
+        keys = torch.arange(count, device="cpu")
+        noise = ops.log_noise(keys, seed=self._seed, states=self._fresh())[0]
         return (-torch.expm1(-noise.exp())).clamp_(max=1 - 2**-53)
 
     def _fresh(self) -> torch.Tensor:
         self._calls += 1
-        return torch.tensor([[self._row, self._calls, 0]])
+        return torch.tensor([[self._row, self._calls, 0]], device="cpu")
 
 
 def draw_seed() -> int:
     """A seed from torch's global generator, so that ``torch.manual_seed`` governs it."""
-    return int(torch.randint(2**63 - 1, ()))
+    return int(torch.randint(2**63 - 1, (), device="cpu"))

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 
 @dataclass
 class SpeculativeOutput(ModelOutput):
-    """What ``generate`` returns. Of one prompt ``text`` and ``stats`` are single, else lists."""
+    """What ``generate`` returns. Of a batch ``text`` and ``stats`` are lists, else single.
+
+    A batch is a list of prompts, a tensor ``[B, L]``, or ``num_return_sequences`` above 1; of a
+    batch of one they are lists of one.
+    """
 
     sequences: Any = None
     """int64 ``[B, L]``: prompts and new ids, padded on the right."""
@@ -21,14 +24,25 @@ class SpeculativeOutput(ModelOutput):
     stats: Any = None
     """``Stats`` of the run."""
 
+    def to(self, *args: Any, **kwargs: Any) -> SpeculativeOutput:
+        """The same output with ``sequences`` moved, as by ``torch.Tensor.to``."""
+        moved = self.sequences.to(*args, **kwargs)
+        return SpeculativeOutput(sequences=moved, text=self.text, stats=self.stats)
 
-def pad(rows: list[list[int]], model: PreTrainedModel) -> torch.Tensor:
-    """Rows of ids as one tensor ``[B, L]``, padded on the right with the model's pad id."""
-    config = model.generation_config
+
+def pad(rows: list[list[int]], config: Any, device: torch.device) -> torch.Tensor:
+    """Rows of ids as one tensor ``[B, L]``, padded on the right.
+
+    Args:
+        rows: at least one.
+        config: the generation config as ``generate`` prepared it; its pad id is taken, or else its
+            first end-of-turn id.
+        device: of the result.
+    """
     eos = config.eos_token_id
     padding = config.pad_token_id
     if padding is None:
         padding = eos if isinstance(eos, int) else (eos or [0])[0]
     longest = max(map(len, rows))
     padded = [row + [padding] * (longest - len(row)) for row in rows]
-    return torch.tensor(padded, device=model.device)
+    return torch.tensor(padded, dtype=torch.int64, device=device)

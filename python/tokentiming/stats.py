@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from typing import Any
 
 STAGES = ("drafting", "transcoding", "aligning", "target", "verifying")
 
@@ -30,13 +30,18 @@ class Stats:
     """Target tokens proposed."""
     accepted: int = 0
     """Proposed tokens accepted."""
-    accepted_per_round: Counter[int] = field(default_factory=Counter)
+    accepted_per_round: dict[int, int] = field(default_factory=dict)
     """Histogram: accepted tokens of a round -> rounds."""
-    transfer_cases: Counter[str] = field(default_factory=Counter)
+    transfer_cases: dict[str, int] = field(default_factory=dict)
     """By which case of the transfer proposed tokens got their laws, for `tokentiming`: "within" a
     draft token, a "merge" of several, "inside" one, or, as the last resort, a "point mass"."""
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds spent in each stage; the rest of ``seconds`` is bookkeeping."""
+    finish_reason: str | None = None
+    """Why the text ended: "eos", "stop_string", "length", "time" (``max_time``), or "criterion" (a
+    stopping criterion of the user's own)."""
+    draft_failure: str | None = None
+    """What went wrong in the draft, after which the target went on alone; None if nothing did."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -55,8 +60,20 @@ class Stats:
     @property
     def point_mass_rate(self) -> float:
         """Share of the transferred tokens for which there was nothing to transfer."""
-        transferred = self.transfer_cases.total()
-        return self.transfer_cases["point mass"] / transferred if transferred else 0.0
+        transferred = sum(self.transfer_cases.values())
+        return self.transfer_cases.get("point mass", 0) / transferred if transferred else 0.0
+
+    def record_round(self, accepted: int, transfer_cases: Iterable[str]) -> None:
+        """Count a round by its accepted tokens, and how their probabilities came about."""
+        self.accepted += accepted
+        self.accepted_per_round[accepted] = self.accepted_per_round.get(accepted, 0) + 1
+        for case in transfer_cases:
+            self.transfer_cases[case] = self.transfer_cases.get(case, 0) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and rates as plain Python values, ready for ``json.dumps``."""
+        rates = ("tokens_per_second", "tokens_per_forward", "acceptance_rate", "point_mass_rate")
+        return asdict(self) | {name: getattr(self, name) for name in rates}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

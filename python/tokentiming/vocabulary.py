@@ -56,13 +56,17 @@ class Vocabulary:
         self.eos_ids = tuple(eos_ids)
         self.special_ids = frozenset(special_ids)
         self.byte_ids = tuple(byte_ids)
-        lengths = torch.tensor([0, *map(len, self._table)])
+        lengths = torch.tensor([0, *map(len, self._table)], device="cpu")
         self.offsets = torch.cumsum(lengths, 0)
         self.bytes = torch.frombuffer(bytearray(b"".join(self._table) or b"\0"), dtype=torch.uint8)
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, *, eos_token_ids: int | Sequence[int] | None = None
+        cls,
+        tokenizer: Any,
+        *,
+        eos_token_ids: int | Sequence[int] | None = None,
+        rows: int | None = None,
     ) -> Vocabulary:
         """Read the byte table of a tokenizer, which is left as it is.
 
@@ -71,6 +75,8 @@ class Vocabulary:
                 ``tokenizers.Tokenizer`` itself.
             eos_token_ids: the model's end-of-turn ids, usually ``generation_config.eos_token_id``;
                 by default the tokenizer's own.
+            rows: of the model's embedding; tokens added to the tokenizer alone, which the model
+                cannot read, are left out.
 
         Raises:
             TypeError: the tokenizer is not backed by the ``tokenizers`` library.
@@ -87,6 +93,8 @@ class Vocabulary:
         eos_ids = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids or ())
 
         pieces = backend.get_vocab(with_added_tokens=True)
+        if rows is not None:
+            pieces = {piece: i for piece, i in pieces.items() if i < rows}
         size = max(pieces.values(), default=-1) + 1
         for token in eos_ids:
             if not 0 <= token < size:
@@ -95,7 +103,7 @@ class Vocabulary:
                 )
         kind = byte_tables.kind_of(backend)
         added = backend.get_added_tokens_decoder()
-        special = {i for i, token in added.items() if token.special} | set(eos_ids)
+        special = {i for i, token in added.items() if token.special and i < size} | set(eos_ids)
         table = [b""] * size
         for piece, i in pieces.items():
             if i not in special:
@@ -171,7 +179,8 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """SHA-256 over the byte table and the roles; equal for vocabularies that agree in both."""
         digest = hashlib.sha256()
-        for part in (self.bytes, self.offsets, torch.tensor(self.eos_ids, dtype=torch.int64)):
+        eos_ids = torch.tensor(self.eos_ids, dtype=torch.int64, device="cpu")
+        for part in (self.bytes, self.offsets, eos_ids):
             digest.update(part.numpy().tobytes())
         digest.update(json.dumps(sorted(self.special_ids)).encode())
         return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tokentiming.models.store import cache_folder
 from tokentiming.ops import Origins
 from tokentiming.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 NONE = -1
 """In place of a target token: there is none."""
@@ -50,14 +53,22 @@ class VocabularyMap:
 
         A map of a quarter of a million tokens takes some seconds. Its file, in ``maps`` of the
         cache folder, is named by the hashes of both vocabularies and of the target's encoder.
+        Where no file can be written, the map is built anew each time.
         """
         if len(draft) < _WORTH_A_FILE:
             return cls._built(draft, target)
-        path = _path(draft, target)
+        try:
+            path = _path(draft, target)
+        except (OSError, RuntimeError, ValueError) as error:  # no home, or no folder to be made
+            _keep_in_memory(error)
+            return cls._built(draft, target)
         found = cls._read(path)
         if found is None:
             found = cls._built(draft, target)
-            found._write(path)
+            try:
+                found._write(path)
+            except OSError as error:
+                _keep_in_memory(error)
         return found
 
     def on(self, device: torch.device | str) -> VocabularyMap:
@@ -106,8 +117,9 @@ class VocabularyMap:
     @classmethod
     def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
         if draft.fingerprint == target.fingerprint:
-            every = torch.arange(len(draft), dtype=torch.int32)
-            return cls(every, every.clone(), torch.arange(len(draft) + 1), every.clone())
+            every = torch.arange(len(draft), dtype=torch.int32, device="cpu")
+            offsets = torch.arange(len(draft) + 1, device="cpu")
+            return cls(every, every.clone(), offsets, every.clone())
         table = [draft.token_bytes(i) for i in range(len(draft))]
         exact = [target.owners.get(data, NONE) for data in table]
         expansions = [
@@ -117,11 +129,15 @@ class VocabularyMap:
         for token in draft.eos_ids if target.eos_ids else ():
             exact[token] = target.eos_ids[0]
             expansions[token] = [target.eos_ids[0]]
+        firsts = [(ids or [NONE])[0] for ids in expansions]
+        ends = list(accumulate(map(len, expansions)))
         return cls(
-            exact=torch.tensor(exact, dtype=torch.int32),
-            first=torch.tensor([(ids or [NONE])[0] for ids in expansions], dtype=torch.int32),
-            expansion_offsets=torch.tensor([0, *accumulate(map(len, expansions))]),
-            expansion_ids=torch.tensor(list(chain.from_iterable(expansions)), dtype=torch.int32),
+            exact=torch.tensor(exact, dtype=torch.int32, device="cpu"),
+            first=torch.tensor(firsts, dtype=torch.int32, device="cpu"),
+            expansion_offsets=torch.tensor([0, *ends], dtype=torch.int64, device="cpu"),
+            expansion_ids=torch.tensor(
+                list(chain.from_iterable(expansions)), dtype=torch.int32, device="cpu"
+            ),
         )
 
     @classmethod
@@ -141,6 +157,14 @@ class VocabularyMap:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _keep_in_memory(error: Exception) -> None:
+    logger.warning(
+        "VocabularyMap.build: the map cannot be kept in a file (%s) and is built again next time; "
+        "set TOKENTIMING_CACHE to a folder that can be written",
+        error,
+    )
 
 
 def _path(draft: Vocabulary, target: Vocabulary) -> Path:

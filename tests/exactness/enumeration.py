@@ -180,10 +180,11 @@ def enumerated(
     draft_length: int = 2,
     verify: Verify = ops.verify,
     observe: Callable[[Fraction], None] = lambda weight: None,
+    **options,
 ) -> Law:
     """Law of the tokens that the real loop emits, over all its random choices.
 
-    ``observe`` is called after each run with the run's weight.
+    ``observe`` is called after each run with the run's weight. ``options`` are those of the loop.
     """
     verdicts = Verdicts(verify)
 
@@ -198,6 +199,7 @@ def enumerated(
             room=room,
             draft_length=draft_length,
             pace=pace,
+            **options,
         )
         return tuple(new)
 

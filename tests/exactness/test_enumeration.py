@@ -53,6 +53,41 @@ def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
     assert distance(law, target) < EXACT
 
 
+@pytest.mark.parametrize("pair", ["crossing", "merging"])
+@pytest.mark.parametrize("method", JUDGING)
+def test_rows_that_are_judged_one_by_one_are_exact(method, pair):
+    """As where a logits processor remembers its calls."""
+    distribution, target = law_and_target(JUDGING[method], pair, emitted_only=True)
+    assert distance(distribution, target) < EXACT
+
+
+class Fragile(toys.ToyModel):
+    """Fails after some of the tokens that it may draw, and never after others."""
+
+    def __init__(self, model: Gram, fatal: int) -> None:
+        self._model = model
+        self._fatal = fatal
+        self.failures = 0
+
+    def rows(self, ids, keep):
+        if ids[-1] == self._fatal:
+            self.failures += 1
+            raise RuntimeError("out of memory")
+        return self._model.rows(ids, keep)
+
+
+@pytest.mark.draft_fails
+@pytest.mark.parametrize("fatal", [1, 2])
+@pytest.mark.parametrize("method", sorted(JUDGING.keys() - {"slrs"}))  # which reads nothing it drew
+def test_a_draft_that_fails_for_what_it_drew_leaves_the_output_exact(method, fatal):
+    model, draft_model = models("crossing")
+    fragile = Fragile(draft_model, fatal)
+    drafter = toys.TableDrafter(DRAFT, fragile)
+    distribution = enumerated(JUDGING[method], model, TARGET, drafter, fails=None)
+    assert distance(distribution, model.joint(3, TARGET.eos_ids)) < EXACT
+    assert fragile.failures > 0
+
+
 @pytest.mark.parametrize("alignment", ["dtw", "bytes"])
 def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
     method = TokenTiming(alignment)
@@ -85,7 +120,7 @@ def test_the_pair_holds_what_could_go_wrong():
 
     class Watched(Pushforward):
         def verify(self, rows, proposal):
-            emitted = super().verify(rows, proposal)
+            emitted = list(super().verify(rows, proposal))
             accepted = len(emitted) - 1
             seen["missed"] += proposal.missed and accepted == len(proposal.ids)
             seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
@@ -94,7 +129,7 @@ def test_the_pair_holds_what_could_go_wrong():
                 lacking = float(proposal.laws[j].sum()) < 1
                 seen[f"{'accepted' if j < accepted else 'rejected'} at {j}"] += 1
                 seen["mass is missing"] += lacking
-            return emitted
+            return iter(emitted)
 
     law_and_target(Watched(), "crossing")
     for what in ("missed", "end of turn", "all accepted", "mass is missing"):
@@ -120,13 +155,13 @@ class Recorded(TokenTiming):
         self.history: tuple[int, ...] = ()
         self.events: list[tuple] = []
 
-    def verify(self, rows, proposal) -> list[int]:
-        emitted = super().verify(rows, proposal)
+    def verify(self, rows, proposal):
+        emitted = list(super().verify(rows, proposal))
         for j, token in enumerate(proposal.ids[: len(emitted)]):
             law = tuple(proposal.laws[j].tolist())
             self.events.append((self.history + tuple(emitted[:j]), law, token))
         self.history += tuple(emitted)
-        return emitted
+        return iter(emitted)
 
 
 def deviation_and_bound(alignment: str, pair: str) -> tuple[float, float]:

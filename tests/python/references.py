@@ -196,3 +196,20 @@ def restrict(row: Sequence[float], exact: Sequence[int], columns: int) -> list[f
         if t >= 0:
             q[t] += probability
     return [x / math.fsum(q) for x in q]
+
+
+def follow(ids: list[int], data: bytes, vocabulary) -> list[int]:
+    """Tokens that spell ``data``: ``ids`` up to 4 before the first difference, the rest encoded."""
+    starts = [0]
+    for i in ids:
+        piece = vocabulary.token_bytes(i)
+        if data[starts[-1] : starts[-1] + len(piece)] != piece:
+            break
+        starts.append(starts[-1] + len(piece))
+    kept = len(starts) - 1
+    if kept == len(ids) and starts[-1] == len(data):
+        return ids
+    kept = max(kept - 4, 0)
+    while kept and 0x80 <= data[starts[kept]] < 0xC0:
+        kept -= 1
+    return ids[:kept] + vocabulary.encode(data[starts[kept] :])

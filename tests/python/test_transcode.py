@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import references
 import toys
 from tokentiming import Vocabulary
-from tokentiming.transcode import follow, proxies, unfinished
+from tokentiming.transcode import Context, proxies, unfinished
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
 RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))
@@ -52,12 +53,52 @@ def test_between_equal_vocabularies_tokens_stay_as_they_are():
 
 @settings(max_examples=200)
 @given(st.text("abc é日", max_size=12), st.text("abc é日", max_size=12), st.integers(0, 4))
-def test_follow_spells_the_new_text_and_keeps_the_beginning(kept, added, cut):
+def test_a_context_spells_the_new_text_and_keeps_the_beginning(kept, added, cut):
     before = LEFT.encode((kept + "tail").encode())
     text = (kept + added).encode()
     text = text[: len(text) - cut]
-    ids = follow(before, text, LEFT)
+    context = Context(LEFT)
+    context.extend(before)
+    ids = list(context.follow(text))
     assert LEFT.decode(ids) == text
-    assert follow(ids, text, LEFT) == ids
+    assert context.follow(text) == ids
     shared = len(LEFT.encode(kept.encode())) - 5
     assert ids[: max(shared, 0)] == before[: max(shared, 0)] or cut
+
+
+PIECES = st.lists(st.tuples(st.text("abc é日", max_size=6), st.text("abc é日", max_size=6)))
+
+
+@settings(max_examples=200)
+@given(PIECES)
+def test_a_context_is_its_slow_twin_round_after_round(rounds):
+    """Each round commits some text and drafts some more, of which the next commits a part."""
+    context, twin, text = Context(LEFT), [], b""
+    for committed, drafted in rounds:
+        text += committed.encode()
+        twin = references.follow(twin, text, LEFT)
+        assert context.follow(text) == twin
+        context.extend(LEFT.encode(drafted.encode()))
+        twin = twin + LEFT.encode(drafted.encode())
+
+
+class Words(toys.Letters):
+    """Knows no word but two, and nothing by its bytes: other words get the nearest encoding."""
+
+    def encode(self, data: bytes) -> list[int]:
+        return [1 if word in (b"ab", b"cd") else 2 for word in data.split()]
+
+
+def test_a_context_stays_short_where_the_words_are_unknown():
+    vocabulary = Words([b"", b"ab", b"?"], [0])
+    context = Context(vocabulary)
+    encoded: list[bytes] = []
+    encode = vocabulary.encode
+    vocabulary.encode = lambda data: encoded.append(data) or encode(data)
+    text = b""
+    for _ in range(400):
+        text += b" xyz ab"
+        context.follow(text)
+        context.extend([1, 2])
+    assert context.follow(text) == encode(text)
+    assert max(map(len, encoded)) < 60

@@ -17,6 +17,7 @@ from tokentiming.loop import Decoding, Request
 from tokentiming.noise import Noise
 from tokentiming.pace import FixedPace, Pace
 from tokentiming.prompts import Prompt
+from tokentiming.transcode import Context
 
 
 def byte_level_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
@@ -129,7 +130,7 @@ class TableDrafter(ModelDrafter):
         self._prompt = [0, 0]
 
     def begin(self, prompt, target_tokenizer, warpers) -> None:
-        self._context: list[int] = []
+        self._context = Context(self.vocabulary)
         self._warpers = lambda ids, scores: scores
 
 
@@ -190,26 +191,34 @@ def decoding(
     do_sample: bool = True,
     watch: Callable = lambda round_: None,
     ends: bool = True,
+    processors: Sequence[Callable] = (),
+    emitted_only: bool = False,
+    fails: bool | None = False,
 ) -> Decoding:
-    """Run the real loop on toy parts; without ``ends`` it goes on after an end of turn."""
+    """Run the real loop on toy parts; without ``ends`` it goes on after an end of turn.
 
-    def finished(ids, scores):
-        return ends and int(ids[0, -1]) in vocabulary.eos_ids
+    An error in the drafter is one here, unless it is expected (``fails``) or possible (None).
+    """
+
+    def end_reason(ids):
+        return "eos" if ends and int(ids[0, -1]) in vocabulary.eos_ids else None
 
     request = Request(
         Prompt([0, 0]),
+        LogitsProcessorList(processors),
         LogitsProcessorList(),
-        LogitsProcessorList(),
-        finished,
+        end_reason,
         target.device,
         room,
         do_sample,
         noise or Noise(seed, row),
         watch,
+        emitted_only,
     )
     pace = pace or FixedPace(draft_length)
     run = Decoding(target, vocabulary, drafter, methods.resolve(method), pace, request)
     run.run(None)
+    assert fails in (None, run.stats.draft_failure is not None), run.stats.draft_failure
     return run
 
 

@@ -99,7 +99,10 @@ class Drafter(Protocol):
         """Forward passes so far."""
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        """Start on a new prompt; ``warpers`` shape scores ``[1, V]`` as the target's are shaped."""
+        """Start on a new prompt; ``warpers`` shape scores ``[1, V]`` as the target's are shaped.
+
+        They look at the scores alone, and take any ids.
+        """
 
     def propose(
         self, text: bytes, state: State, limit: int, choose: Choose, wants_more: WantsMore
@@ -107,7 +110,7 @@ class Drafter(Protocol):
         """Guess what follows ``text``, all bytes generated so far.
 
         A drafter may stop before ``limit``, for a reason that was known before it drew the token
-        at which it stops.
+        at which it stops. After an error, here or in ``begin``, the target goes on alone.
 
         Args:
             text: may end inside a UTF-8 character.

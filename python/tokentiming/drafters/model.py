@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 from tokentiming import checks
 from tokentiming.cache import CachedModel
-from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.graphed_model import GraphedModel
+from tokentiming.graphed_model import GraphedModel, graphed_or_cached
 from tokentiming.native_model import NativeModel
 from tokentiming.noise import State
+from tokentiming.probe import refuse_unfaithful
 from tokentiming.prompts import Prompt
-from tokentiming.transcode import follow, unfinished
+from tokentiming.transcode import Context, unfinished
 from tokentiming.vocabulary import Vocabulary
 
 
@@ -29,19 +29,25 @@ class ModelDrafter:
         tokenizer: the model's.
 
     Raises:
-        ValueError: the model keeps a recurrent state or is where the core cannot read its scores,
-            or the tokenizer's kind is unknown.
+        TypeError: the model is no causal language model of transformers.
+        ValueError: the model keeps a recurrent state, gives other logits when it is read piece by
+            piece, or is where the core cannot read its scores; or the tokenizer's kind is unknown.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
-        checks.device(model, "ModelDrafter")
+        checks.causal_model(model, "ModelDrafter")
+        checks.rolls_back(model, "ModelDrafter")
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(
-            tokenizer, eos_token_ids=model.generation_config.eos_token_id
+            tokenizer,
+            eos_token_ids=model.generation_config.eos_token_id,
+            rows=model.get_input_embeddings().weight.shape[0],
         )
         self._reader = reader(model)
+        if isinstance(self._reader, CachedModel) and not model.training:
+            refuse_unfaithful(model, self._reader, "ModelDrafter")
         self._prompt: list[int] = []
-        self._context: list[int] = []
+        self._context = Context(self.vocabulary)
 
     @property
     def in_one_go(self) -> bool:
@@ -54,11 +60,11 @@ class ModelDrafter:
     @property
     def context(self) -> list[int]:
         """The generated part as this model reads it: prompt not included."""
-        return self._context
+        return self._context.ids
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        self._prompt = prompt.ids_for(self.tokenizer, target_tokenizer)
-        self._context = []
+        self._prompt = prompt.ids_for(self.tokenizer, self.vocabulary, target_tokenizer)
+        self._context = Context(self.vocabulary)
         self._warpers = warpers
         self._reader.reset()
 
@@ -68,13 +74,15 @@ class ModelDrafter:
         """Draft as described by ``Drafter``.
 
         Nothing is drafted inside a character whose bytes have no tokens of their own here, nor
-        beyond the model's context.
+        beyond the model's context, nor where there is nothing to read yet: a tokenizer without a
+        beginning-of-text token makes no ids of an empty prompt.
         """
         tail = unfinished(text)
         if tail and not self.vocabulary.can_spell(text[-tail:]):
             return Draft()
-        self._context = follow(self._context, text, self.vocabulary)
-        read = self._prompt + self._context
+        read = self._prompt + self._context.follow(text)
+        if not read:
+            return Draft()
         room = limit if self._reader.max_length is None else self._reader.max_length - len(read)
         limit = max(min(limit, room), 0)
         choices = islice(self._choices(read, state, choose), limit)
@@ -88,14 +96,14 @@ class ModelDrafter:
                 if len(draft.ids) == limit or not wants_more(draft.confidences):
                     break
         self._reader.identify(draft.drawn)
-        self._context = self._context + draft.ids
+        self._context.extend(draft.ids)
         return draft
 
     def _choices(self, read: list[int], state: State, choose: Choose) -> Iterator[Choice]:
         """Token after token, whatever they are, without a look at them."""
         device = self._reader.device
         advances = self.vocabulary.on(device).advances
-        ids = send(torch.tensor([read]), device)
+        ids = torch.empty((1, 0), dtype=torch.int64, device=device)  # warpers do not look at them
         states = state.on(device)
         logits = self._reader.logits(read)
         while True:
@@ -107,15 +115,14 @@ class ModelDrafter:
                 return
             yield choice
             token = choice.token.clamp(min=0)  # where there is none the draft has ended, unseen
-            ids = torch.cat((ids, token[None]), 1)
             states = states + advances[token]
             logits = self._reader.step(token)
 
 
-def reader(model: PreTrainedModel) -> CachedModel | GraphedModel | NativeModel:
+def reader(model: PreTrainedModel) -> CachedModel | NativeModel:
     """The quickest way to read a draft model."""
     if NativeModel.runs(model):
         return NativeModel(model)
     if GraphedModel.runs(model):
-        return GraphedModel(model)
+        return graphed_or_cached(model)
     return CachedModel(model)

@@ -36,10 +36,16 @@ def resolve(method: str | Method) -> Method:
     """A method given by its name, with its usual settings, or one that is given as it is.
 
     Raises:
+        TypeError: it is neither.
         ValueError: there is none of this name.
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        raise TypeError(
+            f"SpeculativeDecoder: method is {method!r}; give a name, or an object of a class in "
+            "tokentiming.methods"
+        )
     if method not in METHODS:
         raise ValueError(
             f"SpeculativeDecoder: method is {method!r}; choose one of {', '.join(sorted(METHODS))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -21,10 +21,13 @@ Ask = Callable[[int, Choose, WantsMore], Draft]
 class TargetRows(Protocol):
     """The target's scores along a proposal of M tokens, row ``j`` being after ``j`` of them.
 
-    They are worked out when asked for, so ask for no more than ``at_once`` that may be needless.
+    They are computed when asked for, so ask for no more than ``at_once`` that may be needless.
     """
 
     at_once: int
+    emitted_only: bool
+    """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
+    and only once the tokens before it have been emitted."""
 
     def scores(self, rows: range) -> torch.Tensor:
         """Float scores ``[R, V]`` of some of the rows 0 to M, logits processors applied."""
@@ -105,8 +108,11 @@ class Method(ABC):
         return proposal
 
     @abstractmethod
-    def verify(self, rows: TargetRows, proposal: Proposal) -> list[int]:
-        """The accepted beginning of the proposal, and one more token of the target's own."""
+    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
+        """Emit the accepted beginning of the proposal, and one more token of the target's own.
+
+        The text may end at any of them, and no more are asked for then.
+        """
 
 
 class Matching(Method):
@@ -119,15 +125,15 @@ class Matching(Method):
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """The ids ``[R]`` that the target emits at states ``[R, 2]``, given scores ``[R, V_t]``."""
 
-    def verify(self, rows: TargetRows, proposal: Proposal) -> list[int]:
-        emitted: list[int] = []
+    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
         size = len(proposal.ids) + 1
-        while True:
-            asked = range(len(emitted), min(len(emitted) + rows.at_once, size))
-            for token in self.choose_target(rows.scores(asked), rows.states(asked)).tolist():
-                emitted.append(lawful(token))
-                if emitted != proposal.ids[: len(emitted)]:
-                    return emitted
+        for start in range(0, size, rows.at_once):
+            asked = range(start, min(start + rows.at_once, size))
+            chosen = self.choose_target(rows.scores(asked), rows.states(asked)).tolist()
+            for row, token in zip(asked, chosen, strict=True):
+                yield lawful(token)
+                if proposal.ids[row : row + 1] != [token]:
+                    return
 
 
 def lawful(token: int) -> int:

@@ -15,7 +15,8 @@ class Greedy(Matching):
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
         token = scores.argmax(1)
-        return Choice(token, shares(scores, token))
+        share = shares(scores, token)
+        return Choice(torch.where(share.isnan(), -1, token), share)  # of NaN no token is the best
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return scores.argmax(1)

@@ -38,14 +38,15 @@ class Pushforward(Rejection):
         if not draft.laws:
             return proposal
         assert self.draft_vocabulary is not None
-        drawn, laws = torch.tensor(draft.drawn, dtype=torch.int64), torch.cat(draft.laws)
+        drawn = torch.tensor(draft.drawn, dtype=torch.int64, device="cpu")
+        laws = torch.cat(draft.laws)
         device = laws.device
         lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
-        lo = torch.arange(len(drawn)).repeat_interleave(lengths)[: len(proposal.ids)]
+        lo = torch.arange(len(drawn), device="cpu").repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
             laws,
             send(drawn, device),
-            send(torch.tensor(proposal.ids, dtype=torch.int64), device),
+            send(torch.tensor(proposal.ids, dtype=torch.int64, device="cpu"), device),
             send(torch.stack((lo, lo + 1), 1).int(), device),
             self.draft_vocabulary.on(device),
             self.target_vocabulary.on(device),

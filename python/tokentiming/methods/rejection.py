@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from tokentiming import ops
@@ -41,20 +43,48 @@ class Rejection(Method):
         token = self._draws.draw(law)
         return Choice(token, law[0, token], law)
 
-    def verify(self, rows: TargetRows, proposal: Proposal) -> list[int]:
-        size = len(self.target_vocabulary)  # behind it the head is padded
-        ids = list(proposal.ids)
-        scores = rows.scores(range(len(ids) + 1))[:, :size]
-        if proposal.missed:
-            ids.append(-1)
-            scores = torch.cat((scores, scores[-1:]))  # not read: a missed draw is a rejection
-        device = scores.device
-        verdict = ops.verify(
-            send(torch.tensor([ids], dtype=torch.int64), device),
-            target_logits=scores[None],
-            draft_probs=None if proposal.laws is None else send(proposal.laws[None], device),
-            uniforms=send(self._verdicts.uniforms(len(scores))[None], device),
-        )
-        tokens: list[int] = verdict.tokens[0].tolist()
-        lawful(tokens[0])
-        return [token for token in tokens if token >= 0]
+    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
+        ids = [*proposal.ids, -1] if proposal.missed else proposal.ids
+        uniforms = self._verdicts.uniforms(len(ids) + 1)
+        if not rows.emitted_only:
+            scores = self._scores(rows, range(len(proposal.ids) + 1))
+            if proposal.missed:
+                scores = torch.cat((scores, scores[-1:]))  # not read: a missed draw is a rejection
+            yield from _emitted(ids, scores, proposal.laws, uniforms)
+            return
+        for row, token in enumerate(ids):
+            # The token after an accepted one belongs to the next row, so it is not used here.
+            scores = self._scores(rows, range(row, row + 1)).expand(2, -1)
+            law = None if proposal.laws is None else proposal.laws[row : row + 1]
+            tokens = _emitted([token], scores, law, uniforms[[row, -1]])
+            yield tokens[0]
+            if len(tokens) == 1:
+                return
+        last = range(len(ids), len(ids) + 1)
+        yield from _emitted([], self._scores(rows, last), None, uniforms[-1:])
+
+    def _scores(self, rows: TargetRows, asked: range) -> torch.Tensor:
+        return rows.scores(asked)[:, : len(self.target_vocabulary)]  # behind it the head is padded
+
+
+def _emitted(
+    ids: list[int], scores: torch.Tensor, laws: torch.Tensor | None, uniforms: torch.Tensor
+) -> list[int]:
+    """The accepted beginning of M proposed tokens, and one more.
+
+    Args:
+        ids: the proposed tokens, -1 for a missed draw.
+        scores: of the target, ``[M + 1, V]``.
+        laws: that the tokens were drawn from, ``[M, V]``.
+        uniforms: float64 ``[M + 1]``.
+    """
+    device = scores.device
+    verdict = ops.verify(
+        send(torch.tensor([ids], dtype=torch.int64, device="cpu"), device),
+        target_logits=scores[None],
+        draft_probs=None if laws is None else send(laws[None], device),
+        uniforms=send(uniforms[None], device),
+    )
+    tokens: list[int] = verdict.tokens[0].tolist()
+    lawful(tokens[0])
+    return [token for token in tokens if token >= 0]

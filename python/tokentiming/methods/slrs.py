@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tokentiming.arguments import integer
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Draft, WantsMore
 from tokentiming.methods.base import Ask, Proposal
@@ -36,7 +37,8 @@ class Slrs(Rejection):
         strings: most strings of K > 1 tokens to enumerate in a round.
 
     Raises:
-        ValueError: ``lookahead`` is below 1; or, in a round, there are more than ``strings``.
+        TypeError: one of them is no integer.
+        ValueError: one of them is below 1; or, in a round, there are more than ``strings``.
 
     Source: arXiv 2502.05202, Algorithm 3 (String-Level Rejection Sampling).
     """
@@ -44,10 +46,8 @@ class Slrs(Rejection):
     name = "slrs"
 
     def __init__(self, lookahead: int = 1, strings: int = 4096) -> None:
-        if lookahead < 1:
-            raise ValueError(f"Slrs: lookahead is {lookahead}; give at least 1")
-        self.lookahead = lookahead
-        self.strings = strings
+        self.lookahead = integer(lookahead, "lookahead", least=1, caller="Slrs")
+        self.strings = integer(strings, "strings", least=1, caller="Slrs")
 
     def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
         guess, law = _law_after((), ask)
@@ -124,9 +124,9 @@ class Slrs(Rejection):
                 longer = (*prefix, token)
                 kind = reached if longer in tree else strings
                 kind[longer] = reached[prefix] * probability
-        firsts = torch.tensor(self._first_tokens(list(strings)))
+        firsts = torch.tensor(self._first_tokens(list(strings)), device="cpu")
         known = firsts != NONE
-        weights = torch.tensor(list(strings.values()), dtype=tree[()].dtype)
+        weights = torch.tensor(list(strings.values()), dtype=tree[()].dtype, device="cpu")
         return weights.new_zeros(size).index_add_(0, firsts[known], weights[known])
 
     def _first_tokens(self, strings: Sequence[Prefix]) -> list[int]:
@@ -149,11 +149,14 @@ def _law_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]
     laws: list[torch.Tensor] = []
 
     def choose(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        laws.append(torch.softmax(scores, 1))
+        law = torch.softmax(scores, 1)
+        if law.isnan().any():
+            raise ValueError("Slrs: the draft's scores hold NaN or +inf, or none that is finite")
+        laws.append(law)
         given = beginning[len(laws) - 1 : len(laws)]
         if not given:
             return None
-        return Choice(send(torch.tensor(given), scores.device), scores.new_ones(1))
+        return Choice(send(torch.tensor(given, device="cpu"), scores.device), scores.new_ones(1))
 
     guess = ask(len(beginning) + 1, choose, lambda confidences: True)
     return guess, laws[len(beginning)] if len(laws) > len(beginning) else None

@@ -28,7 +28,8 @@ class Tli(Rejection):
         mass = shared.sum(1)
         token = self._draws.draw(torch.where(mass > 0, shared, 1))
         confidence = shared[0, token] / mass
-        return Choice(torch.where(mass > 0, token, NOTHING), confidence, law)
+        without = torch.where(mass.isnan(), -1, NOTHING)
+        return Choice(torch.where(mass > 0, token, without), confidence, law)
 
     def transcode(self, draft: Draft) -> Proposal:
         ids: list[int] = self.map.exact[draft.drawn].tolist()

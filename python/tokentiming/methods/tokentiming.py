@@ -58,8 +58,8 @@ class TokenTiming(Rejection):
         assert self.draft_vocabulary is not None
         draft_vocabulary, target_vocabulary = self.draft_vocabulary, self.target_vocabulary
         ends = proposal.ids[-1] in self.target_vocabulary.special_ids
-        drawn = torch.tensor(draft.drawn if ends else draft.ids)
-        proxies = torch.tensor(proposal.ids)
+        drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
+        proxies = torch.tensor(proposal.ids, device="cpu")
         rows = torch.cat(draft.laws[: len(drawn)])
         device = rows.device
         proposal.laws, proposal.cases = ops.transfer(

@@ -1,0 +1,42 @@
+"""Decoders, drafters, methods and streamers keep state and serve one call at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+_lock = Lock()
+_in_use: dict[int, str] = {}
+
+
+@contextmanager
+def exclusive(**objects: Any) -> Iterator[None]:
+    """Hold objects for the duration of one call.
+
+    One table holds all objects in use, so that objects of the user's own count too, need no lock
+    and can be copied. None stands for an object that is not there.
+
+    Args:
+        **objects: by the name under which the error speaks of them.
+
+    Raises:
+        RuntimeError: another call holds one of them, in another thread or further up the stack.
+    """
+    wanted = {id(held): name for name, held in objects.items() if held is not None}
+    with _lock:
+        for identity, name in wanted.items():
+            if identity in _in_use:
+                raise RuntimeError(
+                    f"generate: this {name} is in use by another call and serves one at a time; "
+                    "give each thread, and each call from a callback, a decoder, drafter, method "
+                    "and streamer of its own (they may share the models)"
+                )
+        _in_use.update(wanted)
+    try:
+        yield
+    finally:
+        with _lock:
+            for identity in wanted:
+                del _in_use[identity]

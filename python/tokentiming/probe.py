@@ -1,0 +1,110 @@
+"""Whether a model's logits depend on how its tokens are read."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import PreTrainedModel
+
+_PROMPT = 6
+_NEW = 3
+_TOLERANCE = 0.1
+"""Of the spread of the logits. Rounding in bfloat16 or 8 bits stays below it; other positions, or a
+cache that is not read, go far beyond."""
+
+_KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
+
+_sound: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def refuse_unfaithful(model: PreTrainedModel, reader: Any, caller: str) -> None:
+    """Refuse a model that gives other logits here than in ``generate``.
+
+    The reader reads a short text piece by piece and goes back over wrong tokens, as the rounds of
+    speculative decoding do. Models that count positions from a padding id, or that use no cache,
+    do not stand that.
+
+    Args:
+        model: borrowed; each is tried once.
+        reader: reads it, through ``reset`` and ``logits``; empty afterwards.
+        caller: for the error.
+
+    Raises:
+        ValueError: the logits differ, or the model cannot be read so at all.
+    """
+    too_short = reader.max_length is not None and reader.max_length < _PROMPT + _NEW
+    if model in _sound or too_short:
+        return
+    name = type(model).__name__
+    try:
+        prompt, wrong = _tokens(model)
+        text, expected = _generated(model, prompt)
+        reader.logits(text[:2])
+        reader.logits([*text[:4], *wrong])
+        reader.logits([*text[:-1], wrong[0]], keep=2)
+        found = reader.logits(text, keep=_NEW).to(expected.device)
+    except Exception as error:  # an architecture may fail in any way
+        raise ValueError(
+            f"{caller}: {name} cannot be read piece by piece ({type(error).__name__}: {error}); "
+            "pass a causal language model with attention layers and a cache"
+        ) from error
+    finally:
+        reader.reset()
+    gap = _distance(found, expected)
+    if gap > _TOLERANCE:
+        raise ValueError(
+            f"{caller}: {name} gives other logits when a text is read piece by piece than in "
+            f"generate (they differ by {gap:.0%} of their spread): its positions or its cache do "
+            "not allow speculative decoding; call model.generate, or pass another model"
+        )
+    _sound[model] = True
+
+
+def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:
+    """A prompt, and two wrong tokens: ids spread over the vocabulary, none of them special."""
+    config = model.generation_config
+    special = {
+        config.pad_token_id,
+        config.bos_token_id,
+        model.config.get_text_config().pad_token_id,
+    }
+    special |= set(eos if isinstance(eos := config.eos_token_id, list) else [eos])
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = [i for i in range(size) if i not in special]
+    spread = [ids[(7 * k + 3) * len(ids) // 64 % len(ids)] for k in range(_PROMPT + 2)]
+    return spread[:_PROMPT], spread[_PROMPT:]
+
+
+@torch.no_grad()
+def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
+    """The text that ``generate`` writes, but for its last token, and the logits ``[_NEW, V]``."""
+    ids = torch.tensor([prompt], device=model.device)
+    # Nothing that the model's own config asks for but the ids with a role.
+    own = {name: None for name in model.generation_config.to_diff_dict() if name not in _KEPT}
+    plain = {
+        "max_new_tokens": _NEW,
+        "min_new_tokens": _NEW,
+        "do_sample": False,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "use_cache": True,
+        "pad_token_id": 0,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
+    out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
+    return out.sequences[0, :-1].tolist(), torch.cat(out.logits)
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root mean square of the difference, in units of the spread of the logits."""
+    columns = min(found.shape[-1], expected.shape[-1])
+    found, expected = found[:, :columns].double(), expected[:, :columns].double()
+    finite = found.isfinite() & expected.isfinite()
+    difference = (found - expected)[finite]
+    spread = expected[finite].std()
+    if not difference.numel() or not spread > 0:
+        return 0.0
+    return float(difference.square().mean().sqrt() / spread)

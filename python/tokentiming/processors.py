@@ -1,0 +1,197 @@
+"""Logits processors and stopping criteria, as each row of a batch gets them.
+
+Rows are generated one after another, and several rows of logits are computed at a time, of which
+some are rejected. A processor that remembers its calls must not notice either.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import (
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    generation,
+)
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+
+WARPERS = frozenset(
+    {
+        generation.TemperatureLogitsWarper,
+        generation.TopKLogitsWarper,
+        generation.TopPLogitsWarper,
+        generation.TopHLogitsWarper,
+        generation.MinPLogitsWarper,
+        generation.TypicalLogitsWarper,
+        generation.EpsilonLogitsWarper,
+        generation.EtaLogitsWarper,
+    }
+)
+"""Processors that depend on the scores alone, so that the draft's scores can pass through too."""
+
+STATELESS = WARPERS | {
+    generation.EncoderNoRepeatNGramLogitsProcessor,
+    generation.EncoderRepetitionPenaltyLogitsProcessor,
+    generation.ExponentialDecayLengthPenalty,
+    generation.ForcedBOSTokenLogitsProcessor,
+    generation.ForcedEOSTokenLogitsProcessor,
+    generation.InfNanRemoveLogitsProcessor,
+    generation.LogitNormalization,
+    generation.MinLengthLogitsProcessor,
+    generation.MinNewTokensLengthLogitsProcessor,
+    generation.NoBadWordsLogitsProcessor,
+    generation.NoRepeatNGramLogitsProcessor,
+    generation.RepetitionPenaltyLogitsProcessor,
+    generation.SequenceBiasLogitsProcessor,
+    generation.SuppressTokensAtBeginLogitsProcessor,
+    generation.SuppressTokensLogitsProcessor,
+    generation.WatermarkLogitsProcessor,
+}
+"""Processors that depend on their arguments alone. A subclass may not, so types must be equal."""
+
+_STATELESS_CRITERIA = frozenset(
+    {EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria}
+)
+
+_END_REASONS: Sequence[tuple[type, str]] = (
+    (EosTokenCriteria, "eos"),
+    (StopStringCriteria, "stop_string"),
+    (MaxTimeCriteria, "time"),
+    (MaxLengthCriteria, "length"),
+)
+
+Steps = TypeVar("Steps", LogitsProcessorList, StoppingCriteriaList)
+
+
+def warpers(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """Those of the processors that shape the draft's scores as well."""
+    return LogitsProcessorList(p for p in processors if type(p) in WARPERS)
+
+
+def have_state(processors: LogitsProcessorList) -> bool:
+    """Whether one of them may remember its calls, as `guidance_scale` and users' own do."""
+    return not all(type(processor) in STATELESS for processor in processors)
+
+
+def for_rows(steps: Steps, rows: int, kind: str, *, alone: bool) -> list[Steps]:
+    """Processors or criteria for each row of a batch.
+
+    Each row gets what was prepared for it, and state of its own. What has no state is shared.
+
+    Args:
+        steps: the processors or criteria of the whole batch.
+        rows: how many rows there are.
+        kind: "logits processor" or "stopping criterion", for the error.
+        alone: whether this row is the only one of the call. It gets the originals, so that their
+            owner finds in them what they saw.
+
+    Raises:
+        ValueError: one of the steps cannot be copied.
+    """
+    if alone:
+        return [steps]
+    return [type(steps)(_for_row(step, row, rows, kind) for step in steps) for row in range(rows)]
+
+
+def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str | None]:
+    """A function that says why a text, ids ``[1, L]``, ends here, or None if it goes on."""
+
+    def reason(ids: torch.Tensor) -> str | None:
+        # Each is asked every time, as in `generate`: a criterion may count its calls.
+        met = [criterion for criterion in criteria if _is_met(criterion(ids, None))]
+        for kind, name in _END_REASONS:
+            if any(isinstance(criterion, kind) for criterion in met):
+                return name
+        return "criterion" if met else None
+
+    return reason
+
+
+def criteria_device(criteria: StoppingCriteriaList, device: torch.device) -> torch.device:
+    """The device on which the criteria get their ids.
+
+    transformers' own accept any, and reading ids on the CPU does not synchronize; users' own get
+    the target's device, as in `generate`.
+    """
+    own = {type(criterion).__module__ for criterion in criteria} <= {StopStringCriteria.__module__}
+    return torch.device("cpu") if own else device
+
+
+def _is_met(verdict: Any) -> bool:
+    return bool(verdict.all() if isinstance(verdict, torch.Tensor) else verdict)
+
+
+def _for_row(step: Any, row: int, rows: int, kind: str) -> Any:
+    if type(step) in _ROW_OF_BATCH:
+        return _ROW_OF_BATCH[type(step)](copy.copy(step), row, rows)
+    if type(step) in STATELESS or type(step) in _STATELESS_CRITERIA:
+        return step
+    return _own_copy(step, kind)
+
+
+def _own_copy(step: Any, kind: str) -> Any:
+    """A copy with state of its own; models and tokenizers are shared."""
+    parts = getattr(step, "__dict__", {}).values()
+    memo = {id(p): p for p in parts if isinstance(p, nn.Module | PreTrainedTokenizerBase)}
+    try:
+        return copy.deepcopy(step, memo)
+    except Exception as error:  # whatever a class of the user's own raises
+        raise ValueError(
+            f"generate: {kind} {type(step).__name__} cannot be copied ({type(error).__name__}: "
+            f"{error}), and each text needs a copy with state of its own; pass one at a time"
+        ) from error
+
+
+def _part(values: Any, row: int, rows: int) -> Any:
+    """A row's part of values for a batch, which are repeated if several rows share a prompt."""
+    index = row // (rows // len(values)) if len(values) < rows else row
+    return values[index : index + 1]
+
+
+def _repetition_penalty(step: Any, row: int, rows: int) -> Any:
+    ignored = step.prompt_ignore_length
+    if isinstance(ignored, torch.Tensor) and ignored.dim():
+        step.prompt_ignore_length = _part(ignored, row, rows)
+    return step
+
+
+def _encoder_repetition_penalty(step: Any, row: int, rows: int) -> Any:
+    step.encoder_input_ids = _part(step.encoder_input_ids, row, rows)
+    return step
+
+
+def _encoder_no_repeat_ngram(step: Any, row: int, rows: int) -> Any:
+    step.generated_ngrams = _part(step.generated_ngrams, row, rows)
+    step.batch_size = 1
+    return step
+
+
+def _prefix_constrained(step: Any, row: int, rows: int) -> Any:
+    allowed = step._prefix_allowed_tokens_fn
+    step._prefix_allowed_tokens_fn = lambda _, ids: allowed(row, ids)
+    return step
+
+
+def _guidance(step: Any, row: int, rows: int) -> Any:
+    step.unconditional_context = {
+        name: _part(value, row, rows) if isinstance(value, torch.Tensor) else value
+        for name, value in step.unconditional_context.items()
+    }
+    return step
+
+
+_ROW_OF_BATCH: dict[type, Callable[[Any, int, int], Any]] = {
+    generation.EncoderNoRepeatNGramLogitsProcessor: _encoder_no_repeat_ngram,
+    generation.EncoderRepetitionPenaltyLogitsProcessor: _encoder_repetition_penalty,
+    generation.PrefixConstrainedLogitsProcessor: _prefix_constrained,
+    generation.RepetitionPenaltyLogitsProcessor: _repetition_penalty,
+    generation.UnbatchedClassifierFreeGuidanceLogitsProcessor: _guidance,
+}
+"""How the processors that hold something for each row of a batch are cut down to one of them."""

@@ -1,0 +1,63 @@
+"""The target's scores along a proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessorList
+
+from tokentiming.devices import send
+from tokentiming.noise import State
+
+
+class Rows:
+    """The target's scores along a proposal, processed as they are asked for.
+
+    Logits processors can cost as much as a row of the forward pass, and a rejection makes the rows
+    behind it needless. Where a look at a result is to wait, all of them together are cheaper still.
+
+    Args:
+        logits: of all rows, ``[M + 1, V]``.
+        shown: ids to show to the processors, ``[1, L]``, the M proposed ones last.
+        states: of all rows.
+        processors: of logits.
+        at_once: how many rows to ask for together.
+        emitted_only: whether to ask for rows at emitted positions alone.
+    """
+
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        shown: torch.Tensor,
+        states: Sequence[State],
+        processors: LogitsProcessorList,
+        *,
+        at_once: int,
+        emitted_only: bool = False,
+    ) -> None:
+        self.at_once = at_once
+        self.emitted_only = emitted_only
+        self._logits = logits
+        self._shown = shown
+        self._states = states
+        self._processors = processors
+
+    def scores(self, rows: range) -> torch.Tensor:
+        scores = self._logits[rows.start : rows.stop]
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if not self._processors:
+            return scores
+        committed = self._shown.shape[1] - len(self._logits) + 1
+        ids = send(self._shown, scores.device)
+        return torch.cat(
+            [
+                # A copy: processors may write into the scores, as in `generate`.
+                self._processors(ids[:, : committed + j], scores[i : i + 1].clone())
+                for i, j in enumerate(rows)
+            ]
+        )
+
+    def states(self, rows: range) -> torch.Tensor:
+        states = torch.tensor(self._states[rows.start : rows.stop], device="cpu")
+        return send(states, self._logits.device)

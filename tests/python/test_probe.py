@@ -1,0 +1,144 @@
+"""Models whose logits depend on how they are read are refused; all others pass the probe."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import LlamaForCausalLM
+
+import tokentiming as tt
+from small_models import HEAD, TOKENIZER, lively
+from tokentiming.cache import CachedModel
+from tokentiming.probe import refuse_unfaithful
+
+BERT = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 128, "is_decoder": True,
+}  # fmt: skip
+LLAMA = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+OPT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48,
+       "max_position_embeddings": 128, "word_embed_proj_dim": 32}  # fmt: skip
+
+REFUSED = {
+    "Roberta": BERT,
+    "Camembert": BERT,
+    "XLMRoberta": BERT,
+    "XLMWithLMHeadModel": {"emb_dim": 48, "n_layers": 2, "n_heads": 4, "causal": True},
+    "XLNetLMHeadModel": {"d_model": 48, "n_layer": 2, "n_head": 4, "d_inner": 64},
+    "CpmAnt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "dim_head": 16,
+               "dim_ff": 32},
+}  # fmt: skip
+ACCEPTED = {
+    "BertLMHeadModel": BERT,
+    "GPT2LMHeadModel": GPT2,
+    "OPT": OPT,
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "GPTNeoX": {**LLAMA, "num_key_value_heads": None},
+    "Llama": LLAMA,
+    "Mistral": LLAMA | {"sliding_window": 4},
+    "Qwen2": LLAMA,
+    "Phi3": LLAMA | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "Olmo2": LLAMA | {"eos_token_id": 7, "pad_token_id": 1},
+    "Cohere": LLAMA | {"bos_token_id": 5, "eos_token_id": 6},
+}
+
+
+def make(name: str, settings: dict) -> nn.Module:
+    whole = name if name.endswith("Model") else f"{name}ForCausalLM"
+    model_class = getattr(transformers, whole)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": HEAD} | {key: v for key, v in settings.items() if v is not None}
+    return model_class(model_class.config_class(**sizes)).eval()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_that_are_read_otherwise_are_refused_by_name(name):
+    model = make(name, REFUSED[name])
+    cause = "gives other logits when a text is read piece by piece|cannot be read piece by piece"
+    for caller, construct in (
+        ("SpeculativeDecoder", tt.SpeculativeDecoder),
+        ("ModelDrafter", tt.ModelDrafter),
+    ):
+        with pytest.raises(ValueError, match=rf"^{caller}: {name}\w* ({cause})"):
+            construct(model, TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_other_models_give_the_ids_of_generate(name):
+    model = make(name, ACCEPTED[name])
+    drafter = tt.ModelDrafter(lively(1), TOKENIZER)
+    decoder = tt.SpeculativeDecoder(model, TOKENIZER, drafter, draft_length=3)
+    options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": 9}
+    expected = model.generate(**TOKENIZER("to be", return_tensors="pt"), **options)
+    assert torch.equal(decoder.generate("to be", **options).sequences, expected)
+
+
+class Forgetful(LlamaForCausalLM):
+    """Ignores its cache, as a class that nobody has heard of might."""
+
+    def forward(self, input_ids=None, **kwargs):
+        kwargs.pop("past_key_values", None)
+        kwargs.pop("position_ids", None)
+        kwargs.pop("attention_mask", None)
+        return super().forward(input_ids, use_cache=False)
+
+
+class Stubborn(LlamaForCausalLM):
+    """Cannot be read after a roll-back."""
+
+    def forward(self, input_ids=None, past_key_values=None, **kwargs):
+        if input_ids.shape[1] == 3 and past_key_values.get_seq_length():
+            raise IndexError("three tokens at a time are too many")
+        return super().forward(input_ids, past_key_values=past_key_values, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Stubborn])
+def test_the_rule_is_tested_and_not_a_list(kind):
+    model = lively()
+    model.__class__ = kind
+    with pytest.raises(ValueError, match=rf"^SpeculativeDecoder: {kind.__name__} "):
+        tt.SpeculativeDecoder(model, TOKENIZER)
+
+
+@pytest.mark.parametrize("settings", [
+    {"num_beams": 3}, {"stop_strings": ["x"]}, {"penalty_alpha": 0.6, "top_k": 4},
+    {"guidance_scale": 3.0}, {"use_cache": False}, {"max_new_tokens": 1}, {"eos_token_id": None},
+    {"forced_eos_token_id": 0}, {"num_return_sequences": 2, "do_sample": True},
+    {"output_scores": True}, {"prompt_lookup_num_tokens": 2},
+])  # fmt: skip
+def test_a_models_own_settings_do_not_disturb_the_probe(settings):
+    model = lively()
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    before = model.generation_config.to_dict()
+    refuse_unfaithful(model, CachedModel(model), "here")
+    assert model.generation_config.to_dict() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_passes(dtype):
+    for seed in range(4):
+        model = lively(seed).to(dtype)
+        refuse_unfaithful(model, CachedModel(model), "here")
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_dynamic_8_bit_layers_pass():
+    model = torch.ao.quantization.quantize_dynamic(lively(), {nn.Linear}, dtype=torch.qint8)
+    refuse_unfaithful(model, CachedModel(model), "here")
+
+
+def test_a_model_is_tried_once_and_no_random_number_is_drawn():
+    model = lively()
+    state = torch.get_rng_state()
+    tt.SpeculativeDecoder(model, TOKENIZER)
+    assert torch.equal(torch.get_rng_state(), state)
+    model.model.layers[0] = nn.Module()  # cannot run
+    tt.SpeculativeDecoder(model, TOKENIZER)
