@@ -1,6 +1,7 @@
 #include "tokentiming/align.h"
 
 #include "operations.h"
+#include "scalars.h"
 #include "tokens.h"
 
 namespace tokentiming::python {
@@ -11,7 +12,7 @@ constexpr const char* kAlign = "align";
 void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle target_ids,
                    py::handle target_offsets, py::handle draft_table_bytes,
                    py::handle draft_table_offsets, py::handle target_table_bytes,
-                   py::handle target_table_offsets, std::int64_t band, py::handle target_spans,
+                   py::handle target_table_offsets, py::handle band_object, py::handle target_spans,
                    py::handle cost) {
   Place place;
   const Tensor draft(draft_ids, kAlign, "draft_ids", &place);
@@ -29,14 +30,13 @@ void align_tensors(py::handle draft_ids, py::handle draft_offsets, py::handle ta
   const Tensor spans(target_spans, kAlign, "out.target_spans", &place);
   const Tensor costs(cost, kAlign, "out.cost", &place);
   spans.require_dimensions(2, "[T, 2]");
+  const bool batch = !draft_offsets.is_none();
+  costs.require_dimensions(batch ? 1 : 0, batch ? "[B]" : "[] without offsets");
+  const std::int64_t band = Scalar(band_object, kAlign, "band").as_int64();
   const auto spans_out = spans.writable_elements<std::int32_t>();
   const auto costs_out = costs.writable_elements<std::int64_t>();
-  for (const Tensor* input :
-       {&draft, &target, &draft_bytes, &draft_starts, &target_bytes, &target_starts}) {
-    spans.require_apart_from(*input);
-    costs.require_apart_from(*input);
-  }
-  spans.require_apart_from(costs);
+  require_apart({&spans, &costs}, {&draft, draft_rows.tensor(), &target, target_rows.tensor(),
+                                   &draft_bytes, &draft_starts, &target_bytes, &target_starts});
 
   const auto run = [&]<class Id>(Id) {
     const Ragged<Id> draft_side{draft.elements<Id>(), draft_rows.get()};

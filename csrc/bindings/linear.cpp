@@ -41,9 +41,7 @@ void linear_tensors(py::handle input_object, py::handle weight_object, py::handl
   require_size(out, 0, "R", input.size(0));
   require_size(out, 1, "N", weight.size(0));
   if (bias) require_size(*bias, 0, "N", weight.size(0));
-  out.require_apart_from(input);
-  out.require_apart_from(weight);
-  if (bias) out.require_apart_from(*bias);
+  require_apart({&out}, {&input, &weight, bias ? &*bias : nullptr});
 
   const Unlocked unlocked;
   linear(layer);

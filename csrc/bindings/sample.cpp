@@ -1,6 +1,7 @@
 #include "tokentiming/sample.h"
 
 #include "operations.h"
+#include "scalars.h"
 #include "tensor.h"
 
 namespace tokentiming::python {
@@ -25,7 +26,7 @@ std::span<const State> as_states(const Tensor& states) {
   return {reinterpret_cast<const State*>(elements.data()), elements.size() / 3};
 }
 
-void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint64_t seed,
+void sample_tensors(py::handle logits_object, py::handle keys_object, py::handle seed_object,
                     py::handle states_object, py::handle out_object) {
   Place place;
   const Tensor logits(logits_object, kSample, "logits", &place);
@@ -41,7 +42,8 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
   const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
   const auto draws = as_states(states);
   const auto ids = out.writable_elements<std::int64_t>();
-  for (const Tensor* input : {&logits, &keys, &states}) out.require_apart_from(*input);
+  require_apart({&out}, {&logits, &keys, &states});
+  const std::uint64_t seed = Scalar(seed_object, kSample, "seed").as_uint64();
 
   const auto run = [&]<class Logit>(Logit) {
     const Rows<const Logit> rows{logits.data<const Logit>(),
@@ -64,7 +66,7 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, std::uint6
   logits.refuse_dtype("float16, bfloat16, float32 or float64");
 }
 
-void log_noise_tensors(py::handle keys_object, std::uint64_t seed, py::handle states_object,
+void log_noise_tensors(py::handle keys_object, py::handle seed_object, py::handle states_object,
                        py::handle out_object) {
   Place place;
   const Tensor keys(keys_object, kLogNoise, "keys", &place);
@@ -75,6 +77,8 @@ void log_noise_tensors(py::handle keys_object, std::uint64_t seed, py::handle st
   const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
   const auto draws = as_states(states);
   const auto values = out.writable_elements<double>();
+  require_apart({&out}, {&keys, &states});
+  const std::uint64_t seed = Scalar(seed_object, kLogNoise, "seed").as_uint64();
   if (values.size() != token_keys.size() * draws.size()) out.refuse("must be [R, N]");
   if (place.on_gpu()) {
     const cuda::Stream stream = place.stream();

@@ -1,8 +1,11 @@
 #include "tensor.h"
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "errors.h"
+#include "operations.h"
 
 namespace tokentiming::python {
 namespace {
@@ -18,45 +21,47 @@ class TensorType {
  public:
   const DLPackExchangeAPI* api = nullptr;
 
-  explicit TensorType(PyTypeObject* type) : type_(type) {
-    const py::handle object(reinterpret_cast<PyObject*>(type));
-    const py::object capsule = py::getattr(object, "__dlpack_c_exchange_api__", py::none());
+  // The last answer is kept, for a process asks about one type nearly always; so is the type, lest
+  // its address come to mean another one. The answer is a copy: every call into Python may let
+  // another thread in, which replaces the last one.
+  static TensorType of(py::handle object) {
+    static auto* const last = new TensorType;
+    PyTypeObject* const type = Py_TYPE(object.ptr());
+    if (last->type_.ptr() == reinterpret_cast<PyObject*>(type)) return *last;
+    TensorType found(type);
+    // Destroyed at the end, for that may run Python too.
+    const TensorType before = std::exchange(*last, found);
+    return found;
+  }
+
+  bool requires_grad(py::handle object) const {
+    PyObject* const property = requires_grad_.ptr();
+    if (property == nullptr) return false;
+    const descrgetfunc get = Py_TYPE(property)->tp_descr_get;
+    return get == nullptr ? property == Py_True : is_true(get(property, object.ptr(), type_.ptr()));
+  }
+  bool is_neg(py::handle object) const {
+    return is_neg_ && is_true(PyObject_CallOneArg(is_neg_.ptr(), object.ptr()));
+  }
+
+ private:
+  TensorType() = default;
+  explicit TensorType(PyTypeObject* type)
+      : type_(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type))) {
+    const py::object capsule = py::getattr(type_, "__dlpack_c_exchange_api__", py::none());
     constexpr const char* kName = "dlpack_exchange_api";
     if (!PyCapsule_IsValid(capsule.ptr(), kName)) return;
     const auto* found =
         static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), kName));
     if (found->header.version.major != DLPACK_MAJOR_VERSION) return;
     if (found->dltensor_from_py_object_no_sync == nullptr) return;
-    requires_grad_ = object.attr("requires_grad");
-    is_neg_ = object.attr("is_neg");
+    // Other libraries' tensors need not have them.
+    requires_grad_ = py::getattr(type_, "requires_grad", py::handle());
+    is_neg_ = py::getattr(type_, "is_neg", py::handle());
     api = found;
   }
 
-  // The last answer is kept, for a process asks about one type nearly always; so is the type, lest
-  // its address come to mean another one.
-  static const TensorType& of(py::handle object) {
-    static TensorType* last = nullptr;
-    PyTypeObject* type = Py_TYPE(object.ptr());
-    if (last == nullptr || type != last->type_) {
-      auto* found = new TensorType(type);
-      Py_INCREF(type);
-      if (last != nullptr) Py_DECREF(last->type_);
-      delete std::exchange(last, found);
-    }
-    return *last;
-  }
-
-  bool requires_grad(py::handle object) const {
-    PyObject* property = requires_grad_.ptr();
-    return is_true(Py_TYPE(property)->tp_descr_get(property, object.ptr(),
-                                                   reinterpret_cast<PyObject*>(type_)));
-  }
-  bool is_neg(py::handle object) const {
-    return is_true(PyObject_CallOneArg(is_neg_.ptr(), object.ptr()));
-  }
-
- private:
-  PyTypeObject* type_;
+  py::object type_;
   py::object requires_grad_;
   py::object is_neg_;
 };
@@ -70,6 +75,17 @@ py::object dlpack_capsule(py::handle object) {
     if (!error.matches(PyExc_TypeError)) throw;
     return method();
   }
+}
+
+// The first line of an error: torch appends a native stack trace.
+std::string first_line(const py::error_already_set& error) {
+  PyObject* const text = PyObject_Str(error.value().ptr());
+  if (text == nullptr) {
+    PyErr_Clear();
+    return Py_TYPE(error.value().ptr())->tp_name;
+  }
+  const std::string lines = py::reinterpret_steal<py::str>(text);
+  return lines.substr(0, lines.find('\n'));
 }
 
 std::string name(DLDataType dtype) {
@@ -142,34 +158,19 @@ std::span<std::byte> Scratch::bytes() const {
 
 Tensor::Tensor(py::handle object, const char* function, const char* argument, Place* place)
     : function_(function), argument_(argument) {
-  const TensorType& type = TensorType::of(object);
+  const TensorType type = TensorType::of(object);
   const DLPackExchangeAPI* const api = type.api;
   if (api == nullptr && !py::hasattr(object, "__dlpack__")) {
-    throw WrongType(
-        message("must be a tensor, got " + std::string(Py_TYPE(object.ptr())->tp_name)));
+    throw WrongType(message("must be a tensor, got " + std::string(Py_TYPE(object.ptr())->tp_name) +
+                            "; give a torch tensor or anything with __dlpack__"));
   }
-  try {
-    if (api != nullptr) {
-      if (api->dltensor_from_py_object_no_sync(object.ptr(), &view_) != 0) {
-        throw py::error_already_set();
-      }
-    } else {
-      owner_ = dlpack_capsule(object);
-      if (PyCapsule_IsValid(owner_.ptr(), "dltensor_versioned")) {
-        const auto* managed = owner_.cast<py::capsule>().get_pointer<DLManagedTensorVersioned>();
-        view_ = managed->dl_tensor;
-        read_only_ = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
-      } else {
-        view_ = owner_.cast<py::capsule>().get_pointer<DLManagedTensor>()->dl_tensor;
-      }
+  reading([&] {
+    if (api == nullptr) {
+      take(dlpack_capsule(object));
+    } else if (api->dltensor_from_py_object_no_sync(object.ptr(), &view_) != 0) {
+      throw py::error_already_set();
     }
-  } catch (py::error_already_set& error) {
-    // Only the first line: torch appends a native stack trace.
-    const std::string reason = py::str(error.value());
-    const auto text = message("cannot be read: " + reason.substr(0, reason.find('\n')));
-    py::raise_from(error, argument_value_error(), text.c_str());
-    throw py::error_already_set();
-  }
+  });
   const DLDeviceType device = view_.device.device_type;
   const bool reached = device == kDLCPU || device == kDLCUDAHost || (place && device == kDLCUDA);
   if (!reached) refuse("is not in CPU memory; move it with .cpu()");
@@ -179,10 +180,47 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument, Pl
   // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;
   // only floating-point tensors carry such things.
   if (api != nullptr && (view_.dtype.code == kDLFloat || view_.dtype.code == kDLBfloat)) {
-    if (type.requires_grad(object)) {
-      refuse("requires grad, and no gradient passes through here; use .detach()");
+    bool requires_grad = false;
+    bool is_neg = false;
+    reading([&] {
+      requires_grad = type.requires_grad(object);
+      is_neg = type.is_neg(object);
+    });
+    if (requires_grad) refuse("requires grad, and no gradient passes through here; use .detach()");
+    if (is_neg) refuse("has a pending negation; use .resolve_neg()");
+  }
+}
+
+// What the object's own code raises becomes a refusal; an interrupt goes on.
+template <class Read>
+void Tensor::reading(const Read& read) const {
+  try {
+    read();
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    const auto text = message("cannot be read: " + first_line(error));
+    py::raise_from(error, argument_value_error(), text.c_str());
+    throw py::error_already_set();
+  }
+}
+
+void Tensor::take(py::object capsule) {
+  owner_ = std::move(capsule);
+  constexpr const char* kVersioned = "dltensor_versioned";
+  constexpr const char* kUnversioned = "dltensor";
+  if (PyCapsule_IsValid(owner_.ptr(), kVersioned)) {
+    const auto* managed = static_cast<const DLManagedTensorVersioned*>(
+        PyCapsule_GetPointer(owner_.ptr(), kVersioned));
+    if (managed->version.major != DLPACK_MAJOR_VERSION) {
+      refuse("cannot be read: its DLPack is of version " + std::to_string(managed->version.major));
     }
-    if (type.is_neg(object)) refuse("has a pending negation; use .resolve_neg()");
+    view_ = managed->dl_tensor;
+    read_only_ = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+  } else if (PyCapsule_IsValid(owner_.ptr(), kUnversioned)) {
+    view_ = static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(owner_.ptr(), kUnversioned))
+                ->dl_tensor;
+  } else {
+    refuse("cannot be read: its __dlpack__ gives no DLPack capsule");
   }
 }
 
@@ -224,23 +262,32 @@ void Tensor::require_writable() const {
   if (read_only_) refuse("is read-only and cannot take a result");
 }
 
-void Tensor::require_apart_from(const Tensor& input) const {
-  // The bytes from the first element to behind the last, strides of either sign.
-  const auto extent = [](const Tensor& tensor) {
-    std::intptr_t begin = reinterpret_cast<std::intptr_t>(tensor.data<char>());
-    std::intptr_t end = begin;
-    const std::int64_t size = tensor.dtype().bits / 8;
-    for (int axis = 0; axis < tensor.dimensions(); ++axis) {
-      const std::int64_t reach = (tensor.size(axis) - 1) * tensor.stride(axis) * size;
-      (reach < 0 ? begin : end) += reach;
-    }
-    return std::pair(begin, end + size);
-  };
-  if (count() == 0 || input.count() == 0) return;
-  const auto [begin, end] = extent(*this);
-  const auto [input_begin, input_end] = extent(input);
-  if (begin < input_end && input_begin < end) {
-    refuse(std::string("shares memory with ") + input.argument_);
+Tensor::Memory Tensor::memory() const {
+  if (count() == 0) return {0, 0};
+  std::intptr_t begin = reinterpret_cast<std::intptr_t>(data<char>());
+  std::intptr_t end = begin;
+  const std::int64_t element = (view_.dtype.bits * view_.dtype.lanes + 7) / 8;
+  for (int axis = 0; axis < view_.ndim; ++axis) {
+    const std::int64_t reach = (size(axis) - 1) * stride(axis) * element;
+    (reach < 0 ? begin : end) += reach;
+  }
+  return {begin, end + element};
+}
+
+void require_apart(std::initializer_list<const Tensor*> outputs,
+                   std::initializer_list<const Tensor*> inputs) {
+  for (const Tensor* const* output = outputs.begin(); output != outputs.end(); ++output) {
+    const auto [begin, end] = (*output)->memory();
+    const auto require_apart_from = [&](const Tensor* other) {
+      if (other == nullptr) return;
+      const auto [other_begin, other_end] = other->memory();
+      if (begin < other_end && other_begin < end) {
+        (*output)->refuse(std::string("shares memory with ") + other->argument() +
+                          "; give a tensor of its own");
+      }
+    };
+    std::for_each(inputs.begin(), inputs.end(), require_apart_from);
+    std::for_each(output + 1, outputs.end(), require_apart_from);
   }
 }
 
@@ -254,6 +301,30 @@ void Tensor::refuse(const std::string& reason) const {
 
 std::string Tensor::message(const std::string& reason) const {
   return std::string(function_) + ": " + argument_ + " " + reason;
+}
+
+namespace {
+
+// For results that Python makes: how long an argument's first axis is.
+std::int64_t length(py::handle object, const char* function, const char* argument,
+                    const char* axes) {
+  Place place;
+  const Tensor tensor(object, function, argument, &place);
+  const std::string_view every(axes);
+  tensor.require_dimensions(1 + static_cast<int>(std::ranges::count(every, ',')), axes);
+  return tensor.size(0);
+}
+
+std::string dtype(py::handle object, const char* function, const char* argument) {
+  Place place;
+  return name(Tensor(object, function, argument, &place).dtype());
+}
+
+}  // namespace
+
+void bind_tensor(py::module_& module) {
+  module.def("length", length);
+  module.def("dtype", dtype);
 }
 
 }  // namespace tokentiming::python

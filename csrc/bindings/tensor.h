@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -114,8 +115,13 @@ class Tensor {
     return {const_cast<Number*>(readable.data()), readable.size()};
   }
 
-  // Refuses an output that shares memory with an input.
-  void require_apart_from(const Tensor& input) const;
+  // The bytes from the first element to behind the last, strides of either sign; 0 and 0 where
+  // there are none.
+  struct Memory {
+    std::intptr_t begin;
+    std::intptr_t end;
+  };
+  Memory memory() const;
 
   // `axes` describes the expected shape, such as "[R, V]".
   void require_dimensions(int dimensions, const char* axes) const;
@@ -125,6 +131,9 @@ class Tensor {
   const char* argument() const { return argument_; }
 
  private:
+  template <class Read>
+  void reading(const Read& read) const;
+  void take(py::object capsule);
   void require_dtype(DLDataType expected) const;
   void require_contiguous() const;
   void require_writable() const;
@@ -136,6 +145,11 @@ class Tensor {
   py::object owner_;  // the capsule that frees what __dlpack__ lent
   bool read_only_ = false;
 };
+
+// Refuses an output that shares memory with an input or with another output. A call names all its
+// tensors here, with null for an optional one that is not there.
+void require_apart(std::initializer_list<const Tensor*> outputs,
+                   std::initializer_list<const Tensor*> inputs);
 
 // True where both name integers or floats of the same kind and width.
 inline bool same_dtype(DLDataType a, DLDataType b) {

@@ -18,7 +18,9 @@ class Offsets {
     if (!object.is_none()) {
       tensor_.emplace(object, function, argument, &place);
       tensor_->require_dimensions(1, "[B + 1]");
-      tensor_->elements<std::int64_t>();
+      if (tensor_->elements<std::int64_t>().empty()) {
+        tensor_->refuse("must have B + 1 entries, got none");
+      }
     }
   }
   std::span<const std::int64_t> get() const {
@@ -26,6 +28,8 @@ class Offsets {
     if (on_gpu_) return {};
     return whole_;
   }
+  // Null without offsets.
+  const Tensor* tensor() const { return tensor_ ? &*tensor_ : nullptr; }
 
  private:
   std::array<std::int64_t, 2> whole_;

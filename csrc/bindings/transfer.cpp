@@ -1,6 +1,7 @@
 #include "tokentiming/transfer.h"
 
 #include "operations.h"
+#include "scalars.h"
 #include "tokens.h"
 
 namespace tokentiming::python {
@@ -34,12 +35,25 @@ void with_number_type(const Tensor& rows, const Run& run) {
   rows.refuse_dtype("float32 or float64");
 }
 
+// Refuses an output that is not as wide as the call says.
+void require_columns(const Tensor& out, py::handle columns_object) {
+  const std::int64_t columns = Scalar(columns_object, out.function(), "columns").as_int64();
+  if (out.size(1) == columns) return;
+  out.refuse("has " + std::to_string(out.size(1)) + " columns, columns is " +
+             std::to_string(columns));
+}
+
+// The width of a new result. Token ids are 32-bit integers where results hold them.
+std::int64_t columns_of(py::handle columns, const char* function) {
+  return Scalar(columns, function, "columns").in_range(0, std::int64_t{1} << 31, "[0, 2**31)");
+}
+
 // A map the other way round, which only a GPU reads.
 class OriginTensors {
  public:
   OriginTensors(py::handle offsets, py::handle draft_ids, const char* function, Place& place) {
-    if (!place.on_gpu()) return;
-    if (offsets.is_none()) {
+    if (offsets.is_none() && draft_ids.is_none()) {
+      if (!place.on_gpu()) return;
       throw std::invalid_argument(std::string(function) +
                                   ": origins are missing; a GPU needs ops.Origins.of(...) of the "
                                   "same map");
@@ -48,11 +62,15 @@ class OriginTensors {
     draft_ids_.emplace(draft_ids, function, "origins.draft_ids", &place);
     offsets_->require_dimensions(1, "[T + 1]");
     draft_ids_->require_dimensions(1, "[N]");
+    get();
   }
 
   cuda::Origins get() const {
     return {offsets_->elements<std::int32_t>(), draft_ids_->elements<std::int32_t>()};
   }
+  // Null without origins.
+  const Tensor* offsets() const { return offsets_ ? &*offsets_ : nullptr; }
+  const Tensor* draft_ids() const { return draft_ids_ ? &*draft_ids_ : nullptr; }
 
  private:
   std::optional<Tensor> offsets_;
@@ -64,8 +82,8 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
                       py::handle draft_table_bytes, py::handle draft_table_offsets,
                       py::handle target_table_bytes, py::handle target_table_offsets,
                       py::handle first, py::handle expansion_offsets, py::handle expansion_ids,
-                      py::handle origin_offsets, py::handle origin_ids, py::handle probs,
-                      py::handle cases) {
+                      py::handle origin_offsets, py::handle origin_ids, py::handle columns,
+                      py::handle probs, py::handle cases) {
   Place place;
   const Tensor rows(draft_probs, kTransfer, "draft_probs", &place);
   const Tensor draft(draft_ids, kTransfer, "draft_ids", &place);
@@ -95,12 +113,10 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
   const ByteTable draft_table = byte_table(draft_bytes, draft_starts);
   const ByteTable target_table = byte_table(target_bytes, target_starts);
   const auto kinds_out = kinds.writable_elements<std::int8_t>();
-  for (const Tensor* input : {&rows, &draft, &target, &spans, &draft_bytes, &draft_starts,
-                              &target_bytes, &target_starts, &firsts, &starts, &ids}) {
-    out.require_apart_from(*input);
-    kinds.require_apart_from(*input);
-  }
-  out.require_apart_from(kinds);
+  if (!columns.is_none()) require_columns(out, columns);
+  require_apart({&out, &kinds}, {&rows, &draft, draft_rows.tensor(), &target, target_rows.tensor(),
+                                 &spans, &draft_bytes, &draft_starts, &target_bytes, &target_starts,
+                                 &firsts, &starts, &ids, origins.offsets(), origins.draft_ids()});
 
   const auto run = [&]<class Number, class Id, class MapId>(Number, Id, MapId) {
     const Proposals<Id> proposals{{draft.elements<Id>(), draft_rows.get()},
@@ -130,8 +146,8 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
   });
 }
 
-void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle origin_offsets,
-                      py::handle origin_ids, py::handle out_object) {
+void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle columns,
+                      py::handle origin_offsets, py::handle origin_ids, py::handle out_object) {
   Place place;
   const Tensor rows(draft_probs, kRestrict, "draft_probs", &place);
   const Tensor shared(exact, kRestrict, "exact", &place);
@@ -139,9 +155,9 @@ void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle origi
   rows.require_dimensions(2, "[R, V_d]");
   shared.require_dimensions(1, "[D]");
   out.require_dimensions(2, "[R, V_t]");
-  out.require_apart_from(rows);
-  out.require_apart_from(shared);
   const OriginTensors origins(origin_offsets, origin_ids, kRestrict, place);
+  require_columns(out, columns);
+  require_apart({&out}, {&rows, &shared, origins.offsets(), origins.draft_ids()});
   with_number_type(rows, [&]<class Number>(Number) {
     with_id_type(shared, [&]<class Id>(Id) {
       const auto read = rows_of<Number>(rows);
@@ -165,6 +181,7 @@ void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle origi
 void bind_transfer(py::module_& module) {
   module.def("transfer", transfer_tensors);
   module.def("restrict", restrict_tensors);
+  module.def("columns", columns_of);
 }
 
 }  // namespace tokentiming::python

@@ -51,6 +51,7 @@ class BoundTransformer {
     const Tensor logits(logits_object, kTransformer, "logits");
     ids.require_dimensions(1, "[R]");
     logits.require_dimensions(2, "[keep, V]");
+    require_apart({&logits}, {&ids});
     const auto elements = ids.elements<std::int64_t>();
     const Rows<float> rows{
         logits.writable_elements<float>().data(), static_cast<std::size_t>(logits.size(0)),

@@ -1,9 +1,12 @@
 #include "tokentiming/verify.h"
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "operations.h"
 #include "rows.h"
+#include "scalars.h"
 #include "tokens.h"
 
 namespace tokentiming::python {
@@ -11,7 +14,7 @@ namespace {
 
 constexpr const char* kVerify = "verify";
 
-// Either of two arguments that state a law, if one is there.
+// Either of two arguments that state a distribution, if one is there.
 std::optional<Tensor> either(py::handle logits, py::handle probs, const char* logits_name,
                              const char* probs_name, Place& place) {
   const auto tensor = [&](py::handle object, const char* name) {
@@ -22,14 +25,52 @@ std::optional<Tensor> either(py::handle logits, py::handle probs, const char* lo
   return std::nullopt;
 }
 
-void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle target_logits,
-                    py::handle target_probs, py::handle draft_logits, py::handle draft_probs,
-                    double temperature, py::handle uniforms_object, py::handle tokens_object,
-                    py::handle accepted_object) {
+// Chains of equal length come without offsets, others with them. True for the former.
+bool is_padded(const Tensor& ids, py::handle offsets) {
+  const bool padded = ids.dimensions() == 2;
+  if (padded != offsets.is_none()) {
+    throw std::invalid_argument(
+        "verify: offsets belong to draft_ids of shape [T]; draft_ids of shape [B, K] take none");
+  }
+  if (!padded) ids.require_dimensions(1, "[T] with offsets, or [B, K]");
+  return padded;
+}
+
+// The shape of out.tokens. Offsets are held to the number of tokens, for a wrong one would ask for
+// any amount of memory; on a GPU, where they are not read, a chain may have all tokens.
+std::pair<std::int64_t, std::int64_t> verify_shape(py::handle draft_ids,
+                                                   py::handle offsets_object) {
   Place place;
   const Tensor ids(draft_ids, kVerify, "draft_ids", &place);
-  const bool padded = ids.dimensions() == 2;
-  if (!padded) ids.require_dimensions(1, "[T] with offsets, or [B, K]");
+  with_id_type(ids, [&]<class Id>(Id) { ids.elements<Id>(); });
+  if (is_padded(ids, offsets_object)) return {ids.size(0), ids.size(1) + 1};
+  const Offsets offsets(offsets_object, kVerify, "offsets", ids.count(), place);
+  const auto starts = offsets.get();
+  const std::int64_t batch = std::ssize(starts) - 1;
+  if (place.on_gpu()) return {batch, ids.count() + 1};
+  if (starts.front() != 0 || !std::ranges::is_sorted(starts) || starts.back() != ids.count()) {
+    offsets.tensor()->refuse("must rise from 0 to the number of draft_ids (" +
+                             std::to_string(ids.count()) + ")");
+  }
+  std::int64_t longest = 0;
+  for (std::size_t b = 1; b < starts.size(); ++b) {
+    longest = std::max(longest, starts[b] - starts[b - 1]);
+  }
+  return {batch, longest + 1};
+}
+
+void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle target_logits,
+                    py::handle target_probs, py::handle draft_logits, py::handle draft_probs,
+                    py::handle temperature_object, py::handle uniforms_object,
+                    py::handle tokens_object, py::handle accepted_object) {
+  Place place;
+  const Tensor ids(draft_ids, kVerify, "draft_ids", &place);
+  with_id_type(ids, [&]<class Id>(Id) { ids.elements<Id>(); });
+  const bool padded = is_padded(ids, offsets_object);
+  const double temperature = Scalar(temperature_object, kVerify, "temperature").as_double();
+  if (uniforms_object.is_none() && temperature != 0) {
+    throw std::invalid_argument("verify: uniforms are missing; only temperature 0 needs none");
+  }
 
   const auto target = either(target_logits, target_probs, "target_logits", "target_probs", place);
   const auto draft = either(draft_logits, draft_probs, "draft_logits", "draft_probs", place);
@@ -45,18 +86,6 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
     return Laws{any_rows(rows), logits.is_none() ? Statement::kProbabilities : Statement::kLogits};
   };
   const std::int64_t length = padded ? ids.size(1) : 0;
-
-  std::optional<Tensor> offsets;
-  std::vector<std::int64_t> even;
-  std::span<const std::int64_t> starts;
-  if (padded && !place.on_gpu()) {  // on a GPU chains without offsets are equally long
-    for (std::int64_t b = 0; b <= ids.size(0); ++b) even.push_back(b * length);
-    starts = even;
-  } else if (!padded) {
-    offsets.emplace(offsets_object, kVerify, "offsets", &place);
-    offsets->require_dimensions(1, "[B + 1]");
-    starts = offsets->elements<std::int64_t>();
-  }
 
   std::optional<Tensor> uniforms;
   if (!uniforms_object.is_none()) {
@@ -76,14 +105,22 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
                                       static_cast<std::size_t>(tokens.size(0)),
                                       static_cast<std::size_t>(tokens.size(1)), tokens.size(1)};
   const auto accepted_out = accepted.writable_elements<std::int32_t>();
-  for (const Tensor* out : {&tokens, &accepted}) {
-    out->require_apart_from(ids);
-    out->require_apart_from(*target);
-    if (draft) out->require_apart_from(*draft);
-    if (uniforms) out->require_apart_from(*uniforms);
-    if (offsets) out->require_apart_from(*offsets);
+  std::optional<Offsets> offsets;
+  std::vector<std::int64_t> even;
+  std::span<const std::int64_t> starts;
+  if (padded && accepted.count() != ids.size(0)) {  // before as many offsets are made
+    accepted.refuse("must have " + std::to_string(ids.size(0)) + " entries, one a chain");
   }
-  tokens.require_apart_from(accepted);
+  if (!padded) {
+    offsets.emplace(offsets_object, kVerify, "offsets", ids.count(), place);
+    starts = offsets->get();
+  } else if (!place.on_gpu()) {  // on a GPU chains without offsets are equally long
+    for (std::int64_t b = 0; b <= ids.size(0); ++b) even.push_back(b * length);
+    starts = even;
+  }
+  const auto pointer = [](const std::optional<Tensor>& given) { return given ? &*given : nullptr; };
+  require_apart({&tokens, &accepted}, {&ids, offsets ? offsets->tensor() : nullptr, &*target,
+                                       pointer(draft), pointer(uniforms)});
 
   const auto run = [&]<class Id>(Id) {
     Chains<Id> chains{{ids.elements<Id>(), starts},
@@ -115,6 +152,9 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
 
 }  // namespace
 
-void bind_verify(py::module_& module) { module.def("verify", verify_tensors); }
+void bind_verify(py::module_& module) {
+  module.def("verify", verify_tensors);
+  module.def("verify_shape", verify_shape);
+}
 
 }  // namespace tokentiming::python

@@ -170,6 +170,14 @@ TABLE = Table.of([b"a", b"bc"])
 IDS = torch.tensor([0, 1])
 
 
+def test_a_cost_that_shares_memory_with_the_offsets_is_refused() -> None:
+    starts = torch.tensor([0, 1, 2])
+    out = ops.Alignment(torch.zeros(2, 2, dtype=torch.int32), starts[1:])
+    with pytest.raises(ValueError, match=r"^align: out.cost shares memory with draft_offsets"):
+        ops.align(IDS, IDS, TABLE, TABLE, draft_offsets=starts, target_offsets=starts, out=out)
+    assert starts.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -180,6 +188,12 @@ IDS = torch.tensor([0, 1])
         ),
         ({"target_ids": torch.tensor([-1])}, ValueError, r"target_ids\[0\] is -1"),
         ({"band": -1}, ValueError, "band is -1"),
+        ({"band": 1.5}, TypeError, "band must be an integer in 64 bits, got float"),
+        (
+            {"draft_vocab": "words"},
+            TypeError,
+            "draft_vocab has no bytes, got str; give a Vocabulary",
+        ),
         ({"draft_ids": IDS.float()}, TypeError, "draft_ids must be int32 or int64, got float32"),
         (
             {"draft_ids": IDS.to(torch.uint8)},
@@ -227,6 +241,11 @@ IDS = torch.tensor([0, 1])
             {"out": ops.Alignment(torch.empty(2, 2), torch.tensor(0))},
             TypeError,
             "out.target_spans must be int32, got float32",
+        ),
+        (
+            {"out": ops.Alignment(torch.empty(2, 2, dtype=torch.int32), torch.zeros(1).long())},
+            ValueError,
+            r"out.cost must have shape \[\] without offsets, got 1 dimensions",
         ),
     ],
 )

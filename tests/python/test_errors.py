@@ -1,14 +1,19 @@
-"""The classes of the operations' errors."""
+"""The operations' errors: their classes, what they name, and what does not become one."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from argument_kinds import OnlyDlpack, good_calls
 from tokentiming import ops
 
 
@@ -34,3 +39,177 @@ def test_classes(call: Callable[[], Any], error: type[Exception], builtin: type[
         call()
     assert type(caught.value) is error
     assert isinstance(caught.value, builtin)
+
+
+@pytest.mark.parametrize("out", [True, False])
+@pytest.mark.parametrize("call", ["align", "transfer", "verify, ragged"])
+def test_offsets_are_held_to_the_tokens_before_memory_is_asked_for(call: str, out: bool) -> None:
+    function, arguments = good_calls()[call]
+    name = "offsets" if "offsets" in arguments else "target_offsets"
+    given = {"out": function(**arguments)} if out else {}
+    far = torch.tensor([0, 2**40, 3])
+    for wrong in (far, far[:2], far - 2**62, far.flip(0), far[:0], torch.tensor([1, 2, 3])):
+        with pytest.raises(
+            ops.ArgumentValueError, match=f"^{function.__name__}: {name} (must|has)"
+        ):
+            function(**arguments | given | {name: wrong.contiguous()})
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "way_out"),
+    [
+        ("align, out=", "out", r"ops\.Alignment"),
+        ("transfer, out=", "out", r"ops\.Transfer"),
+        ("verify, out=", "out", r"ops\.Verification"),
+        ("align", "draft_vocab", "Vocabulary"),
+        ("transfer", "expansions", "VocabularyMap"),
+        ("transfer, out=", "origins", r"ops\.Origins\.of"),
+    ],
+)
+def test_a_plain_tuple_is_refused_with_the_way_out(call: str, name: str, way_out: str) -> None:
+    function, arguments = good_calls()[call]
+    with pytest.raises(
+        ops.ArgumentTypeError, match=f"^{function.__name__}: {name} .*got tuple; .*{way_out}"
+    ):
+        function(**arguments | {name: tuple(arguments[name])})
+
+
+def test_columns_and_out_agree() -> None:
+    function, arguments = good_calls()["transfer, out="]
+    with pytest.raises(ValueError, match=r"^transfer: out.probs has 2 columns, columns is 3"):
+        function(**arguments, columns=3)
+    assert function(**arguments, columns=2) is arguments["out"]
+
+
+def test_a_result_beyond_memory_is_the_arguments_fault() -> None:
+    function, arguments = good_calls()["restrict"]
+    rows = torch.full((1, 2), 0.5).expand(2**20, 2)
+    with pytest.raises(ValueError, match=r"^restrict: no result of .* draft_probs and columns"):
+        function(**arguments | {"draft_probs": rows, "columns": 2**31 - 1})
+    with pytest.raises(ValueError, match=r"^Origins\.of: targets has the entry 1099511627776"):
+        ops.Origins.of(torch.tensor([0, 2**40]))
+
+
+class Used(OnlyDlpack):
+    def __dlpack__(self, **options: Any) -> Any:
+        capsule = self._tensor.__dlpack__()
+        torch.from_dlpack(capsule)
+        return capsule
+
+
+class Interrupted(OnlyDlpack):
+    def __dlpack__(self, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    __index__ = __float__ = __dlpack__
+
+
+class NeedsNoGradient(Tensor):
+    requires_grad = False
+
+
+class Stubborn(Tensor):
+    def is_neg(self) -> bool:
+        raise NotImplementedError("not asked yet\nnative stack")
+
+
+def test_what_other_libraries_hand_over() -> None:
+    function, arguments = good_calls()["sample"]
+    logits = arguments["logits"]
+    with pytest.raises(ValueError, match=r"^sample: logits cannot be read: .* no DLPack capsule"):
+        function(**arguments | {"logits": Used(logits)})
+    with pytest.raises(ValueError, match=r"^sample: logits cannot be read: not asked yet$"):
+        function(**arguments | {"logits": logits.as_subclass(Stubborn)})
+    same = function(**arguments | {"logits": logits.as_subclass(NeedsNoGradient)})
+    assert torch.equal(same, function(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("sample", "logits"), ("sample", "seed"), ("verify", "temperature")]
+)
+def test_an_interrupt_goes_on(call: str, name: str) -> None:
+    function, arguments = good_calls()[call]
+    with pytest.raises(KeyboardInterrupt):
+        function(**arguments | {name: Interrupted(torch.zeros(3))})
+
+
+# What is known of a tensor's type, asked about while a call with another type replaces it: from
+# within, where it happens every time, and from other threads. What is freed is overwritten, and no
+# thread keeps it for itself, so that a use of it shows.
+MANY_TYPES = """
+import sys, threading, time
+import numpy as np
+import torch
+from tokentiming import ops
+
+sys.setswitchinterval(1e-6)
+rows = torch.log(torch.tensor([[0.5, 0.25, 0.25]]))
+keys, states = torch.arange(3), torch.zeros(1, 3, dtype=torch.int64)
+arrays = rows.numpy(), keys.numpy(), states.numpy()
+expected = ops.sample(rows, keys, seed=7, states=states)
+
+def check(rows, keys=keys, states=states):
+    assert torch.equal(ops.sample(rows, keys, seed=7, states=states), expected)
+
+def ask_another_type():  # and no torch tensor, whose type would take the place of what is freed
+    out = np.zeros(1, dtype=np.int64)
+    assert ops.sample(arrays[0], arrays[1], seed=7, states=arrays[2], out=out) == expected.numpy()
+
+class Asking(type(torch.Tensor)):
+    def __getattribute__(cls, name):
+        if name == "is_neg":
+            ask_another_type()
+        return super().__getattribute__(name)
+
+class Reentrant(torch.Tensor, metaclass=Asking):
+    @property
+    def requires_grad(self):
+        ask_another_type()
+        return False
+
+    def is_neg(self):
+        ask_another_type()
+        return False
+
+class Slow(torch.Tensor):
+    @property
+    def requires_grad(self):
+        return any(() for _ in range(20))
+
+    def is_neg(self):
+        return any(() for _ in range(20))
+
+for _ in range(100):
+    check(rows.as_subclass(Reentrant))
+    check(rows.as_subclass(type("New", (Reentrant,), {})))
+
+end = time.monotonic() + 1
+finished = []
+
+def repeat(make):
+    while time.monotonic() < end:
+        check(*make())
+    finished.append(make)
+
+slow = rows.as_subclass(Slow)
+threads = [
+    threading.Thread(target=repeat, args=(make,))
+    for make in (
+        lambda: (slow,),
+        lambda: (rows.as_subclass(type("New", (Slow,), {})),),
+        lambda: arrays,
+        lambda: (rows,),
+    )
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(finished) == 4
+"""
+
+
+def test_types_of_tensors_that_come_and_go() -> None:
+    watched = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    command = [sys.executable, "-c", MANY_TYPES]
+    subprocess.run(command, env=os.environ | watched, check=True, timeout=120)

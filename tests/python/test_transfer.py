@@ -234,6 +234,10 @@ def with_entry(value: float) -> torch.Tensor:
             "target_spans must have 2 entries for each of the 1",
         ),
         ({"target_spans": torch.tensor([[0, 2]])}, TypeError, "target_spans must be int32"),
+        ({"columns": -1}, ValueError, r"columns is -1; it must be in \[0, 2\*\*31\)"),
+        ({"columns": 9.0}, TypeError, "columns must be an integer"),
+        ({"expansions": [0]}, TypeError, "expansions has no first, got list; give a VocabularyMap"),
+        ({"origins": (0, 1)}, TypeError, r"origins must be ops\.Origins, got tuple"),
         ({"draft_offsets": torch.tensor([0, 2])}, ValueError, "target_offsets is missing"),
         (
             {"draft_offsets": torch.tensor([0, 1]), "target_offsets": torch.tensor([0, 1])},
@@ -323,6 +327,7 @@ def test_restrict_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> 
         ({"exact": torch.full((11,), 5)}, ValueError, "exact has an entry that is neither -1"),
         ({"exact": torch.full((11,), -2)}, ValueError, "exact has an entry that is neither -1"),
         ({"exact": torch.zeros(12).long()}, ValueError, "exact has 12 entries, draft_probs only"),
+        ({"columns": -1}, ValueError, "columns is -1"),
         ({"out": torch.empty(1, 5)}, ValueError, "out has 1 rows, draft_probs has 2"),
         ({"out": torch.empty(2, 6)}, ValueError, "out has 6 columns, columns is 5"),
     ],

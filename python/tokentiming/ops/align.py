@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.arguments import new, require_parts
 from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentValueError
-from tokentiming.ops.tracing import refuse_out, traced
+from tokentiming.ops.recording import record
+from tokentiming.ops.tracing import traced
 
 
 class ByteTable(Protocol):
@@ -94,39 +96,49 @@ def align(
         raise ArgumentValueError(
             f"align: {missing} is missing; give offsets for both sides or neither"
         )
-    if traced(draft_ids):
-        refuse_out("align", out)
-        return Alignment(
-            *torch.ops.tokentiming.align(
-                draft_ids,
-                target_ids,
-                draft_vocab.bytes,
-                draft_vocab.offsets,
-                target_vocab.bytes,
-                target_vocab.offsets,
-                band,
-                draft_offsets,
-                target_offsets,
+    try:
+        if traced(draft_ids):
+            return Alignment(
+                *record(
+                    "align",
+                    out,
+                    draft_ids=draft_ids,
+                    target_ids=target_ids,
+                    draft_bytes=draft_vocab.bytes,
+                    draft_starts=draft_vocab.offsets,
+                    target_bytes=target_vocab.bytes,
+                    target_starts=target_vocab.offsets,
+                    band=band,
+                    draft_offsets=draft_offsets,
+                    target_offsets=target_offsets,
+                )
             )
+        filled = out
+        if filled is None:
+            tokens = _core.length(target_ids, "align", "target_ids", "[M]")
+            shape: tuple[int, ...] = ()
+            if target_offsets is not None:
+                offsets = _core.length(target_offsets, "align", "target_offsets", "[B + 1]")
+                shape = (max(offsets - 1, 0),)
+            device = device_of(target_ids)
+            filled = Alignment(
+                new("align", "target_ids", (tokens, 2), torch.int32, device),
+                new("align", "target_offsets", shape, torch.int64, device),
+            )
+        _core.align(
+            draft_ids,
+            draft_offsets,
+            target_ids,
+            target_offsets,
+            draft_vocab.bytes,
+            draft_vocab.offsets,
+            target_vocab.bytes,
+            target_vocab.offsets,
+            band,
+            filled.target_spans,
+            filled.cost,
         )
-    if out is None:
-        shape = () if draft_offsets is None else (max(len(draft_offsets) - 1, 0),)
-        device = device_of(target_ids)
-        out = Alignment(
-            torch.empty((len(target_ids), 2), dtype=torch.int32, device=device),
-            torch.empty(shape, dtype=torch.int64, device=device),
-        )
-    _core.align(
-        draft_ids,
-        draft_offsets,
-        target_ids,
-        target_offsets,
-        draft_vocab.bytes,
-        draft_vocab.offsets,
-        target_vocab.bytes,
-        target_vocab.offsets,
-        band,
-        out.target_spans,
-        out.cost,
-    )
-    return out
+    except Exception:
+        require_parts("align", draft_vocab=draft_vocab, target_vocab=target_vocab, out=out)
+        raise
+    return filled

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from tokentiming import _core
 
+CPU = torch.device("cpu")
 
-def device_of(tensor: Any) -> torch.device | None:
-    """Where a result belongs: beside a torch tensor; where torch likes for anything else."""
-    return tensor.device if isinstance(tensor, Tensor) else None
+
+def device_of(tensor: Any) -> torch.device:
+    """Where a result belongs: beside a torch tensor; in CPU memory for anything else."""
+    return tensor.device if isinstance(tensor, Tensor) else CPU
 
 
 def on_gpu(tensor: Any) -> bool:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.tracing import refuse_out, traced
+from tokentiming.ops.arguments import new
+from tokentiming.ops.devices import CPU
+from tokentiming.ops.recording import record
+from tokentiming.ops.tracing import traced
 
 
 def linear(
@@ -33,11 +36,12 @@ def linear(
             memory, or ``out`` shares memory with an input.
     """
     if traced(input):
-        refuse_out("linear", out)
-        product: Tensor = torch.ops.tokentiming.linear(input, weight, bias)
+        product: Tensor = record("linear", out, input=input, weight=weight, bias=bias)
         return product
     if out is None:
-        out = torch.empty((len(input), len(weight)), dtype=torch.bfloat16)
+        rows = _core.length(input, "linear", "input", "[R, K]")
+        columns = _core.length(weight, "linear", "weight", "[N, K]")
+        out = new("linear", "input and weight", (rows, columns), torch.bfloat16, CPU)
     _core.linear(input, weight, bias, out)
     return out
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
+from tokentiming.ops.arguments import new
 from tokentiming.ops.devices import device_of
-from tokentiming.ops.errors import ArgumentValueError
+from tokentiming.ops.recording import record
 from tokentiming.ops.tracing import compiling, refuse_out, traced
 
 
@@ -51,16 +52,16 @@ def sample(
 
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
     """
-    if not 0 <= seed < 2**64:
-        raise ArgumentValueError(f"sample: seed is {seed}; it must be in [0, 2**64)")
     if out is None:
         if traced(logits):
-            signed = seed if seed < 2**63 else seed - 2**64  # an operator's integers are signed
-            drawn: Tensor = torch.ops.tokentiming.sample(logits, keys, signed, states)
+            drawn: Tensor = record(
+                "sample", out, logits=logits, keys=keys, seed=seed, states=states
+            )
             return drawn
-        out = torch.empty(len(logits), dtype=torch.int64, device=device_of(logits))
+        rows = _core.length(logits, "sample", "logits", "[R, V]")
+        out = new("sample", "logits", (rows,), torch.int64, device_of(logits))
     elif compiling():  # the core itself refuses tensors without memory
-        refuse_out("sample", out)
+        refuse_out("sample", "logits", out)
     _core.sample(logits, keys, seed, states, out)
     return out
 
@@ -83,9 +84,8 @@ def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
 
     On a GPU the noise is the same, and NaN where a state is out of range.
     """
-    if not 0 <= seed < 2**64:
-        raise ArgumentValueError(f"log_noise: seed is {seed}; it must be in [0, 2**64)")
-    shape = len(states), len(keys)
-    out = torch.empty(shape, dtype=torch.float64, device=device_of(keys))
+    rows = _core.length(states, "log_noise", "states", "[R, 3]")
+    columns = _core.length(keys, "log_noise", "keys", "[N]")
+    out = new("log_noise", "states and keys", (rows, columns), torch.float64, device_of(keys))
     _core.log_noise(keys, seed, states, out)
     return out

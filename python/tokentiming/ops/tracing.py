@@ -17,12 +17,12 @@ def traced(tensor: Any) -> bool:
     """True under torch.compile, and for tensors that have a shape but no memory."""
     if type(tensor) is Tensor:  # asked at every call, hence first
         return tensor.is_meta or compiling()
-    return isinstance(tensor, FakeTensor) or getattr(tensor, "is_meta", False)
+    return isinstance(tensor, FakeTensor) or (isinstance(tensor, Tensor) and tensor.is_meta)
 
 
-def refuse_out(function: str, out: object) -> None:
+def refuse_out(function: str, argument: str, out: object) -> None:
     """The registered operators return new tensors."""
     if out is not None:
         raise ArgumentValueError(
-            f"{function}: out cannot be given under torch.compile or for meta tensors"
+            f"{function}: out cannot be given under torch.compile or for {argument} without memory"
         )

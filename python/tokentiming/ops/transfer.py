@@ -9,10 +9,12 @@ from torch import Tensor
 
 from tokentiming import _core
 from tokentiming.ops.align import ByteTable
+from tokentiming.ops.arguments import dtype_of, new, require_parts
 from tokentiming.ops.devices import device_of, on_gpu
 from tokentiming.ops.errors import ArgumentValueError
-from tokentiming.ops.origins import Origins
-from tokentiming.ops.tracing import refuse_out, traced
+from tokentiming.ops.origins import Origins, tensors_of
+from tokentiming.ops.recording import record
+from tokentiming.ops.tracing import traced
 
 
 class Expansions(Protocol):
@@ -122,59 +124,85 @@ def transfer(
         raise ArgumentValueError(
             f"transfer: {missing} is missing; give offsets for both sides or neither"
         )
-    if columns is None:
-        columns = target_vocab.offsets.shape[0] - 1
-    if origins is None and on_gpu(draft_probs):
-        origins = getattr(expansions, "first_origins", None)
-    origin_offsets, origin_ids = origins or (None, None)
-    if traced(draft_probs):
-        refuse_out("transfer", out)
-        return Transfer(
-            *torch.ops.tokentiming.transfer(
-                draft_probs,
-                draft_ids,
-                target_ids,
-                target_spans,
-                draft_vocab.bytes,
-                draft_vocab.offsets,
-                target_vocab.bytes,
-                target_vocab.offsets,
-                expansions.first,
-                expansions.expansion_offsets,
-                expansions.expansion_ids,
-                draft_offsets,
-                target_offsets,
-                columns,
-                origin_offsets,
-                origin_ids,
+    try:
+        if origins is None and on_gpu(draft_probs):
+            origins = getattr(expansions, "first_origins", None)
+        if origins is None:
+            origin_offsets = origin_ids = None
+        else:
+            origin_offsets, origin_ids = tensors_of("transfer", origins)
+        if traced(draft_probs):
+            return Transfer(
+                *record(
+                    "transfer",
+                    out,
+                    draft_probs=draft_probs,
+                    draft_ids=draft_ids,
+                    target_ids=target_ids,
+                    target_spans=target_spans,
+                    draft_bytes=draft_vocab.bytes,
+                    draft_starts=draft_vocab.offsets,
+                    target_bytes=target_vocab.bytes,
+                    target_starts=target_vocab.offsets,
+                    first=expansions.first,
+                    expansion_offsets=expansions.expansion_offsets,
+                    expansion_ids=expansions.expansion_ids,
+                    draft_offsets=draft_offsets,
+                    target_offsets=target_offsets,
+                    columns=_width(target_vocab) if columns is None else columns,
+                    origin_offsets=origin_offsets,
+                    origin_ids=origin_ids,
+                )
             )
+        filled = out
+        if filled is None:
+            tokens = _core.length(target_ids, "transfer", "target_ids", "[M]")
+            if columns is None:
+                offsets = target_vocab.offsets
+                size = _core.length(offsets, "transfer", "target_vocab.offsets", "[V + 1]")
+                columns = max(size - 1, 0)
+            columns = _core.columns(columns, "transfer")
+            dtype, device = dtype_of("transfer", "draft_probs", draft_probs), device_of(draft_probs)
+            filled = Transfer(
+                new("transfer", "target_ids and columns", (tokens, columns), dtype, device),
+                new("transfer", "target_ids", (tokens,), torch.int8, device),
+            )
+        _core.transfer(
+            draft_probs,
+            draft_ids,
+            draft_offsets,
+            target_ids,
+            target_offsets,
+            target_spans,
+            draft_vocab.bytes,
+            draft_vocab.offsets,
+            target_vocab.bytes,
+            target_vocab.offsets,
+            expansions.first,
+            expansions.expansion_offsets,
+            expansions.expansion_ids,
+            origin_offsets,
+            origin_ids,
+            columns,
+            filled.probs,
+            filled.cases,
         )
-    if out is None:
-        device = device_of(draft_probs)
-        out = Transfer(
-            torch.empty((len(target_ids), columns), dtype=draft_probs.dtype, device=device),
-            torch.empty(len(target_ids), dtype=torch.int8, device=device),
+    except Exception:
+        require_parts(
+            "transfer",
+            draft_vocab=draft_vocab,
+            target_vocab=target_vocab,
+            expansions=expansions,
+            out=out,
         )
-    _core.transfer(
-        draft_probs,
-        draft_ids,
-        draft_offsets,
-        target_ids,
-        target_offsets,
-        target_spans,
-        draft_vocab.bytes,
-        draft_vocab.offsets,
-        target_vocab.bytes,
-        target_vocab.offsets,
-        expansions.first,
-        expansions.expansion_offsets,
-        expansions.expansion_ids,
-        origin_offsets,
-        origin_ids,
-        out.probs,
-        out.cases,
-    )
-    return out
+        raise
+    return filled
+
+
+def _width(vocab: ByteTable) -> int:
+    """How many tokens a table of tensors without memory has; what is no table is refused later."""
+    offsets = vocab.offsets
+    return offsets.shape[0] - 1 if isinstance(offsets, Tensor) and offsets.ndim == 1 else 0
 
 
 def restrict(
@@ -212,17 +240,27 @@ def restrict(
 
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
     """
-    origin_offsets, origin_ids = origins or (None, None)
+    if origins is None:
+        origin_offsets = origin_ids = None
+    else:
+        origin_offsets, origin_ids = tensors_of("restrict", origins)
     if traced(draft_probs):
-        refuse_out("restrict", out)
-        restricted: Tensor = torch.ops.tokentiming.restrict(
-            draft_probs, exact, columns, origin_offsets, origin_ids
+        restricted: Tensor = record(
+            "restrict",
+            out,
+            draft_probs=draft_probs,
+            exact=exact,
+            columns=columns,
+            origin_offsets=origin_offsets,
+            origin_ids=origin_ids,
         )
         return restricted
     if out is None:
-        device = device_of(draft_probs)
-        out = torch.empty((len(draft_probs), columns), dtype=draft_probs.dtype, device=device)
-    elif out.ndim == 2 and out.shape[1] != columns:
-        raise ArgumentValueError(f"restrict: out has {out.shape[1]} columns, columns is {columns}")
-    _core.restrict(draft_probs, exact, origin_offsets, origin_ids, out)
+        columns = _core.columns(columns, "restrict")
+        rows = _core.length(draft_probs, "restrict", "draft_probs", "[R, V_d]")
+        dtype = dtype_of("restrict", "draft_probs", draft_probs)
+        out = new(
+            "restrict", "draft_probs and columns", (rows, columns), dtype, device_of(draft_probs)
+        )
+    _core.restrict(draft_probs, exact, columns, origin_offsets, origin_ids, out)
     return out

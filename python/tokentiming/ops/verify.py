@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.devices import device_of, on_gpu
+from tokentiming.ops.arguments import new, require_parts
+from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
-from tokentiming.ops.tracing import refuse_out, traced
+from tokentiming.ops.recording import number, record
+from tokentiming.ops.tracing import compiling, traced
 
 
 class Verification(NamedTuple):
@@ -104,55 +106,59 @@ def verify(
         raise ArgumentTypeError(
             "verify: draft_logits and draft_probs are both given; give at most one"
         )
-    ragged = draft_ids.ndim != 2
-    if ragged == (offsets is None):
+    try:
+        if traced(draft_ids):
+            return Verification(
+                *_recorded(
+                    out,
+                    draft_ids=draft_ids,
+                    target_logits=target_logits,
+                    target_probs=target_probs,
+                    draft_logits=draft_logits,
+                    draft_probs=draft_probs,
+                    uniforms=uniforms,
+                    temperature=temperature,
+                    offsets=offsets,
+                )
+            )
+        filled = out
+        if filled is None:
+            shape, device = _core.verify_shape(draft_ids, offsets), device_of(draft_ids)
+            filled = Verification(
+                new("verify", "draft_ids", shape, torch.int32, device),
+                new("verify", "draft_ids", shape[:1], torch.int32, device),
+            )
+        _core.verify(
+            draft_ids,
+            offsets,
+            target_logits,
+            target_probs,
+            draft_logits,
+            draft_probs,
+            temperature,
+            uniforms,
+            filled.tokens,
+            filled.accepted,
+        )
+    except Exception:
+        require_parts("verify", out=out)
+        raise
+    return filled
+
+
+def _recorded(out: Verification | None, **arguments: Any) -> Any:
+    draft_ids, offsets = arguments["draft_ids"], arguments["offsets"]
+    if isinstance(draft_ids, Tensor) and (draft_ids.ndim != 2) == (offsets is None):
         raise ArgumentValueError(
             "verify: offsets belong to draft_ids of shape [T]; draft_ids of shape [B, K] take none"
         )
-    if uniforms is None and temperature != 0:
+    temperature = arguments["temperature"]
+    if not compiling():
+        temperature = number("verify", "temperature", temperature)
+    if arguments["uniforms"] is None and temperature != 0:
         raise ArgumentValueError("verify: uniforms are missing; only temperature 0 needs none")
-    if traced(draft_ids):
-        refuse_out("verify", out)
-        if ragged and getattr(offsets, "is_meta", False):
-            raise ArgumentValueError(
-                "verify: offsets are meta tensors, and the result is as wide as they say"
-            )
-        return Verification(
-            *torch.ops.tokentiming.verify(
-                draft_ids,
-                target_logits,
-                target_probs,
-                draft_logits,
-                draft_probs,
-                uniforms,
-                temperature,
-                offsets,
-            )
+    if getattr(offsets, "is_meta", False):
+        raise ArgumentValueError(
+            "verify: offsets are meta tensors, and the result is as wide as they say"
         )
-    if out is None:
-        if offsets is None:
-            batch, longest = draft_ids.shape
-        else:
-            batch = max(len(offsets) - 1, 0)
-            if on_gpu(draft_ids):
-                longest = len(draft_ids)
-            else:
-                longest = int((offsets[1:] - offsets[:-1]).max()) if batch else 0
-        device = device_of(draft_ids)
-        out = Verification(
-            torch.empty((batch, max(longest, 0) + 1), dtype=torch.int32, device=device),
-            torch.empty(batch, dtype=torch.int32, device=device),
-        )
-    _core.verify(
-        draft_ids,
-        offsets,
-        target_logits,
-        target_probs,
-        draft_logits,
-        draft_probs,
-        temperature,
-        uniforms,
-        out.tokens,
-        out.accepted,
-    )
-    return out
+    return record("verify", out, **arguments)
