@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 try:
     import rich  # noqa: F401
     import typer
-    from typer.core import TyperGroup
 except ModuleNotFoundError as missing:
     if missing.name not in ("rich", "typer"):
         raise
@@ -18,28 +20,10 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from tokentiming import display, display_alignment, models
-
-
-class _Polite(TyperGroup):
-    """Ends with one line instead of a traceback, for Ctrl-C and for errors the user can mend."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            display.note("stopped; what was finished is kept")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # `| head` has seen enough: typer ends the program quietly
-            raise
-        except (ValueError, TypeError, OSError, NotImplementedError) as error:
-            if ctx.params.get("traceback"):
-                raise
-            display.error(error)
-            raise typer.Exit(2) from error
-
+from tokentiming.display_errors import Polite
 
 app = typer.Typer(
-    cls=_Polite,
+    cls=Polite,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,13 +39,16 @@ Model = Annotated[str, typer.Option(help="A known name, a folder, a .gguf file o
 def options(
     traceback: Annotated[bool, typer.Option(help="Show where an error arose.")] = False,
 ) -> None:
-    """Options of every command; `_Polite` reads them."""
+    """Options of every command; `Polite` reads them."""
 
 
 Length = Annotated[int, typer.Option(min=1, help="Most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy decoding.")]
 Method = Annotated[str, typer.Option(help="How proposals are made and judged.")]
-DType = Annotated[str, typer.Option(help="Of the weights: bfloat16, float32, float16 or auto.")]
+DType = Annotated[
+    Literal["bfloat16", "float32", "float16", "auto"], typer.Option(help="Of the weights.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the random stream.")]
 
 
 @app.command()
@@ -103,7 +90,7 @@ def generate(
     draft: Model = "smollm2-135m",
     max_new_tokens: Length = 128,
     temperature: Temperature = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random stream.")] = 0,
+    seed: Seed = 0,
     method: Method = "coupled",
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text: no chat template.")
@@ -113,17 +100,15 @@ def generate(
     """Generate with a target and a draft; accepted draft text is coloured."""
     from tokentiming import display_generation
 
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    prompt = _text(prompt, "generate: PROMPT")
     decoder = _decoder(target, draft, method, dtype)
     chat = decoder.target_tokenizer.chat_template and not raw
-    console, streamed = display.output(), display_generation.StreamedText()
+    printed = display_generation.Printed(display.output())
 
     def watch(round_: Any) -> None:
         for i, token in enumerate(round_.tokens):
-            characters = streamed.append(decoder.vocabulary.token_bytes(token))
-            style = display_generation.ACCEPTED if i < round_.accepted else None
-            console.print(characters, end="", style=style, markup=False, soft_wrap=True)
+            style = display_generation.ACCEPTED if i < round_.accepted else ""
+            printed.append(decoder.vocabulary.token_bytes(token), style)
 
     output = decoder.generate(
         [{"role": "user", "content": prompt}] if chat else prompt,
@@ -132,7 +117,7 @@ def generate(
         watch=watch,
         **_sampling(temperature),
     )
-    console.print()
+    printed.end()
     display.messages().print(display_generation.stats_lines(output.stats))
 
 
@@ -144,18 +129,15 @@ def align(
     band: Annotated[int, typer.Option(min=0, help="How far the path may leave the diagonal.")] = 8,
 ) -> None:
     """Show two tokenizations of a text and the path between them."""
-    if text == "-":
-        text = sys.stdin.read()
-    if not text:
-        raise ValueError("align: TEXT is empty; give at least one character")
+    text = _text(text, "align: TEXT")
 
     import torch
 
     from tokentiming import Vocabulary, ops
 
     vocabularies, ids, sides = [], [], []
-    for model in (draft, target):
-        vocabulary = Vocabulary.from_tokenizer(_tokenizer(model))
+    for option, model in (("--draft", draft), ("--target", target)):
+        vocabulary = Vocabulary.from_tokenizer(models.load_tokenizer(_place(option, model)))
         tokens = vocabulary.encode(text.encode())
         cut = [vocabulary.token_bytes(token) for token in tokens]
         sides.append(display_alignment.Tokenization(_label(model), cut))
@@ -184,7 +166,7 @@ def pull(
     for name in names:
         with display.PullBars.shown() as bars:
             folder = models.pull(name, verify=verify, progress=bars)
-        display.output().print(str(folder), soft_wrap=True)
+        typer.echo(os.fsencode(folder))
 
 
 def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
@@ -193,14 +175,40 @@ def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
 
     from tokentiming import SpeculativeDecoder
     from tokentiming.methods import resolve
+    from tokentiming.models.quiet import no_bars
 
     resolve(method)
-    kind = dtype if dtype == "auto" else getattr(torch, dtype, None)
-    if not isinstance(kind, (str, torch.dtype)):
-        raise ValueError(f"--dtype is {dtype!r}; give bfloat16, float32, float16 or auto")
-    with display.PullBars.shown() as bars:
-        places = [models.resolve(model, progress=bars) for model in (target, draft)]
-    return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=kind)
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    places = [_place("--target", target), _place("--draft", draft)]
+    with no_bars():
+        return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=kind)
+
+
+def _place(option: str, model: str) -> Path | str:
+    """What to load for an option's value, fetched first where need be."""
+    try:
+        with display.PullBars.shown() as bars:
+            return models.resolve(model, progress=bars)
+    except models.ModelError as error:
+        raise models.ModelError(f"{error} ({option})") from error
+
+
+def _text(given: str, argument: str) -> str:
+    """An argument, or for - standard input, as text that is UTF-8 and not empty."""
+    try:
+        data = sys.stdin.buffer.read() if given == "-" else os.fsencode(given)
+        text = data.decode("utf-8")
+    except (AttributeError, OSError) as error:  # it is closed, or a folder
+        raise ValueError(
+            f"{argument} is -, and standard input cannot be read; give the text itself"
+        ) from error
+    except UnicodeError as error:
+        raise ValueError(
+            f"{argument} is not UTF-8 ({error}); convert it first, as with iconv"
+        ) from error
+    if not text:
+        raise ValueError(f"{argument} is empty; give at least one character")
+    return text
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
@@ -211,21 +219,15 @@ def _sampling(temperature: float) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature, **plain}
 
 
-def _tokenizer(model: str) -> Any:
-    """The tokenizer alone: no weights are read."""
-    from transformers import AutoTokenizer
-
-    with display.PullBars.shown() as bars:
-        place = models.resolve(model, progress=bars)
-    return AutoTokenizer.from_pretrained(place)
-
-
 def _label(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def main() -> None:
     """Entry point of the `tokentiming` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that lack a character
     app()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,8 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Column, Table
-from rich.text import Text
 
+from tokentiming.display_text import plain, safe
 from tokentiming.models import ModelSpec
 from tokentiming.models import Progress as PullProgress
 
@@ -33,38 +34,39 @@ def messages() -> Console:
 
 
 def error(message: object) -> None:
-    messages().print(Text(f"tokentiming: {message}", style="bold red"), soft_wrap=True)
+    """One line, whatever the message holds."""
+    line = " ".join(part.strip() for part in str(message).splitlines())
+    messages().print(plain(f"tokentiming: {line}", "bold red"), soft_wrap=True)
 
 
 def note(message: object) -> None:
-    messages().print(Text(str(message), style="yellow"), soft_wrap=True)
+    messages().print(plain(message, "yellow"), soft_wrap=True)
 
 
 def models_table(rows: Sequence[tuple[ModelSpec, Mapping[str, Any] | None]]) -> RenderableType:
-    """The known models, each with its cached manifest or None."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "parameters", "download", "licence", "source", "cached"):
+    """The known models, each with its cached manifest or None, and below where each comes from."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("name", "parameters", "download", "licence", "cached"):
         right = heading in ("parameters", "download")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    paths = []
+    places: list[RenderableType] = []
     for spec, manifest in rows:
         wheels = f"{len(spec.wheels)} wheel" + ("s" if len(spec.wheels) > 1 else "")
-        source = Text(f"{spec.hub}, or {wheels}", style="dim")
-        cached = Text("no", style="dim")
+        source = plain(f"{spec.hub}, or {wheels}", "dim")
+        cached = plain("no", "dim")
         if manifest:
             size = sum(entry["size"] for entry in manifest["files"].values())
-            cached = Text(f"{size / 1e6:,.0f} MB", style="green")
-            source = Text(manifest["source"])
-            paths.append(Text.assemble((f"{spec.short}  ", "dim"), str(manifest["path"])))
+            cached = plain(f"{size / 1e6:,.0f} MB", "green")
+            source = plain(f"{manifest['source']}\n{manifest['path']}")
+        places += [plain(spec.short, "bold"), Padding(source, (0, 0, 0, 2))]
         table.add_row(
-            Text(spec.short, style="bold"),
+            plain(spec.short, "bold"),
             spec.parameters,
             f"{spec.gguf_size / 1e6:,.0f} MB",
             spec.license,
-            source,
             cached,
         )
-    return Group(table, *paths)
+    return Group(table, *places)
 
 
 class PullBars:
@@ -89,8 +91,13 @@ class PullBars:
             TextColumn("{task.description:<12}"),
             BarColumn(),
             DownloadColumn(table_column=Column(no_wrap=True, min_width=17)),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[detail]}", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn(
+                "{task.fields[detail]}",
+                style="dim",
+                markup=False,  # a file may be called [/x]
+                table_column=Column(no_wrap=True),
+            ),
         )
         bars = Progress(*columns, console=messages())
         try:
@@ -102,7 +109,7 @@ class PullBars:
     def __call__(self, progress: PullProgress) -> None:
         self._bars.start()  # not before there is something to draw
         if progress.stage not in self.STAGES:
-            self._bars.console.print(Text(progress.detail, style="yellow"), soft_wrap=True)
+            self._bars.console.print(plain(progress.detail, "yellow"), soft_wrap=True)
             return
         if progress.stage not in self._tasks:
             for task in self._tasks.values():
@@ -114,5 +121,5 @@ class PullBars:
             self._tasks[progress.stage],
             completed=progress.done,
             total=progress.total or None,
-            detail=progress.detail,
+            detail=safe(progress.detail),
         )

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from tokentiming.display_text import escaped, plain, safe
 
 # Tokens that both sides share stay plain; each regrouping takes the next colour.
 PALETTE = ("cyan", "yellow", "magenta", "green", "blue", "red")
@@ -24,6 +26,10 @@ class Tokenization:
 
     name: str
     tokens: Sequence[bytes]
+
+    @property
+    def label(self) -> str:
+        return safe(self.name)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def visible(data: bytes) -> str:
     """Bytes as something to look at: blanks drawn, halves of characters in hexadecimal."""
     drawn = {" ": "·", "\n": "⏎", "\t": "⇥"}
     shown = [
-        drawn.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode())
+        drawn.get(c) or (c if c.isprintable() else escaped(c))
         for c in data.decode("utf-8", errors="backslashreplace")
     ]
     if shown and unicodedata.combining(shown[0][0]):
@@ -117,7 +123,7 @@ def _strips(
     draft: Tokenization, target: Tokenization, found: Sequence[Block], width: int
 ) -> RenderableType:
     """The text twice, cut as each side cuts it, every byte above itself."""
-    margin = max(cell_len(draft.name), cell_len(target.name)) + 1
+    margin = max(cell_len(draft.label), cell_len(target.label)) + 1
     sides = []
     for side, ranges in (
         (draft, [block.draft for block in found]),
@@ -138,7 +144,7 @@ def _strips(
         label = visible(data[start:end])
         if not pair or pair[0].cell_len + cell_len(label) + 1 > width:
             lines += [*pair, Text()] if pair else []
-            pair = [Text(f"{side.name:<{margin}}", style="dim") for side, _, _ in sides]
+            pair = [Text(set_cell_size(side.label, margin), style="dim") for side, _, _ in sides]
         for k, (_, styles, ends) in enumerate(sides):
             closed = ends[at[k]] == end
             pair[k].append(label, style=styles[at[k]] or "not dim")
@@ -149,7 +155,7 @@ def _strips(
 
 
 def _loose(side: Tokenization, styles: Sequence[str], margin: int) -> Text:
-    line = Text(f"{side.name:<{margin}}", style="dim")
+    line = Text(set_cell_size(side.label, margin), style="dim")
     for token, style in zip(side.tokens, styles, strict=True):
         line.append(visible(token), style=style or "not dim")
         line.append("│", style="dim")
@@ -165,7 +171,7 @@ def _grid(
 ) -> Table:
     """Local costs, draft tokens down and target tokens across, the path's cells marked."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column(Text(f"{draft.name} ↓  {target.name} →", style="dim"), justify="right")
+    table.add_column(Text(f"{draft.label} ↓  {target.label} →", style="dim"), justify="right")
     for token in target.tokens:
         table.add_column(Text(visible(token)), justify="center", no_wrap=True)
     style_of = {i: block.style for block in found for i in block.draft}
@@ -189,9 +195,10 @@ def _block_table(
 ) -> Table:
     """One row a regrouping; runs of tokens that both sides share are only counted."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("from", draft.name, target.name):
-        table.add_column(heading, justify="right" if heading == "from" else "left")
-    table.add_column("edits", justify="right")
+    table.add_column("from", justify="right", no_wrap=True)
+    for side in (draft, target):
+        table.add_column(plain(side.name), overflow="fold")
+    table.add_column("edits", justify="right", no_wrap=True)
     same = 0
     for block in [*found, None]:
         if block is not None and not block.style:

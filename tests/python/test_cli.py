@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from tokentiming import SpeculativeDecoder, Stats, Vocabulary, cli, demo, models, ops
@@ -258,9 +259,10 @@ def test_generate_prints_the_text_and_then_the_figures(run, models_with_weights,
     decoder = SpeculativeDecoder.from_pretrained(target, draft, dtype=torch.float32)
     options = {"do_sample": temperature == "1", "seed": 0, "max_new_tokens": 9, "top_k": None}
     expected = decoder.generate("the theme", **options)
-    harmless = re.sub("[\a\b\v\f\r]", "", expected.text)  # these would move the cursor
-    assert found.stdout.startswith(harmless)
-    assert "9 tokens" in found.stderr
+    ids = expected.sequences[0].tolist()[-9:]
+    assert found.stdout_bytes == decoder.vocabulary.decode(ids), "byte by byte, and none besides"
+    assert "Loading weights" not in found.stderr
+    assert found.stderr.startswith("9 tokens")
     assert "coupled (exact)" in found.stderr
 
 
@@ -272,6 +274,8 @@ def test_the_demo_compares_both_on_every_prompt(run, models_with_weights):
          "--max-new-tokens", "5"],
     )  # fmt: skip
     assert found.exit_code == 0, found.output
+    assert found.stderr == "", "nothing comes between the panels"
+    assert logging.is_progress_bar_enabled(), "only the command holds the bars back"
     table = found.stdout[found.stdout.index("as its draft") :]
     for name in demo.PROMPTS:
         assert re.search(rf"{name} .*x .*identical", table), table

@@ -14,10 +14,10 @@ from transformers import LogitsProcessorList
 import references
 import toys
 from tokentiming import Draft, Vocabulary, methods, ops
-from tokentiming.rows import Rows
 from tokentiming.methods import METHODS, Greedy, Proposal, Pushforward, Slrs, Tli, TokenTiming
 from tokentiming.methods.tokentiming import byte_spans
 from tokentiming.noise import Noise, State
+from tokentiming.rows import Rows
 from tokentiming.vocabulary_map import VocabularyMap
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))

