@@ -46,7 +46,7 @@ void transfer(benchmark::State& state) {
     expected[static_cast<std::size_t>(first[d])] += draft_probs[d];
   }
   if (!agree(state, std::equal(expected.begin(), expected.end(), probs.begin()),
-             "transfer: the law of the first token")) {
+             "transfer: the distribution of the first token")) {
     return;
   }
 

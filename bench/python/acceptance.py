@@ -1,8 +1,8 @@
 """How often each method's first proposed token is accepted, position by position of four texts.
 
 Both models read the same text, in English, code, Chinese and Russian, each in its own tokens. At
-every target position the target's law ``p`` and the draft's law are taken from what stands before
-it, and all methods are judged on these two:
+every target position the target's distribution ``p`` and the draft's distribution are taken from
+what stands before it, and all methods are judged on these two:
 
 - ``pushforward`` and ``tli`` accept with probability ``sum of min(p, q)``, which is worked out;
 - ``coupled`` and ``slem`` draw, from some seeds: accepted is a target token whose bytes the draft
@@ -124,9 +124,9 @@ def position(draft: Draft, target, mapped, row, seeds: int, offset: int) -> dict
     result = {"0": {"greedy": float(spelled)}}
     for temperature in TEMPERATURES:
         p = torch.softmax(row / temperature, 0)
-        law = torch.softmax(draft.scores() / temperature, 0)
-        pushed = mapped.push_forward(law, len(target))
-        shared = ops.restrict(law[None], mapped.exact, columns=len(target))[0]
+        distribution = torch.softmax(draft.scores() / temperature, 0)
+        pushed = mapped.push_forward(distribution, len(target))
+        shared = ops.restrict(distribution[None], mapped.exact, columns=len(target))[0]
         result[str(temperature)] = {
             "pushforward": float(torch.minimum(p, pushed).sum()),
             "tli": float(torch.minimum(p, shared).sum()),

@@ -90,7 +90,8 @@ def verify_case(batch: int = 64, drafted: int = 7, columns: int = HEAD, sets: in
         else:
             ways.append((name, run, False))
 
-    # A chain reads a row of either law for each position, and one of the target's if all pass.
+    # A chain reads a row of either distribution for each position, and one of the target's if all
+    # pass.
     rows = 0.0
     for k in range(sets):
         accepted = ours(k).accepted.float()

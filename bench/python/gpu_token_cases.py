@@ -85,7 +85,7 @@ def vocabulary_map() -> Tensor:
 
 
 def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
-    """Sequences of one token, so that every law is a push-forward."""
+    """Sequences of one token, so that every distribution is a push-forward."""
     first = vocabulary_map().int()
     every = torch.arange(DRAFT + 1)
     origins = ops.Origins.of(first)
@@ -133,9 +133,9 @@ def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
             *arguments("cpu", 0), draft_offsets=offsets, target_offsets=offsets, columns=TARGET
         )
         found = ours(0)
-        require(torch.equal(found.probs.cpu(), expected.probs), "the CPU: laws")
+        require(torch.equal(found.probs.cpu(), expected.probs), "the CPU: distributions")
         require(torch.equal(found.cases.cpu(), expected.cases), "the CPU: cases")
-        require(torch.allclose(plain(0), found.probs, rtol=1e-4, atol=1e-9), "torch: laws")
+        require(torch.allclose(plain(0), found.probs, rtol=1e-4, atol=1e-9), "torch: distributions")
 
     least = 4.0 * tokens * (DRAFT + TARGET) + 4 * (DRAFT + TARGET)
     ways = [("ours, out=", ours, True), ("torch: index_add_ (any order)", plain, True)]
@@ -166,8 +166,8 @@ def restrict_case(rows_count: int = 64, sets: int = 3) -> GpuCase:
 
     def check() -> None:
         expected = ops.restrict(rows[0].cpu(), exact, columns=TARGET)
-        require(torch.allclose(ours(0).cpu(), expected, rtol=1e-6), "the CPU: laws")
-        require(torch.allclose(plain(0), ours(0), rtol=1e-4), "torch: laws")
+        require(torch.allclose(ours(0).cpu(), expected, rtol=1e-6), "the CPU: distributions")
+        require(torch.allclose(plain(0), ours(0), rtol=1e-4), "torch: distributions")
 
     least = 4.0 * rows_count * (DRAFT + TARGET) + 4 * (DRAFT + TARGET)
     ways = [("ours, out=", ours, True), ("plain torch", plain, True)]

@@ -140,7 +140,7 @@ class TorchTransfer:
         cases: list[int],
         out: Tensor,
     ) -> Tensor:
-        """Fill ``out [M, V_t]`` with the laws of the proxy tokens."""
+        """Fill ``out [M, V_t]`` with the distributions of the proxy tokens."""
         out.zero_()
         for j, ((lo, hi), case) in enumerate(zip(spans, cases, strict=True)):
             if case in (1, 2):

@@ -68,7 +68,7 @@ def verify_case(
 ) -> Case:
     """One chain, logits in; every token is accepted, or all before one that the target excludes.
 
-    The peers reckon in float, for in less they would come to other results.
+    The peers compute in float: in less precision they would give other results.
     """
 
     def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

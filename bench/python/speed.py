@@ -175,8 +175,8 @@ def sampling_at(temperature: float) -> dict:
     """What ``generate`` is told, the model's own settings for sampling aside."""
     if not temperature:
         return {"do_sample": False, "repetition_penalty": 1.0}
-    law = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    return {"do_sample": True, **law}
+    distribution = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    return {"do_sample": True, **distribution}
 
 
 def main(

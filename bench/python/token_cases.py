@@ -166,7 +166,7 @@ def transfer_case(tokens: int = 8) -> Case:
         for one in sets:
             expected = ops.transfer(*one["ours"]).probs
             found = plain(*one["plain"], torch.empty_like(expected))
-            require(torch.allclose(found, expected, rtol=1e-4, atol=1e-9), "torch: laws")
+            require(torch.allclose(found, expected, rtol=1e-4, atol=1e-9), "torch: distributions")
 
     # Rows that no proxy token starts with are not read; here all but merged ones are.
     proxies = sum(len(one["ours"][2]) for one in sets) / len(sets)
@@ -207,7 +207,7 @@ def restrict_case(rows: int = 8) -> Case:
 
     def check() -> None:
         for _ in sets:
-            require(torch.allclose(torch_way().clone(), ours(), rtol=1e-4), "torch: laws")
+            require(torch.allclose(torch_way().clone(), ours(), rtol=1e-4), "torch: distributions")
 
     size = f"{rows} x {len(draft_vocab):,} to {columns:,}"
     return Case("restrict", size, {"ours, out=": ours, "plain torch": torch_way}, check, least)

@@ -21,8 +21,8 @@ class TensorType {
  public:
   const DLPackExchangeAPI* api = nullptr;
 
-  // The last answer is kept, for a process asks about one type nearly always; so is the type, lest
-  // its address come to mean another one. The answer is a copy: every call into Python may let
+  // The last answer is kept, since a process asks about one type nearly always. It owns the type,
+  // so that the type's address is not reused. The answer is a copy: every call into Python may let
   // another thread in, which replaces the last one.
   static TensorType of(py::handle object) {
     static auto* const last = new TensorType;

@@ -74,8 +74,8 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
 
   const auto target = either(target_logits, target_probs, "target_logits", "target_probs", place);
   const auto draft = either(draft_logits, draft_probs, "draft_logits", "draft_probs", place);
-  const auto laws = [&](const Tensor& rows, py::handle logits, std::int64_t length,
-                        const char* padded_axes, const char* ragged_axes) {
+  const auto distributions = [&](const Tensor& rows, py::handle logits, std::int64_t length,
+                                 const char* padded_axes, const char* ragged_axes) {
     rows.require_dimensions(padded ? 3 : 2, padded ? padded_axes : ragged_axes);
     if (padded && (rows.size(0) != ids.size(0) || rows.size(1) != length)) {
       rows.refuse("must have shape " + std::string(padded_axes) +
@@ -83,7 +83,8 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
                   " rows each, got B = " + std::to_string(rows.size(0)) + " and " +
                   std::to_string(rows.size(1)) + " rows");
     }
-    return Laws{any_rows(rows), logits.is_none() ? Statement::kProbabilities : Statement::kLogits};
+    return Distributions{any_rows(rows),
+                         logits.is_none() ? Statement::kProbabilities : Statement::kLogits};
   };
   const std::int64_t length = padded ? ids.size(1) : 0;
 
@@ -123,12 +124,14 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
                                        pointer(draft), pointer(uniforms)});
 
   const auto run = [&]<class Id>(Id) {
-    Chains<Id> chains{{ids.elements<Id>(), starts},
-                      std::nullopt,
-                      laws(*target, target_logits, length + 1, "[B, K + 1, V]", "[T + B, V]"),
-                      temperature,
-                      {}};
-    if (draft) chains.proposals = laws(*draft, draft_logits, length, "[B, K, V]", "[T, V]");
+    Chains<Id> chains{
+        {ids.elements<Id>(), starts},
+        std::nullopt,
+        distributions(*target, target_logits, length + 1, "[B, K + 1, V]", "[T + B, V]"),
+        temperature,
+        {}};
+    if (draft)
+      chains.proposals = distributions(*draft, draft_logits, length, "[B, K, V]", "[T, V]");
     if (uniforms) {
       if (same_dtype(uniforms->dtype(), kDlpack<float>)) {
         chains.uniforms = uniforms->elements<float>();

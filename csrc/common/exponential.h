@@ -1,4 +1,4 @@
-// The noise of the race, from bits to log E: what every processor reckons alike.
+// The noise of the race, from bits to log E: the same arithmetic on every processor.
 //
 // All is constexpr, which lets a kernel call it too (nvcc --expt-relaxed-constexpr). Every file
 // that includes this is compiled without fused multiply-add.

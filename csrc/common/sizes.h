@@ -62,17 +62,17 @@ inline void check_align_sizes(std::int64_t band, std::size_t drafts, std::size_t
   }
 }
 
-inline const char* target_name(const Laws& laws) {
-  return laws.statement == Statement::kLogits ? "target_logits" : "target_probs";
+inline const char* target_name(const Distributions& distributions) {
+  return distributions.statement == Statement::kLogits ? "target_logits" : "target_probs";
 }
-inline const char* draft_name(const Laws& laws) {
-  return laws.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
+inline const char* draft_name(const Distributions& distributions) {
+  return distributions.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
 }
-inline std::size_t rows_of(const Laws& laws) {
-  return std::visit([](const auto& rows) { return rows.rows; }, laws.rows);
+inline std::size_t rows_of(const Distributions& distributions) {
+  return std::visit([](const auto& rows) { return rows.rows; }, distributions.rows);
 }
-inline std::size_t columns_of(const Laws& laws) {
-  return std::visit([](const auto& rows) { return rows.columns; }, laws.rows);
+inline std::size_t columns_of(const Distributions& distributions) {
+  return std::visit([](const auto& rows) { return rows.columns; }, distributions.rows);
 }
 
 // `longest`: tokens of the longest chain.

@@ -1,4 +1,4 @@
-// From the numbers models are run in to those that are reckoned with, without loss.
+// From the number types of models to those of the arithmetic, without loss.
 #pragma once
 
 #include <bit>
@@ -27,7 +27,7 @@ namespace tokentiming {
 [[gnu::always_inline]] constexpr float widen(float x) { return x; }
 [[gnu::always_inline]] constexpr double widen(double x) { return x; }
 
-// The type in which a number is reckoned with.
+// The type in which arithmetic on a number is done.
 template <class Number>
 using Wide = decltype(widen(Number{}));
 

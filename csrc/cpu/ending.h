@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "law.h"
+#include "distribution.h"
 
 namespace tokentiming {
 
@@ -14,9 +14,9 @@ namespace tokentiming {
 template <class T>
 class Ending {
  public:
-  explicit Ending(Law<T> p) : p_(std::move(p)) {}
-  Ending(Law<T> p, Law<T> q) : p_(std::move(p)), q_(std::move(q)) {}
-  Ending(Law<T> p, std::size_t without) : p_(std::move(p)), without_(without) {}
+  explicit Ending(Distribution<T> p) : p_(std::move(p)) {}
+  Ending(Distribution<T> p, Distribution<T> q) : p_(std::move(p)), q_(std::move(q)) {}
+  Ending(Distribution<T> p, std::size_t without) : p_(std::move(p)), without_(without) {}
 
   // The sum of a block's weights.
   double mass(std::size_t block) const {
@@ -87,8 +87,8 @@ class Ending {
     p_.refuse_probabilities();
   }
 
-  Law<T> p_;
-  std::optional<Law<T>> q_;
+  Distribution<T> p_;
+  std::optional<Distribution<T>> q_;
   std::optional<std::size_t> without_;
 };
 

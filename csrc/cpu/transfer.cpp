@@ -100,7 +100,7 @@ class Sequence {
   std::size_t size() const { return target_.size(); }
   std::size_t first_proxy() const { return first_proxy_; }
 
-  // Writes the law of proxy token j.
+  // Writes the distribution of proxy token j.
   TransferCase operator()(std::size_t j, std::span<Number> out) const {
     std::ranges::fill(out, Number{0});
     TransferCase kind = which(j);

@@ -79,25 +79,28 @@ class Verifier {
  private:
   // Reads the rows of one position and accepts its tokens, or ends their chains.
   void advance(std::size_t position, std::vector<std::optional<Ending<T>>>& endings) {
-    // The targets' laws, then those of the proposals, which chains at their end do not have.
-    std::vector<Law<T>> laws;
-    laws.reserve(2 * pending_.size());
+    // The targets' distributions, then those of the proposals, which chains at their end do not
+    // have.
+    std::vector<Distribution<T>> distributions;
+    distributions.reserve(2 * pending_.size());
     for (std::size_t b : pending_) {
-      laws.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
-                        target_name(chains_.targets));
+      distributions.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
+                                 target_name(chains_.targets));
     }
-    std::vector<std::size_t> proposal(chains_.proposals ? pending_.size() : 0);  // its law's place
+    std::vector<std::size_t> proposal(chains_.proposals ? pending_.size()
+                                                        : 0);  // its distribution's place
     for (std::size_t k = 0; k < proposal.size(); ++k) {
       const std::size_t t = begin(pending_[k]) + position;
       if (t == end(pending_[k])) continue;
-      proposal[k] = laws.size();
-      laws.emplace_back(*chains_.proposals, t, chains_.temperature, draft_name(*chains_.proposals));
+      proposal[k] = distributions.size();
+      distributions.emplace_back(*chains_.proposals, t, chains_.temperature,
+                                 draft_name(*chains_.proposals));
     }
-    measure(laws);
+    measure(distributions);
     keep_pending([&](std::size_t k) {
       const std::size_t b = pending_[k];
       const std::size_t t = begin(b) + position;
-      Law<T>& p = laws[k];
+      Distribution<T>& p = distributions[k];
       outcomes_[b].accepted = position;
       if (t == end(b)) {
         endings[b].emplace(std::move(p));
@@ -111,7 +114,7 @@ class Verifier {
         endings[b].emplace(std::move(p), token);
         return false;
       }
-      Law<T>& q = laws[proposal[k]];
+      Distribution<T>& q = distributions[proposal[k]];
       const bool accepted = id != kMissing && uniform(t + b) * static_cast<double>(q(token)) <
                                                   static_cast<double>(p(token));
       if (!accepted) endings[b].emplace(std::move(p), std::move(q));
@@ -120,12 +123,13 @@ class Verifier {
   }
 
   // Sums those rows that hold logits: all, the targets' before the proposals', or either kind.
-  void measure(std::vector<Law<T>>& laws) const {
-    const auto any = std::ranges::find_if(laws, &Law<T>::logits);
-    const std::span of_logits(any, std::find_if_not(any, laws.end(), std::mem_fn(&Law<T>::logits)));
+  void measure(std::vector<Distribution<T>>& distributions) const {
+    const auto any = std::ranges::find_if(distributions, &Distribution<T>::logits);
+    const std::span of_logits(
+        any, std::find_if_not(any, distributions.end(), std::mem_fn(&Distribution<T>::logits)));
     parallel_for(of_logits.size() * blocks_, kBlocksPerTask,
                  [&](std::size_t k) { of_logits[k / blocks_].measure(k % blocks_); });
-    for (Law<T>& law : of_logits) law.normalise();
+    for (Distribution<T>& distribution : of_logits) distribution.normalise();
   }
 
   // Asks of each pending chain, by its place, whether it goes on.
@@ -208,7 +212,9 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
       chains.uniforms);
 }
 
-bool is_double(const Laws& laws) { return std::holds_alternative<Rows<const double>>(laws.rows); }
+bool is_double(const Distributions& distributions) {
+  return std::holds_alternative<Rows<const double>>(distributions.rows);
+}
 
 }  // namespace
 

@@ -99,7 +99,7 @@ class Pair {
   }
   __device__ bool in_reach(int i, int j) const { return i - j <= reach_ && j - i <= reach_; }
 
-  // Finds the bytes of all tokens; false if one of them has none to be had.
+  // Finds the bytes of all tokens; false if one of them is out of range.
   __device__ bool look_up() {
     const bool drafted = thread_ < kMostTokens;
     const int k = thread_ % static_cast<int>(kMostTokens);

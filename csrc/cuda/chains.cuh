@@ -1,4 +1,5 @@
-// What both kernels of verify share: the laws as a thread reads them, and the blocks of a chain.
+// What both kernels of verify share: the distributions as a thread reads them, and the blocks of a
+// chain.
 //
 // The row of a position is divided among the blocks of its chain, which go from one position to the
 // next together: each writes what it found in its part, waits for the others, and draws the same
@@ -21,9 +22,9 @@ inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // In the order of the variant that the host has.
 enum class Form { kHalf, kBFloat16, kFloat };
 
-// One law a row; its type is asked for once for several entries, which spares a kernel for each
-// pair of types.
-struct DeviceLaws {
+// One distribution a row; its type is asked for once for several entries, which spares a kernel for
+// each pair of types.
+struct DeviceDistributions {
   const void* data;
   std::int64_t stride;
   Form form;
@@ -59,8 +60,8 @@ struct DeviceLaws {
 struct VerifyArguments {
   AnyIds ids;
   Sequences chains;
-  DeviceLaws proposals;
-  DeviceLaws targets;
+  DeviceDistributions proposals;
+  DeviceDistributions targets;
   int columns;
   float scale;  // logits to powers of two
   const void* uniforms;

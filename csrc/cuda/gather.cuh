@@ -1,4 +1,4 @@
-// Laws moved by a map between vocabularies, each target token adding up what comes to it.
+// Distributions moved by a map between vocabularies, each target token adding up what comes to it.
 #pragma once
 
 #include "reduce.cuh"
@@ -203,7 +203,7 @@ struct RestrictArguments {
   Rows<const Number> draft_probs;
   DeviceOrigins origins;
   Rows<Number> probs;
-  double* masses;  // of each row; NaN if it has no law
+  double* masses;  // of each row; NaN if it has no distribution
 };
 
 inline constexpr unsigned kMassThreads = 1024;

@@ -71,9 +71,9 @@ __device__ inline T sum_before(T mine, T (&of_warps)[kMostWarps]) {
   return threadIdx.x % kWarp == 0 ? before : before + in_warp;
 }
 
-// What the first thread decides for the whole block. Threads that each reckon for themselves may
-// part at the next barrier, since no compiler has to round alike in all of them. All threads have
-// to call it, and a barrier has to lie between two calls on one `place`.
+// What the first thread decides for the whole block. Threads that each decide for themselves may
+// diverge at the next barrier, since no compiler has to round alike in all of them. All threads
+// have to call it, and a barrier has to lie between two calls on one `place`.
 template <class T, class Decide>
 __device__ inline T decide_once(T& place, const Decide& decide) {
   if (threadIdx.x == 0) place = decide();

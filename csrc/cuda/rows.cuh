@@ -14,8 +14,8 @@ namespace tokentiming::cuda {
 // As many entries as a thread reads at once: one load of sixteen bytes in half precision.
 inline constexpr int kEntries = 8;
 
-// Eight entries as they lie in memory. Reading them and reckoning with them are apart, so that
-// several loads can be under way.
+// Eight entries as they lie in memory. Loading and arithmetic are separate, so that
+// several loads can be in flight.
 template <class Number>
 class Eight {
  public:

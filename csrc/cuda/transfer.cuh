@@ -1,6 +1,6 @@
-// Draft laws moved along an alignment, in two steps: a warp a sequence decides where each proxy
-// token's law comes from, then blocks over columns write the rows. The last block of a row to be
-// done puts right what depends on the whole of it.
+// Draft distributions moved along an alignment, in two steps: a warp a sequence decides where each
+// proxy token's distribution comes from, then blocks over columns write the rows. The last block of
+// a row to be done puts right what depends on the whole of it.
 #pragma once
 
 #include "gather.cuh"
@@ -9,7 +9,7 @@
 
 namespace tokentiming::cuda {
 
-// Where a proxy token's law comes from.
+// Where a proxy token's distribution comes from.
 struct Plan {
   const void* row;      // of draft_probs
   std::int64_t proxy;   // the token
@@ -48,7 +48,7 @@ struct TransferArguments {
 
 constexpr int planned(TransferCase kind) { return static_cast<int>(kind) + 1; }
 
-// ---- where each law comes from ----
+// ---- where each distribution comes from ----
 
 struct PlanShared {
   std::int64_t draft_starts[kMostTokens + 1];  // in bytes, and the end of the last
@@ -91,7 +91,7 @@ class Planner {
   }
   __device__ std::int64_t draft(std::int64_t i) const { return a_.draft_ids[first_row_ + i]; }
 
-  // Writes where each token begins; false if one is not to be had.
+  // Writes where each token begins; false if one is out of range.
   __device__ bool measure(const AnyIds& ids, const DeviceTable& table, std::int64_t limit,
                           std::int64_t begin, std::int64_t count, std::int64_t* starts) const {
     bool sound = true;
@@ -205,7 +205,7 @@ class Finisher {
   }
 
  private:
-  // A law that is none.
+  // A distribution that is none.
   __device__ void clear() {
     for (std::size_t t = lane_; t < a_.probs.columns; t += kWarp) out_[t] = 0;
     if (lane_ == 0) a_.cases[proxy_] = -1;

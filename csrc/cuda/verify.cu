@@ -13,21 +13,22 @@ constexpr const char* kVerify = "verify";
 // Of one launch, unless there are more chains: more than any device runs at once.
 constexpr std::size_t kMostBlocks = 4096;
 
-DeviceLaws borrowed(const Laws& laws, const char* name) {
+DeviceDistributions borrowed(const Distributions& distributions, const char* name) {
   return std::visit(
-      [&]<class Number>(const Rows<const Number>& rows) -> DeviceLaws {
+      [&]<class Number>(const Rows<const Number>& rows) -> DeviceDistributions {
         if constexpr (std::is_same_v<Number, double>) {
           refuse(kVerify, std::string(name) +
-                              " are float64, which a GPU is not asked to reckon "
-                              "with here; use .float()");
+                              " are float64; CUDA kernels take float16, bfloat16 or "
+                              "float32: use .float()");
         } else {
           const Form form = std::is_same_v<Number, Half>       ? Form::kHalf
                             : std::is_same_v<Number, BFloat16> ? Form::kBFloat16
                                                                : Form::kFloat;
-          return {rows.data, rows.stride, form, true, laws.statement == Statement::kLogits};
+          return {rows.data, rows.stride, form, true,
+                  distributions.statement == Statement::kLogits};
         }
       },
-      laws.rows);
+      distributions.rows);
 }
 
 // Divides rows among blocks so that all run at once; blocks that must not wait may be more.

@@ -54,7 +54,7 @@ struct Norm {
   float shift = 0.0f;
   float factor = 1.0f;
 
-  // False if logits of this peak have no law.
+  // False if logits of this peak have no distribution.
   __device__ bool set(const Peak& peak) {
     if (!(peak.sum > 0.0 && peak.sum < INFINITY && peak.maximum < kInfinity)) return false;
     shift = peak.maximum;
@@ -64,18 +64,18 @@ struct Norm {
 };
 
 // A row of logits, normalised, or of probabilities.
-struct Law {
-  const DeviceLaws* laws;
+struct Distribution {
+  const DeviceDistributions* distributions;
   std::int64_t row;
   float scale;
   Norm norm;
 
   __device__ float probability(float entry) const {
-    if (!laws->logits) return entry;
+    if (!distributions->logits) return entry;
     return power_of_two((entry - norm.shift) * scale) * norm.factor;
   }
   __device__ void read(int at, int end, float (&out)[kEntries]) const {
-    laws->read(row, at, end, out);
+    distributions->read(row, at, end, out);
 #pragma unroll
     for (int k = 0; k < kEntries; ++k) out[k] = probability(out[k]);
   }
@@ -84,8 +84,8 @@ struct Law {
 
 // What a token is drawn from: p, max(p - q, 0), or p without a token.
 struct Ending {
-  Law p;
-  Law q;
+  Distribution p;
+  Distribution q;
   bool from_difference;
   int without;  // -1: none
 
@@ -97,7 +97,8 @@ struct Ending {
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < kEntries; ++k) {
-      const bool sound = Law::is_probability(weights[k]) && Law::is_probability(other[k]);
+      const bool sound =
+          Distribution::is_probability(weights[k]) && Distribution::is_probability(other[k]);
       const float excess = weights[k] > other[k] ? weights[k] - other[k] : 0.0f;
       weights[k] = at + k == without ? 0.0f : excess;
       sum += sound ? weights[k] : NAN;
@@ -106,8 +107,8 @@ struct Ending {
   }
 };
 
-// What the rule asks of a position besides its laws. The entries are those of the rows for the id,
-// if that is a token.
+// What the rule asks of a position besides its distributions. The entries are those of the rows for
+// the id, if that is a token.
 struct Proposed {
   std::int64_t id;
   double u;
@@ -205,8 +206,10 @@ class SampledChain : public Chain {
     return found;
   }
 
-  __device__ Law p(const Norm& norm) const { return {&a_.targets, target_row(), a_.scale, norm}; }
-  __device__ Law q(const Norm& norm) const {
+  __device__ Distribution p(const Norm& norm) const {
+    return {&a_.targets, target_row(), a_.scale, norm};
+  }
+  __device__ Distribution q(const Norm& norm) const {
     return {&a_.proposals, proposal_row(), a_.scale, norm};
   }
   __device__ bool from_difference() const { return a_.proposals.given && !at_end(); }
@@ -242,7 +245,7 @@ class SampledChain : public Chain {
 
     const float p_token = p(ruling.p).probability(proposed.p_entry);
     const float q_token = a_.proposals.given ? q(ruling.q).probability(proposed.q_entry) : 1.0f;
-    if (!Law::is_probability(p_token) || !Law::is_probability(q_token)) return;
+    if (!Distribution::is_probability(p_token) || !Distribution::is_probability(q_token)) return;
     // u < p / q, without a division by zero.
     if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) {
       ruling.verdict = Verdict::kAccepted;
@@ -253,8 +256,9 @@ class SampledChain : public Chain {
 
   // Reads those of the position's rows that hold logits, and what is proposed.
   __device__ void read_rows(bool of_p, bool of_q) {
-    const auto leave = [&](const DeviceLaws& laws, std::int64_t row, OfWarps<Peak>& of_warps) {
-      leave_for_block(join_warp(part_of(laws, row), JoinPeaks{a_.scale}), of_warps);
+    const auto leave = [&](const DeviceDistributions& distributions, std::int64_t row,
+                           OfWarps<Peak>& of_warps) {
+      leave_for_block(join_warp(part_of(distributions, row), JoinPeaks{a_.scale}), of_warps);
     };
     if (of_p) leave(a_.targets, target_row(), shared_.peaks[0]);
     if (of_q) leave(a_.proposals, proposal_row(), shared_.peaks[1]);
@@ -293,9 +297,9 @@ class SampledChain : public Chain {
   }
 
   // This thread's entries of a row.
-  __device__ Peak part_of(const DeviceLaws& laws, std::int64_t at_row) const {
+  __device__ Peak part_of(const DeviceDistributions& distributions, std::int64_t at_row) const {
     const float scale = a_.scale;
-    return laws.with_row(at_row, [&](const auto* row) -> Peak {
+    return distributions.with_row(at_row, [&](const auto* row) -> Peak {
       float maximum = -kInfinity;
       float sum = 0.0f;
       for_each_eight(row, begin_, end_, [&](const auto& eight, int) {

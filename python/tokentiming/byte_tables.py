@@ -16,7 +16,7 @@ class Kind(Protocol):
     """How one kind of tokenizer spells bytes."""
 
     byte_pieces: list[str]
-    """For each byte value the token that stands for that byte alone, should there be one."""
+    """For each byte value the token of that byte alone; the vocabulary need not have it."""
 
     def token_bytes(self, piece: str, *, added: bool) -> bytes:
         """Bytes of a token, given as the vocabulary spells it."""

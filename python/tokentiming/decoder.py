@@ -41,7 +41,7 @@ class Generated:
 
 
 class SpeculativeDecoder:
-    """Generates what the target model would, with a drafter to hasten it.
+    """Generates what the target model would, faster, with a drafter's proposals.
 
     The models are borrowed: nothing of them is changed. A decoder serves one call at a time; calls
     in several threads need a decoder each, which may share the models.

@@ -20,8 +20,8 @@ class NativeModel:
 
     Most of a small model's time in torch goes into calling its many small operations; here a token
     costs about one reading of the weights, which the core keeps a copy of, rounded to 8 bits. The
-    logits differ from the model's own by that rounding, so this is for drafting, where no law
-    depends on them.
+    logits differ from the model's own by that rounding, so this is for drafting, where no
+    distribution depends on them.
 
     Args:
         model: one that ``NativeModel.runs``; it is left as it is.
@@ -51,7 +51,7 @@ class NativeModel:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy is made from the model: the core's weights are not to be had back."""
+        """Copy by construction from the model: the core does not give its weights back."""
         return type(self), (self._model,)
 
     @staticmethod

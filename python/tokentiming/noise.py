@@ -111,11 +111,11 @@ class Stream:
         self._row = row
         self._calls = 0
 
-    def draw(self, law: torch.Tensor) -> torch.Tensor:
-        """An index of a law ``[1, V]``, which need not be normalised: int64 ``[1]``."""
-        keys = torch.arange(law.shape[1], device=law.device)
-        states = send(self._fresh(), law.device)
-        return ops.sample(law.log(), keys, seed=self._seed, states=states)
+    def draw(self, distribution: torch.Tensor) -> torch.Tensor:
+        """An index of a distribution ``[1, V]``, which need not be normalised: int64 ``[1]``."""
+        keys = torch.arange(distribution.shape[1], device=distribution.device)
+        states = send(self._fresh(), distribution.device)
+        return ops.sample(distribution.log(), keys, seed=self._seed, states=states)
 
     def uniforms(self, count: int) -> torch.Tensor:
         """Float64 ``[count]`` in [0, 1), fine-grained near 0."""

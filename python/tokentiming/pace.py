@@ -29,7 +29,7 @@ class Outcome:
 
 
 class Pace(Protocol):
-    """Decides the length of each round's draft; the emitted law never depends on it."""
+    """Decides the length of each round's draft; the emitted distribution never depends on it."""
 
     def begin_round(self) -> int:
         """Most tokens to draft in the coming round; 0 leaves the draft model out of it."""

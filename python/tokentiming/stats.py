@@ -17,7 +17,7 @@ class Stats:
 
     method: str
     exact: bool
-    """Whether the emitted tokens have the target's own law."""
+    """Whether the emitted tokens have the target's own distribution."""
     tokens: int = 0
     """Tokens generated."""
     seconds: float = 0.0
@@ -33,8 +33,10 @@ class Stats:
     accepted_per_round: dict[int, int] = field(default_factory=dict)
     """Histogram: accepted tokens of a round -> rounds."""
     transfer_cases: dict[str, int] = field(default_factory=dict)
-    """By which case of the transfer proposed tokens got their laws, for `tokentiming`: "within" a
-    draft token, a "merge" of several, "inside" one, or, as the last resort, a "point mass"."""
+    """By which case of the transfer proposed tokens got their distributions, for `tokentiming`:
+    "within" a draft token, a "merge" of several, "inside" one, or, as the last resort, a "point
+    mass".
+    """
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds spent in each stage; the rest of ``seconds`` is bookkeeping."""
     finish_reason: str | None = None

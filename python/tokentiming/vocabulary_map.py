@@ -1,4 +1,6 @@
-"""How the target spells each token of the draft: what carries a law from one to the other."""
+"""How the target spells each token of the draft: what carries a distribution from one to the
+other.
+"""
 
 from __future__ import annotations
 
@@ -101,18 +103,19 @@ class VocabularyMap:
         ids: list[int] = self.expansion_ids[start:end].tolist()
         return ids
 
-    def push_forward(self, law: torch.Tensor, columns: int) -> torch.Tensor:
-        """The law of the first target token, ``q(t) = sum of law(d) over first(d) = t``.
+    def push_forward(self, distribution: torch.Tensor, columns: int) -> torch.Tensor:
+        """The distribution of the first target token, ``q(t) = sum of distribution(d) over first(d)
+        = t``.
 
         Args:
-            law: float ``[D]``.
+            distribution: float ``[D]``.
             columns: V_t.
 
         Returns:
             ``[V_t]``; what has no expansion is missing from its sum.
         """
-        mass = torch.where(self.first == NONE, 0, law)
-        return law.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
+        mass = torch.where(self.first == NONE, 0, distribution)
+        return distribution.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
 
     @classmethod
     def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:

@@ -13,15 +13,15 @@
 #include "blocks/blocks.h"
 
 using tokentiming::Chains;
-using tokentiming::Laws;
+using tokentiming::Distributions;
 using tokentiming::Rows;
 using tokentiming::Statement;
 
 namespace {
 
 template <class T>
-Laws laws(const std::vector<T>& values, std::size_t columns,
-          Statement statement = Statement::kProbabilities) {
+Distributions distributions(const std::vector<T>& values, std::size_t columns,
+                            Statement statement = Statement::kProbabilities) {
   return {Rows<const T>{values.data(), values.size() / columns, columns,
                         static_cast<std::ptrdiff_t>(columns)},
           statement};
@@ -164,8 +164,11 @@ TEST_CASE("a ragged batch: accepted, rejected and empty chains") {
   const std::vector<double> uniforms{0.9, 0.9, 0.5, 0.5, 0.4, 0.9};
   std::vector<std::int32_t> tokens(9);
   std::vector<std::int32_t> accepted(3);
-  const Chains<std::int64_t> chains{
-      {ids, offsets}, laws(q, 2), laws(p, 2), 1.0, std::span<const double>(uniforms)};
+  const Chains<std::int64_t> chains{{ids, offsets},
+                                    distributions(q, 2),
+                                    distributions(p, 2),
+                                    1.0,
+                                    std::span<const double>(uniforms)};
   tokentiming::verify(chains, Rows<std::int32_t>{tokens.data(), 3, 3, 3}, accepted);
   CHECK(accepted == std::vector<std::int32_t>{2, 0, 0});
   CHECK(tokens == std::vector<std::int32_t>{1, 0, 0, 1, -1, -1, 0, -1, -1});
@@ -180,7 +183,7 @@ TEST_CASE("errors leave the outputs alone") {
   std::vector<std::int32_t> accepted(1, -7);
   Chains<std::int32_t> chains{{ids, offsets},
                               std::nullopt,
-                              laws(logits, 2, Statement::kLogits),
+                              distributions(logits, 2, Statement::kLogits),
                               1.0,
                               std::span<const float>(uniforms)};
   const Rows<std::int32_t> out{tokens.data(), 1, 2, 2};

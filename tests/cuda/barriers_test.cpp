@@ -100,7 +100,7 @@ std::vector<std::int32_t> verified(double temperature, float uniform) {
   const OnGpu accepted(std::vector<std::int32_t>(2, -7));
   const OnGpu workspace(rubbish(cuda::verify_workspace(2)));
   const Chains<std::int64_t> chains{{ids, {}},
-                                    Laws{proposals.here(), Statement::kLogits},
+                                    Distributions{proposals.here(), Statement::kLogits},
                                     {targets.here(), Statement::kLogits},
                                     temperature,
                                     std::span<const float>(uniforms)};
@@ -183,7 +183,7 @@ TEST_CASE("barriers: restrict" * doctest::skip(kSanitized)) {
 TEST_CASE("barriers: transfer" * doctest::skip(kSanitized)) {
   const Crowd crowd;
   auto rows = crowd.rows(1);
-  // A law within a token, of mass on one of the last draft tokens of a block alone.
+  // A distribution within a token, of mass on one of the last draft tokens of a block alone.
   std::fill(rows.memory.begin(), rows.memory.end(), 0.0);
   const auto place = std::ranges::find(crowd.first, 1000) - crowd.first.begin();
   rows.memory[static_cast<std::size_t>(place)] = 1.0;

@@ -119,7 +119,7 @@ TEST_CASE("sample: great logits, whose sums with a bound round by more than its 
   }
 }
 
-TEST_CASE("sample: a row that holds no law gets -1, and no other does") {
+TEST_CASE("sample: a row that holds no distribution gets -1, and no other does") {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   std::mt19937 random(2);
   Matrix<double> logits(7, 300, 0, 300);

@@ -151,14 +151,14 @@ struct World {
     rows = random_matrix<Number>(random, draft.size(), rows.columns);
     for (std::size_t r = 0; r < rows.rows; ++r) {
       double sum = 0.0;
-      std::vector<double> law(rows.columns);
+      std::vector<double> distribution(rows.columns);
       const bool sparse = random() % 3 == 0;
-      for (double& x : law) {
+      for (double& x : distribution) {
         x = sparse && random() % 20 ? 0.0 : std::exp(std::normal_distribution<double>()(random));
         sum += x;
       }
       for (std::size_t d = 0; d < rows.columns; ++d) {
-        rows.at(r, d) = static_cast<Number>(law[d] / (sum + 1e-9));
+        rows.at(r, d) = static_cast<Number>(distribution[d] / (sum + 1e-9));
       }
     }
   }
@@ -234,7 +234,7 @@ void compare(std::mt19937& random, std::map<int, int>& cases) {
 
 }  // namespace
 
-TEST_CASE("transfer: the laws and cases of the CPU, bit for bit") {
+TEST_CASE("transfer: the distributions and cases of the CPU, bit for bit") {
   std::mt19937 random(1);
   std::map<int, int> cases;
   for (int repeat = 0; repeat < 20; ++repeat) {
@@ -255,7 +255,7 @@ template <class Number>
 void compare_crowded(std::mt19937& random) {
   World<Number, std::int64_t, std::int32_t> world(random);
   std::vector<std::int8_t> cases;
-  do {  // until a law is moved within a token, and one merged
+  do {  // until a distribution is moved within a token, and one merged
     world = World<Number, std::int64_t, std::int32_t>(random);
     world.crowd(random);
     for (int b = 0; b < 2; ++b) world.add_sequence(2, random);
@@ -278,7 +278,7 @@ TEST_CASE("transfer: target tokens that many come to, bit for bit") {
   compare_crowded<double>(random);
 }
 
-TEST_CASE("transfer: laws without columns are invalid, and nothing is written") {
+TEST_CASE("transfer: distributions without columns are invalid, and nothing is written") {
   std::mt19937 random(5);
   World<float, std::int64_t, std::int32_t> world(random);
   world.add_sequence(2, random);
@@ -381,7 +381,7 @@ void compare_restricted(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("restrict: the laws of the CPU, up to the last bits of their sum") {
+TEST_CASE("restrict: the distributions of the CPU, up to the last bits of their sum") {
   std::mt19937 random(3);
   for (int repeat = 0; repeat < 8; ++repeat) {
     compare_restricted<float>(random);
@@ -436,7 +436,7 @@ TEST_CASE("restrict: more rows than a grid is high") {
 
 #endif
 
-TEST_CASE("restrict: a row without a law is NaN, and no other is") {
+TEST_CASE("restrict: a row without a distribution is NaN, and no other is") {
   const std::vector<std::int32_t> exact{1, -1, 0};
   const OriginsOf map(exact, 2);
   const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);

@@ -81,7 +81,8 @@ struct Case {
   // ---- the rule in double, as one would write it down ----
 
   template <class Number>
-  std::vector<double> law(const Matrix<Number>& rows, std::size_t row, Statement statement) const {
+  std::vector<double> distribution(const Matrix<Number>& rows, std::size_t row,
+                                   Statement statement) const {
     std::vector<double> p(rows.columns);
     for (std::size_t v = 0; v < p.size(); ++v) p[v] = rows.value(row, v);
     if (statement == Statement::kProbabilities) return p;
@@ -100,20 +101,20 @@ struct Case {
     REQUIRE(count <= length);
     for (std::size_t i = 0; i <= count && i < length; ++i) {
       const auto id = static_cast<std::int64_t>(ids[begin + i]);
-      const auto p = law(targets, begin + i + b, target_statement);
+      const auto p = distribution(targets, begin + i + b, target_statement);
       const double u = uniforms[begin + i + b];
       double q_id = 1.0;
       if (proposals && id >= 0) {
-        q_id = law(*proposals, begin + i, draft_statement)[static_cast<std::size_t>(id)];
+        q_id = distribution(*proposals, begin + i, draft_statement)[static_cast<std::size_t>(id)];
       }
       const double p_id = id < 0 ? 0.0 : p[static_cast<std::size_t>(id)];
       if (i < count) REQUIRE(u * q_id <= p_id * (1 + kTolerance) + 1e-30);
       if (i == count) REQUIRE(u * q_id >= p_id * (1 - kTolerance) - 1e-30);
     }
-    auto weights = law(targets, begin + count + b, target_statement);
+    auto weights = distribution(targets, begin + count + b, target_statement);
     if (count < length) {
       if (proposals) {
-        const auto q = law(*proposals, begin + count, draft_statement);
+        const auto q = distribution(*proposals, begin + count, draft_statement);
         for (std::size_t v = 0; v < weights.size(); ++v) {
           weights[v] = std::max(weights[v] - q[v], 0.0);
         }

@@ -2,7 +2,7 @@
 
 A run asks for random choices one after another. The first run takes the first option each time, and
 later ones replay a beginning and then turn off, until all ways have been gone. What is random in
-production is replaced: races and draws by branches weighted with the law, uniforms by the
+production is replaced: races and draws by branches weighted with the distribution, uniforms by the
 intervals between the breakpoints of ``ops.verify``, which bisection finds in double.
 """
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import toys
-from pairs import Gram, Law
+from pairs import Distribution, Gram
 from tokentiming import Vocabulary, methods, ops
 from tokentiming.noise import State
 from tokentiming.pace import Pace
@@ -50,10 +50,10 @@ class Script:
         self.weight *= weight
         return value
 
-    def draw(self, law: torch.Tensor) -> int:
-        """An index of a float64 law."""
-        assert law.dtype == torch.float64, "probabilities have been rounded on the way"
-        weights = [Fraction(p) for p in law.tolist()]
+    def draw(self, distribution: torch.Tensor) -> int:
+        """An index of a float64 distribution."""
+        assert distribution.dtype == torch.float64, "probabilities have been rounded on the way"
+        weights = [Fraction(p) for p in distribution.tolist()]
         total = sum(weights)
         return self.choose([(w / total, i) for i, w in enumerate(weights) if w])
 
@@ -90,8 +90,8 @@ class EnumeratedNoise:
     def stream(self, purpose: str) -> EnumeratedNoise:
         return self
 
-    def draw(self, law: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([self._script.draw(law[0])])
+    def draw(self, distribution: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([self._script.draw(distribution[0])])
 
     def uniforms(self, count: int) -> torch.Tensor:
         return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` knows better
@@ -108,23 +108,23 @@ class Verdicts:
         self._known: dict[tuple, list] = {}
         self.script: Script | None = None
 
-    def __call__(self, ids, *, uniforms, **laws) -> ops.Verification:
+    def __call__(self, ids, *, uniforms, **probs) -> ops.Verification:
         key = tuple(
             (name, tuple(value.flatten().tolist()))
-            for name, value in (("ids", ids), *laws.items())
+            for name, value in (("ids", ids), *probs.items())
             if value is not None
         )
         if key not in self._known:
 
             def outcome(*at: int) -> tuple[int, int]:
                 u = torch.tensor([at], dtype=torch.float64) / FINEST
-                result = self._verify(ids, uniforms=u, **laws)
+                result = self._verify(ids, uniforms=u, **probs)
                 return int(result.accepted), int(result.tokens[0, int(result.accepted)])
 
             self._known[key] = cells(outcome, ids.shape[1])
         at = self.script.choose(self._known[key])
         u = torch.tensor([at], dtype=torch.float64) / FINEST
-        return self._verify(ids, uniforms=u, **laws)
+        return self._verify(ids, uniforms=u, **probs)
 
 
 def cells(outcome: Callable, length: int) -> list[tuple[Fraction, tuple[int, ...]]]:
@@ -181,8 +181,8 @@ def enumerated(
     verify: Verify = ops.verify,
     observe: Callable[[Fraction], None] = lambda weight: None,
     **options,
-) -> Law:
-    """Law of the tokens that the real loop emits, over all its random choices.
+) -> Distribution:
+    """Distribution of the tokens that the real loop emits, over all its random choices.
 
     ``observe`` is called after each run with the run's weight. ``options`` are those of the loop.
     """
@@ -203,18 +203,18 @@ def enumerated(
         )
         return tuple(new)
 
-    law: Law = defaultdict(Fraction)
+    distribution: Distribution = defaultdict(Fraction)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "verify", verdicts)
         for weight, new in branches(run):
-            law[new] += weight
+            distribution[new] += weight
             observe(weight)
-    assert sum(law.values()) == 1
-    return law
+    assert sum(distribution.values()) == 1
+    return distribution
 
 
-def distance(left: Law, right: Law) -> float:
-    """Greatest difference of two laws."""
+def distance(left: Distribution, right: Distribution) -> float:
+    """Greatest difference of two distributions."""
     return float(
         max(abs(left.get(key, 0) - right.get(key, 0)) for key in left.keys() | right.keys())
     )

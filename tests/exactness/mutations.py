@@ -10,7 +10,7 @@ import torch
 
 import toys
 from enumeration import Verify, enumerated
-from pairs import PAIRS, Law, models
+from pairs import PAIRS, Distribution, models
 from tokentiming import Draft, methods, ops
 from tokentiming.methods import Method, Pushforward, Slem, Tli
 from tokentiming.noise import State
@@ -20,7 +20,7 @@ transfer = ops.transfer
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> ops.Verification:
-    """One token from a law ``[V]``, by the last uniform."""
+    """One token from a distribution ``[V]``, by the last uniform."""
     none = torch.empty((1, 0), dtype=torch.int64)
     return verify(none, target_probs=probs[None, None], uniforms=uniforms[:, -1:])
 
@@ -68,25 +68,27 @@ def bonus_from_draft(ids, *, target_logits, draft_probs, uniforms):
     result = verify(ids, target_logits=target_logits, draft_probs=draft_probs, uniforms=uniforms)
     if draft_probs is None or int(result.accepted) < ids.shape[1]:
         return result
-    law = draft_probs[0, -1]
-    return with_last(result, draw(law / law.sum(), uniforms))
+    distribution = draft_probs[0, -1]
+    return with_last(result, draw(distribution / distribution.sum(), uniforms))
 
 
-def forgets_that_it_goes_on(laws, drawn, ids, spans, draft, target, expansions):
+def forgets_that_it_goes_on(probs, drawn, ids, spans, draft, target, expansions):
     """Inside an expansion: conditions on its beginning alone, so that ending there keeps mass."""
-    moved = transfer(laws, drawn, ids, spans, draft, target, expansions)
-    every = [expansions.expansion(d) for d in range(laws.shape[1])]
+    moved = transfer(probs, drawn, ids, spans, draft, target, expansions)
+    every = [expansions.expansion(d) for d in range(probs.shape[1])]
     lows = spans[:, 0].tolist()
     for j in (moved.cases == 3).nonzero()[:, 0].tolist():
         taken = ids[lows.index(lows[j]) : j].tolist()
         begun = [d for d, expansion in enumerate(every) if expansion[: len(taken)] == taken]
         on = [d for d in begun if len(every[d]) > len(taken)]
-        moved.probs[j] *= laws[lows[j], on].sum() / laws[lows[j], begun].sum()
+        moved.probs[j] *= probs[lows[j], on].sum() / probs[lows[j], begun].sum()
     return moved
 
 
 class StaleDrafter(toys.TableDrafter):
-    """Reports for its first token the law that it had where the last round's draft ended."""
+    """Reports for its first token the distribution that it had where the last round's draft
+    ended.
+    """
 
     def begin(self, *args) -> None:
         super().begin(*args)
@@ -94,9 +96,9 @@ class StaleDrafter(toys.TableDrafter):
 
     def propose(self, *args) -> Draft:
         draft = super().propose(*args)
-        last = draft.laws[-1]
+        last = draft.probs[-1]
         if self._stale is not None:
-            draft.laws[0] = self._stale
+            draft.probs[0] = self._stale
         self._stale = last
         return draft
 
@@ -108,7 +110,7 @@ class TimidDrafter(toys.TableDrafter):
         draft = super().propose(*args)
         for k, confidence in enumerate(draft.confidences):
             if confidence < 0.4:
-                return Draft(draft.ids[:k], draft.confidences[:k], None, draft.laws[:k])
+                return Draft(draft.ids[:k], draft.confidences[:k], None, draft.probs[:k])
         return draft
 
 
@@ -121,8 +123,8 @@ class Mutation:
     drafter: type = toys.TableDrafter
     patch: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
 
-    def law(self, *, mutated: bool) -> Law:
-        """The law of the crossing pair, with the switch on or off."""
+    def distribution(self, *, mutated: bool) -> Distribution:
+        """The distribution of the crossing pair, with the switch on or off."""
         draft, target = PAIRS["crossing"]
         target_model, draft_model = models("crossing")
         kind = self.drafter if mutated else toys.TableDrafter

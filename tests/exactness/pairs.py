@@ -9,12 +9,12 @@ import torch
 import toys
 from tokentiming import Draft, Vocabulary
 
-Law = dict[tuple[int, ...], Fraction]
+Distribution = dict[tuple[int, ...], Fraction]
 """Probabilities of sequences of tokens."""
 
 
 class Gram(toys.ToyModel):
-    """A law over a few tokens, given the last two of them.
+    """A distribution over a few tokens, given the last two of them.
 
     Probabilities are multiples of 1/64, some of them 0, and float64 holds their logarithms.
     """
@@ -22,32 +22,32 @@ class Gram(toys.ToyModel):
     def __init__(self, size: int, seed: int, support: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         support = min(support, size)
-        self.law = torch.zeros(size, size, size, dtype=torch.int64)
-        for row in self.law.view(-1, size):
+        self.distribution = torch.zeros(size, size, size, dtype=torch.int64)
+        for row in self.distribution.view(-1, size):
             kept = torch.randperm(size, generator=generator)[:support]
             draws = torch.randint(support, (64 - support,), generator=generator)
             row[kept] = 1 + torch.bincount(draws, minlength=support)
-        self._scores = (self.law.double() / 64).log()
+        self._scores = (self.distribution.double() / 64).log()
 
     def rows(self, ids: list[int], keep: int) -> torch.Tensor:
         rows = range(len(ids) - keep, len(ids))
         return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
 
-    def joint(self, length: int, ends: tuple[int, ...]) -> Law:
-        """Law of the next tokens after ``[0, 0]``, up to an end of turn."""
-        law: Law = {}
+    def joint(self, length: int, ends: tuple[int, ...]) -> Distribution:
+        """Distribution of the next tokens after ``[0, 0]``, up to an end of turn."""
+        distribution: Distribution = {}
 
         def go(ids: list[int], weight: Fraction) -> None:
             new = tuple(ids[2:])
             if len(new) == length or (new and new[-1] in ends):
-                law[new] = weight
+                distribution[new] = weight
                 return
-            for token, w in enumerate(self.law[ids[-2], ids[-1]].tolist()):
+            for token, w in enumerate(self.distribution[ids[-2], ids[-1]].tolist()):
                 if w:
                     go([*ids, token], weight * Fraction(w, 64))
 
         go([0, 0], Fraction(1))
-        return law
+        return distribution
 
 
 class Adversary:

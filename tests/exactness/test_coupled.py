@@ -1,4 +1,6 @@
-"""What coupling promises beyond the target's law: one text for a seed, and more accepted drafts."""
+"""What coupling promises beyond the target's distribution: one text for a seed, and more accepted
+drafts.
+"""
 
 from __future__ import annotations
 

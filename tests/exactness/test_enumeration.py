@@ -1,4 +1,4 @@
-"""The law of what the real loop emits, over all its random choices, is the target's."""
+"""The distribution of what the real loop emits, over all its random choices, is the target's."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ JUDGING = {
 }
 
 
-def law_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
+def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, support)
     target_model.looking_waits = draft_model.looking_waits = waits
     drafter = toys.TableDrafter(draft, draft_model)
-    law = enumerated(method, target_model, target, drafter, **options)
-    return law, target_model.joint(3, target.eos_ids)
+    distribution = enumerated(method, target_model, target, drafter, **options)
+    return distribution, target_model.joint(3, target.eos_ids)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("draft_length", [1, 2])
 @pytest.mark.parametrize("method", JUDGING)
-def test_methods_that_judge_by_a_law_are_exact(method, pair, draft_length):
+def test_methods_that_judge_by_a_distribution_are_exact(method, pair, draft_length):
     waits = pair == "merging"  # its drafts are written in one go
-    law, target = law_and_target(JUDGING[method], pair, draft_length=draft_length, waits=waits)
-    assert distance(law, target) < EXACT
+    distribution, target = distribution_and_target(
+        JUDGING[method], pair, draft_length=draft_length, waits=waits
+    )
+    assert distance(distribution, target) < EXACT
 
 
 @pytest.mark.parametrize("method", JUDGING)
@@ -49,15 +51,15 @@ def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
         def wants_more(self, confidences):
             return confidences[-1] > 0.4
 
-    law, target = law_and_target(JUDGING[method], "crossing", pace=Wary(2))
-    assert distance(law, target) < EXACT
+    distribution, target = distribution_and_target(JUDGING[method], "crossing", pace=Wary(2))
+    assert distance(distribution, target) < EXACT
 
 
 @pytest.mark.parametrize("pair", ["crossing", "merging"])
 @pytest.mark.parametrize("method", JUDGING)
 def test_rows_that_are_judged_one_by_one_are_exact(method, pair):
     """As where a logits processor remembers its calls."""
-    distribution, target = law_and_target(JUDGING[method], pair, emitted_only=True)
+    distribution, target = distribution_and_target(JUDGING[method], pair, emitted_only=True)
     assert distance(distribution, target) < EXACT
 
 
@@ -91,9 +93,9 @@ def test_a_draft_that_fails_for_what_it_drew_leaves_the_output_exact(method, fat
 @pytest.mark.parametrize("alignment", ["dtw", "bytes"])
 def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
     method = TokenTiming(alignment)
-    law, target = law_and_target(method, "same")
+    distribution, target = distribution_and_target(method, "same")
     assert method.exact
-    assert distance(law, target) < EXACT
+    assert distance(distribution, target) < EXACT
 
 
 @pytest.mark.parametrize("method", [Coupled(), Slem()], ids=["coupled", "slem"])
@@ -102,16 +104,16 @@ def test_matching_methods_are_exact_whatever_is_drafted(method):
     model = Gram(len(TARGET), seed=1, support=4)
     expected = model.joint(3, TARGET.eos_ids)
     for drawn in product(range(len(DRAFT)), repeat=2):
-        law = enumerated(method, model, TARGET, Adversary(DRAFT, drawn))
-        assert distance(law, expected) < EXACT, drawn
+        distribution = enumerated(method, model, TARGET, Adversary(DRAFT, drawn))
+        assert distance(distribution, expected) < EXACT, drawn
 
 
 @pytest.mark.parametrize("method", JUDGING)
-def test_methods_that_judge_take_drafters_without_laws(method):
+def test_methods_that_judge_take_drafters_without_distributions(method):
     model = Gram(len(TARGET), seed=1, support=4)
     for drawn in [(1, 2), (3, 4), (5, 1), (4, 0), (0,)]:
-        law = enumerated(JUDGING[method], model, TARGET, Adversary(DRAFT, drawn))
-        assert distance(law, model.joint(3, TARGET.eos_ids)) < EXACT, drawn
+        distribution = enumerated(JUDGING[method], model, TARGET, Adversary(DRAFT, drawn))
+        assert distance(distribution, model.joint(3, TARGET.eos_ids)) < EXACT, drawn
 
 
 def test_the_pair_holds_what_could_go_wrong():
@@ -126,12 +128,12 @@ def test_the_pair_holds_what_could_go_wrong():
             seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
             seen["all accepted"] += accepted == len(proposal) > 0
             for j in range(min(len(proposal.ids), accepted + 1)):
-                lacking = float(proposal.laws[j].sum()) < 1
+                lacking = float(proposal.probs[j].sum()) < 1
                 seen[f"{'accepted' if j < accepted else 'rejected'} at {j}"] += 1
                 seen["mass is missing"] += lacking
             return iter(emitted)
 
-    law_and_target(Watched(), "crossing")
+    distribution_and_target(Watched(), "crossing")
     for what in ("missed", "end of turn", "all accepted", "mass is missing"):
         assert seen[what] > 0, what
     for j in range(2):
@@ -141,14 +143,16 @@ def test_the_pair_holds_what_could_go_wrong():
 
 def test_slrs_refuses_to_enumerate_more_than_it_may():
     with pytest.raises(ValueError, match=r"^Slrs: lookahead of 2 draft tokens makes at least"):
-        law_and_target(Slrs(lookahead=2, strings=5), "crossing")
+        distribution_and_target(Slrs(lookahead=2, strings=5), "crossing")
 
 
 # ---- tokentiming ----
 
 
 class Recorded(TokenTiming):
-    """Notes for each judged token what had been emitted before it, and its supposed law."""
+    """Notes for each judged token what had been emitted before it, and its supposed
+    distribution.
+    """
 
     def begin(self, noise, draft, target) -> None:
         super().begin(noise, draft, target)
@@ -158,29 +162,37 @@ class Recorded(TokenTiming):
     def verify(self, rows, proposal):
         emitted = list(super().verify(rows, proposal))
         for j, token in enumerate(proposal.ids[: len(emitted)]):
-            law = tuple(proposal.laws[j].tolist())
-            self.events.append((self.history + tuple(emitted[:j]), law, token))
+            distribution = tuple(proposal.probs[j].tolist())
+            self.events.append((self.history + tuple(emitted[:j]), distribution, token))
         self.history += tuple(emitted)
         return iter(emitted)
 
 
 def deviation_and_bound(alignment: str, pair: str) -> tuple[float, float]:
-    """Total variation of the joint law, and the sum over positions of E[TV(true law of x, q)]."""
+    """Total variation of the joint distribution, and the sum over positions of E[TV(true
+    distribution of x, q)].
+    """
     method = Recorded(alignment)
-    laws: dict[tuple, dict[int, Fraction]] = defaultdict(lambda: defaultdict(Fraction))
+    probs: dict[tuple, dict[int, Fraction]] = defaultdict(lambda: defaultdict(Fraction))
 
     def observe(weight: Fraction) -> None:
-        for history, law, token in method.events:
-            laws[history, law][token] += weight
+        for history, distribution, token in method.events:
+            probs[history, distribution][token] += weight
 
-    law, target = law_and_target(method, pair, observe=observe)
+    distribution, target = distribution_and_target(method, pair, observe=observe)
     bound = Fraction(0)
-    for (_, q), drawn in laws.items():
+    for (_, q), drawn in probs.items():
         reached = sum(drawn.values())
         lacking = 1 - sum(map(Fraction, q))
         apart = sum(abs(drawn[x] / reached - Fraction(p)) for x, p in enumerate(q))
         bound += reached * (apart + abs(lacking)) / 2
-    deviation = sum(abs(law.get(x, 0) - target.get(x, 0)) for x in law.keys() | target.keys()) / 2
+    deviation = (
+        sum(
+            abs(distribution.get(x, 0) - target.get(x, 0))
+            for x in distribution.keys() | target.keys()
+        )
+        / 2
+    )
     return float(deviation), float(bound)
 
 

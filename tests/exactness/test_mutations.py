@@ -16,11 +16,11 @@ def test_a_mutation_is_caught(name):
     mutation = MUTATIONS[name]
     if name == "noise used twice":
         with pytest.raises(RevisitedError):
-            mutation.law(mutated=True)
+            mutation.distribution(mutated=True)
         return
-    assert distance(mutation.law(mutated=True), EXPECTED) > 1e-3
+    assert distance(mutation.distribution(mutated=True), EXPECTED) > 1e-3
 
 
 @pytest.mark.parametrize("method", sorted({m.method for m in MUTATIONS.values()}, key=repr))
 def test_without_a_switch_the_same_run_is_exact(method):
-    assert distance(Mutation(method).law(mutated=False), EXPECTED) < 1e-12
+    assert distance(Mutation(method).distribution(mutated=False), EXPECTED) < 1e-12

@@ -1,4 +1,6 @@
-"""What the untouched loop emits, counted: no method is told from draws of the target's own law."""
+"""What the untouched loop emits, counted: no method is told from draws of the target's own
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -45,31 +47,32 @@ def triples(method: str, draws: int) -> torch.Tensor:
     return counts
 
 
-def laws_of_triples() -> torch.Tensor:
+def distributions_of_triples() -> torch.Tensor:
     """What the target alone does: ``[V * V, V * V * V]``."""
-    law = MODEL.table.double().exp()
-    then = law.clone()
+    distribution = MODEL.table.double().exp()
+    then = distribution.clone()
     then[:, END] = torch.eye(len(TARGET), dtype=torch.float64)[END]
-    joint = torch.einsum("abc,bcd,cde->abcde", law, then, then)
+    joint = torch.einsum("abc,bcd,cde->abcde", distribution, then, then)
     return joint.reshape(len(TARGET) ** 2, -1)
 
 
 def p_values(counts: torch.Tensor) -> list[float]:
-    """Chi-square of each way of counting against the target's laws, over all contexts together.
+    """Chi-square of each way of counting against the target's distributions, over all contexts
+    together.
 
-    Given the text before it a triple has the target's joint law, whatever came about earlier. The
-    rarest of a context are pooled until five are expected.
+    Given the text before it a triple has the target's joint distribution, whatever came about
+    earlier. The rarest of a context are pooled until five are expected.
     """
     return [p_value(way.flatten(0, 1)) for way in counts]
 
 
 def p_value(counts: torch.Tensor) -> float:
     statistic, freedom = 0.0, 0
-    for row, law in zip(counts, laws_of_triples(), strict=True):
-        expected, order = (law * row.sum()).sort()
+    for row, distribution in zip(counts, distributions_of_triples(), strict=True):
+        expected, order = (distribution * row.sum()).sort()
         observed = row[order].double()
         pooled = int((expected.cumsum(0) < 5).sum()) + 1
-        if pooled >= len(law):
+        if pooled >= len(distribution):
             continue
         pool = torch.cat((expected[:pooled].sum()[None], expected[pooled:]))
         seen = torch.cat((observed[:pooled].sum()[None], observed[pooled:]))
@@ -78,15 +81,17 @@ def p_value(counts: torch.Tensor) -> float:
     return float(chi2.sf(statistic, freedom))
 
 
-def drawn_from_the_law(counts: torch.Tensor, seed: int) -> torch.Tensor:
-    """As many triples after each context, drawn from the target's laws themselves."""
+def drawn_from_the_distribution(counts: torch.Tensor, seed: int) -> torch.Tensor:
+    """As many triples after each context, drawn from the target's distributions themselves."""
     generator = torch.Generator().manual_seed(seed)
     null = torch.zeros_like(counts)
     for way, drawn in zip(counts.flatten(1, 2), null.flatten(1, 2), strict=True):
-        for row, into, law in zip(way, drawn, laws_of_triples(), strict=True):
+        for row, into, distribution in zip(way, drawn, distributions_of_triples(), strict=True):
             if total := int(row.sum()):
-                found = torch.multinomial(law, total, replacement=True, generator=generator)
-                into += torch.bincount(found, minlength=len(law))
+                found = torch.multinomial(
+                    distribution, total, replacement=True, generator=generator
+                )
+                into += torch.bincount(found, minlength=len(distribution))
     return null
 
 
@@ -115,8 +120,8 @@ def test_no_method_is_told_from_the_target(counts):
     assert min(holm([p for ways in found.values() for p in ways])) > 0.01, found
 
 
-def test_draws_from_the_law_itself_pass_just_so(counts):
-    nulls = [drawn_from_the_law(counts[method], seed) for seed, method in enumerate(EXACT)]
+def test_draws_from_the_distribution_itself_pass_just_so(counts):
+    nulls = [drawn_from_the_distribution(counts[method], seed) for seed, method in enumerate(EXACT)]
     assert min(holm([p for null in nulls for p in p_values(null)])) > 0.01
 
 

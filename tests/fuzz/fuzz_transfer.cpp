@@ -1,5 +1,5 @@
 // Feeds `transfer` byte tables, spans, expansions and rows made of arbitrary bytes: it either
-// refuses them or writes laws.
+// refuses them or writes distributions.
 #include <cmath>
 #include <limits>
 #include <stdexcept>

@@ -7,7 +7,7 @@ CONTINUATIONS = [
     "import numpy as np\n\ndef softmax(x):\n",
     "<html>\n  <body>\n    <ul>\n      <li>",
     "Once upon a time, in a village by the sea,",
-    "The three laws of thermodynamics state that",
+    "The three distributions of thermodynamics state that",
     "Roses are red,",
     "The capital of France is Paris. The capital of Italy is",
     "Ingredients:\n- 2 cups of flour\n- 1 teaspoon of salt\n-",

@@ -96,7 +96,7 @@ def sample(
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
-    """The law that logits stand for."""
+    """The distribution that logits stand for."""
     top = max(logits)
     weights = [math.exp((x - top) / temperature) for x in logits]
     total = math.fsum(weights)
@@ -145,12 +145,12 @@ def transfer(
     target_table: Sequence[bytes],
     expansions: Sequence[Sequence[int]],
 ) -> tuple[list[list[float]], list[int]]:
-    """Laws and cases of proxy tokens; byte offsets are counted anew for each."""
+    """Distributions and cases of proxy tokens; byte offsets are counted anew for each."""
 
     def offset(table: Sequence[bytes], ids: Sequence[int]) -> int:
         return len(b"".join(table[i] for i in ids))
 
-    laws, cases = [], []
+    probs, cases = [], []
     for j, (t, (lo, hi)) in enumerate(zip(target, spans, strict=True)):
         start, end = offset(target_table, target[:j]), offset(target_table, target[: j + 1])
         draft_start, draft_end = offset(draft_table, draft[:lo]), offset(draft_table, draft[:hi])
@@ -184,13 +184,13 @@ def transfer(
         if not any(q):
             case = POINT_MASS
             q[t] = 1.0
-        laws.append(q)
+        probs.append(q)
         cases.append(case)
-    return laws, cases
+    return probs, cases
 
 
 def restrict(row: Sequence[float], exact: Sequence[int], columns: int) -> list[float]:
-    """One law on the shared tokens alone."""
+    """One distribution on the shared tokens alone."""
     q = [0.0] * columns
     for probability, t in zip(row, exact, strict=False):
         if t >= 0:

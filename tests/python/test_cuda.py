@@ -108,21 +108,21 @@ def verify_call(
                 draft[row - b :][:1, best] = -20.0
     options: dict[str, Any] = {"uniforms": uniforms, "temperature": 1.0}
     dtype = FLOATS[integer(generator, 0, 3)]
-    laws = {"target_logits": apart(target.to(dtype), generator)}
+    probs = {"target_logits": apart(target.to(dtype), generator)}
     if integer(generator, 0, 2):
-        laws["draft_logits"] = apart(draft.to(FLOATS[integer(generator, 0, 3)]), generator)
+        probs["draft_logits"] = apart(draft.to(FLOATS[integer(generator, 0, 3)]), generator)
     else:
-        laws["draft_probs"] = draft.softmax(-1)
+        probs["draft_probs"] = draft.softmax(-1)
     if ragged:
         offsets = torch.tensor([0, *lengths]).cumsum(0)
-        return Call(ops.verify, (ids,), options | laws | {"offsets": offsets})
-    laws = {
+        return Call(ops.verify, (ids,), options | probs | {"offsets": offsets})
+    probs = {
         name: rows.contiguous().view(batch, -1, columns) if rows.numel() else
         rows.new_empty(batch, drafted + ("target" in name), columns)
-        for name, rows in laws.items()
+        for name, rows in probs.items()
     }  # fmt: skip
     options["uniforms"] = uniforms.view(batch, drafted + 1)
-    return Call(ops.verify, (ids.view(batch, drafted),), options | laws)
+    return Call(ops.verify, (ids.view(batch, drafted),), options | probs)
 
 
 def table(generator: torch.Generator, size: int) -> Table:

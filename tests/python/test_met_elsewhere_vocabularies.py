@@ -184,11 +184,11 @@ def test_tli_drafts_shared_tokens_by_the_draft_s_probabilities(target):
     assert proposals
     for proposal in proposals:
         assert shared[proposal.ids].all()
-        assert (proposal.laws[:, ~shared] == 0).all()
+        assert (proposal.probs[:, ~shared] == 0).all()
         torch.testing.assert_close(
-            proposal.laws.sum(1).double(), torch.ones(len(proposal.laws)).double()
+            proposal.probs.sum(1).double(), torch.ones(len(proposal.probs)).double()
         )
-        assert (proposal.laws.max(1).values < 0.9).all()  # the probabilities, not a point mass
+        assert (proposal.probs.max(1).values < 0.9).all()  # the probabilities, not a point mass
 
 
 @REPORTS.met("vllm-project/vllm#54780")

@@ -1,4 +1,6 @@
-"""Each method's proposals and their laws, against slow twins; the settings; what is refused."""
+"""Each method's proposals and their distributions, against slow twins; the settings; what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,12 @@ def begun(method, draft: Vocabulary = DRAFT, target: Vocabulary = TARGET):
 
 
 def drawn(ids, vocabulary: Vocabulary = DRAFT, seed: int = 0) -> Draft:
-    """A draft of given tokens under random laws."""
+    """A draft of given tokens under random distributions."""
     generator = torch.Generator().manual_seed(seed)
     draft = Draft()
     for token in ids:
-        law = torch.rand(len(vocabulary), generator=generator, dtype=torch.float64)
-        choice = toys.choice(token, 0.5, law / law.sum())
+        distribution = torch.rand(len(vocabulary), generator=generator, dtype=torch.float64)
+        choice = toys.choice(token, 0.5, distribution / distribution.sum())
         if not draft.take([choice], vocabulary.special_ids):
             break
     return draft
@@ -47,36 +49,36 @@ def proposed(method, draft: Draft) -> Proposal:
     return method.transfer(draft, method.transcode(draft))
 
 
-# ---- proposals and laws ----
+# ---- proposals and distributions ----
 
 
 def pushforward_twin(draft: Draft) -> tuple[list[int], list[list[float]], bool]:
-    """Ids, laws and whether a draw missed, by walking over every expansion."""
+    """Ids, distributions and whether a draw missed, by walking over every expansion."""
     mapped = VocabularyMap.build(DRAFT, TARGET)
     ids: list[int] = []
-    laws: list[list[float]] = []
-    for token, law in zip(draft.drawn, draft.laws, strict=True):
+    probs: list[list[float]] = []
+    for token, distribution in zip(draft.drawn, draft.probs, strict=True):
         expansion = mapped.expansion(token)
         for taken in range(max(len(expansion), 1)):
             row = [0.0] * len(TARGET)
-            for other, probability in enumerate(law[0].tolist()):
+            for other, probability in enumerate(distribution[0].tolist()):
                 going_on = mapped.expansion(other)
                 if len(going_on) > taken and going_on[:taken] == expansion[:taken]:
                     row[going_on[taken]] += probability
-            laws.append([q / (sum(row) if taken else 1) for q in row])
+            probs.append([q / (sum(row) if taken else 1) for q in row])
         if not expansion:
-            return ids, laws, True
+            return ids, probs, True
         ids += expansion
-    return ids, laws, False
+    return ids, probs, False
 
 
 @pytest.mark.parametrize("ids", [[1], [3, 2], [4, 4], [2, 5, 1], [5], [1, 0], [0], [4, 3, 0]])
-def test_pushforward_takes_expansions_and_their_exact_laws(ids):
+def test_pushforward_takes_expansions_and_their_exact_distributions(ids):
     draft = drawn(ids)
     proposal = proposed(begun(Pushforward()), draft)
-    expected, laws, missed = pushforward_twin(draft)
+    expected, probs, missed = pushforward_twin(draft)
     assert (proposal.ids, proposal.missed) == (expected, missed)
-    torch.testing.assert_close(proposal.laws, torch.tensor(laws, dtype=torch.float64))
+    torch.testing.assert_close(proposal.probs, torch.tensor(probs, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [2, 0], [0]])
@@ -85,8 +87,11 @@ def test_tli_restricts_the_draft_and_normalises(ids):
     proposal = proposed(begun(Tli()), draft)
     exact = VocabularyMap.build(DRAFT, TARGET).exact.tolist()
     assert proposal.ids == [exact[i] for i in ids]
-    expected = [references.restrict(law[0].tolist(), exact, len(TARGET)) for law in draft.laws]
-    torch.testing.assert_close(proposal.laws, torch.tensor(expected, dtype=torch.float64))
+    expected = [
+        references.restrict(distribution[0].tolist(), exact, len(TARGET))
+        for distribution in draft.probs
+    ]
+    torch.testing.assert_close(proposal.probs, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
@@ -114,11 +119,11 @@ def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused():
 
 
 @pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
-def test_between_equal_vocabularies_the_full_law_is_kept(method):
+def test_between_equal_vocabularies_the_full_distribution_is_kept(method):
     draft = drawn([1, 4, 3, 0])
     proposal = proposed(begun(method, DRAFT, DRAFT), draft)
     assert proposal.ids == draft.drawn == [1, 4, 3, 0]
-    torch.testing.assert_close(proposal.laws, torch.cat(draft.laws))
+    torch.testing.assert_close(proposal.probs, torch.cat(draft.probs))
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, 3])
@@ -144,16 +149,16 @@ def test_slrs_sums_over_every_string(lookahead):
         spelled = TARGET.encode(DRAFT.decode(ids[2:]))
         first = 0 if ids[2] in DRAFT.eos_ids else spelled[0] if spelled else -1
         psi[first] += weight
-    torch.testing.assert_close(proposal.laws[0], psi[:-1])
+    torch.testing.assert_close(proposal.probs[0], psi[:-1])
     assert len(proposal) == 1
 
 
 def test_a_cut_does_not_tell_what_was_drawn_behind_it():
-    proposal = Proposal([3, 1], missed=True, laws=torch.rand(3, 4))
+    proposal = Proposal([3, 1], missed=True, probs=torch.rand(3, 4))
     assert proposal.cut(3).missed
     for length in range(3):
         cut = proposal.cut(length)
-        assert (len(cut), cut.missed, len(cut.laws)) == (length, False, length)
+        assert (len(cut), cut.missed, len(cut.probs)) == (length, False, length)
 
 
 # ---- tokentiming ----
@@ -244,7 +249,7 @@ def test_a_seed_fixes_the_text_for_a_draft_length(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_good_draft_is_accepted_in_part(method):
-    """Target and draft of one law each: every method profits, or it is no method."""
+    """Target and draft of one distribution each: every method profits, or it is no method."""
     single = toys.letters(["a", "b", "c", "d"])
     target = toys.TableModel(len(single), seed=1)
     drafter = toys.TableDrafter(single, target)

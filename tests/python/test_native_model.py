@@ -133,9 +133,9 @@ def rotating_by_length() -> nn.Module:
 def test_rounding_to_8_bits_hardly_moves_real_weights(smollm2):
     model, tokenizer = smollm2
     ids = tokenizer("The capital of France is Paris. The capital of Italy is Rome.").input_ids
-    law = CachedModel(model).logits(ids, len(ids)).softmax(-1)
+    distribution = CachedModel(model).logits(ids, len(ids)).softmax(-1)
     native = NativeModel(copy.deepcopy(model).to(torch.bfloat16))
-    distance = (native.logits(ids, len(ids)).softmax(-1) - law).abs().sum(-1) / 2
+    distance = (native.logits(ids, len(ids)).softmax(-1) - distribution).abs().sum(-1) / 2
     assert distance.mean() < 0.05
 
 

@@ -75,13 +75,18 @@ def test_streams_are_fixed_by_seed_row_and_purpose_and_never_repeat():
     assert len(set(together)) == len(together)
 
 
-def test_a_stream_draws_by_a_law_and_its_uniforms_are_uniform():
+def test_a_stream_draws_by_a_distribution_and_its_uniforms_are_uniform():
     stream = Noise(1).stream("draft")
-    law = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
-    counts = torch.bincount(torch.cat([stream.draw(law[None]) for _ in range(8000)]), minlength=5)
+    distribution = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
+    counts = torch.bincount(
+        torch.cat([stream.draw(distribution[None]) for _ in range(8000)]), minlength=5
+    )
     assert counts[0] == counts[3] == 0
-    possible = law > 0
-    assert chisquare(counts[possible], law[possible] / law.sum() * 8000).pvalue > 1e-3
+    possible = distribution > 0
+    assert (
+        chisquare(counts[possible], distribution[possible] / distribution.sum() * 8000).pvalue
+        > 1e-3
+    )
     uniforms = stream.uniforms(8000)
     assert uniforms.dtype == torch.float64
     assert 0 <= float(uniforms.min()) <= float(uniforms.max()) < 1

@@ -1,4 +1,4 @@
-"""``ops.sample``: its noise, its law, and what it refuses."""
+"""``ops.sample``: its noise, its distribution, and what it refuses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_16_bit_logit_is_read_right(dtype: torch.dtype) -> None:
     assert torch.equal(narrow, ops.sample(logits.double(), keys, seed=3, states=states))
 
 
-def test_law_is_softmax() -> None:
+def test_distribution_is_softmax() -> None:
     draws = 100_000
     p = torch.tensor([0.4, 0.0, 0.25, 0.2, 0.1, 0.04, 0.01], dtype=torch.float64)
     ids = ops.sample(p.log().expand(draws, -1), random_keys(7), seed=11, states=states_of(draws))

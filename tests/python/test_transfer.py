@@ -35,7 +35,7 @@ EXPANSIONS = [encode(token, TARGET) for token in DRAFT]
 
 
 def random_rows(count: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Laws whose entries are multiples of 2^-6 with zeros among them."""
+    """Distributions whose entries are multiples of 2^-6 with zeros among them."""
     picks = torch.randint(len(DRAFT), (count, 64), generator=generator)
     return torch.stack([p.bincount(minlength=len(DRAFT)) for p in picks]).to(dtype) / 64
 
@@ -88,12 +88,12 @@ def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype, map_dtype: t
     assert result.cases.dtype == torch.int8
     row, proxy = 0, 0
     for draft, target, span in zip(drafts, targets, spans, strict=True):
-        laws, cases = references.transfer(
+        probs, cases = references.transfer(
             rows[row : row + len(draft)].tolist(), draft, target, span, DRAFT, TARGET, EXPANSIONS
         )
         part = slice(proxy, proxy + len(target))
         assert result.cases[part].tolist() == cases
-        expected = torch.tensor(laws, dtype=torch.float64)
+        expected = torch.tensor(probs, dtype=torch.float64)
         assert torch.allclose(result.probs[part].double(), expected, rtol=0, atol=1e-6)
         row, proxy = row + len(draft), proxy + len(target)
     counts = result.cases.long().bincount(minlength=4)
@@ -116,7 +116,7 @@ def test_mass_is_kept_but_for_what_has_no_expansion() -> None:
     assert moved[0, 8] == -moved[0, 4]  # `ab` is one target token, where the mass came from
 
 
-def test_inside_a_token_the_law_is_conditioned_on_going_on() -> None:
+def test_inside_a_token_the_distribution_is_conditioned_on_going_on() -> None:
     draft = [b"xy", b"xyz", b"xw", b"x"]
     target = [b"x", b"y", b"z", b"w"]
     expansions = [encode(token, target) for token in draft]

@@ -16,11 +16,12 @@ from tokentiming import ops
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-def laws(*shape: int, generator: torch.Generator) -> torch.Tensor:
-    """Random laws, float64, whose entries are multiples of 2^-10: exact in every dtype here.
+def probs(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    """Random distributions, float64, whose entries are multiples of 2^-10: exact in every dtype
+    here.
 
-    Each row has a total of 1 on some of seven tokens from first to last, so that laws overlap and
-    supports differ.
+    Each row has a total of 1 on some of seven tokens from first to last, so that distributions
+    overlap and supports differ.
     """
     counts = torch.zeros(*shape, dtype=torch.float64)
     for _ in range(8):
@@ -46,8 +47,8 @@ def emitted(result: ops.Verification) -> list[list[int]]:
 def test_probabilities_equal_the_reference(size: int, dtype: torch.dtype, point_mass: bool) -> None:
     generator = torch.Generator().manual_seed(size)
     batch, length = (60, 3) if size < 100 else (16, 2)
-    p = laws(batch, length + 1, size, generator=generator)
-    q = laws(batch, length, size, generator=generator)
+    p = probs(batch, length + 1, size, generator=generator)
+    q = probs(batch, length, size, generator=generator)
     ids = torch.multinomial(q.flatten(0, 1), 1, generator=generator).view(batch, length)
     uniforms = torch.rand(batch, length + 1, generator=generator)
     result = ops.verify(
@@ -104,8 +105,8 @@ def test_ragged_equals_padded_chain_by_chain() -> None:
     lengths = [0, 3, 1, 0, 5]
     offsets = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
     total = sum(lengths)
-    p = laws(total + 5, 30, generator=generator)
-    q = (laws(total, 30, generator=generator) + p[:total]) / 2
+    p = probs(total + 5, 30, generator=generator)
+    q = (probs(total, 30, generator=generator) + p[:total]) / 2
     ids = torch.multinomial(q, 1, generator=generator)[:, 0]
     uniforms = torch.rand(total + 5, generator=generator)
     whole = ops.verify(ids, target_probs=p, draft_probs=q, uniforms=uniforms, offsets=offsets)
@@ -137,17 +138,17 @@ def test_temperature_zero_is_greedy(dtype: torch.dtype) -> None:
     assert emitted(result) == [best[b, : k + 1].tolist() for b, k in enumerate(wrong.tolist())]
 
 
-def first_token_law(
+def first_token_distribution(
     p: torch.Tensor, q: torch.Tensor | None, proposal: torch.Tensor, given: torch.Tensor | None
 ) -> torch.Tensor:
-    """The exact law of the first emitted token of a chain of one, float64 ``[V]``.
+    """The exact distribution of the first emitted token of a chain of one, float64 ``[V]``.
 
     Draws of the draft are branches weighted by ``proposal``; behind its entries, missing mass. The
     uniforms are integrated out between the rule's breakpoints, which bisection finds. ``given`` is
     what the rule is told ``q`` to be.
     """
     size = len(p)
-    law = torch.zeros(size, dtype=torch.float64)
+    distribution = torch.zeros(size, dtype=torch.float64)
     tokens = torch.arange(size)
     nearly_one = torch.full((size,), 1 - 1e-16, dtype=torch.float64)
 
@@ -177,11 +178,11 @@ def first_token_law(
         x = branch if branch < size else -1
         acceptance = float(breakpoints(accepted, x)[0])
         if acceptance > 0:
-            law[x] += weight * acceptance
+            distribution[x] += weight * acceptance
         if acceptance < 1 - 1e-15:
             ends = breakpoints(drawn_up_to_itself, x)
-            law += weight * (1 - acceptance) * torch.diff(ends, prepend=ends.new_zeros(1))
-    return law
+            distribution += weight * (1 - acceptance) * torch.diff(ends, prepend=ends.new_zeros(1))
+    return distribution
 
 
 P = torch.tensor([6, 1, 0, 3, 4, 2], dtype=torch.float64) / 16
@@ -199,17 +200,17 @@ NOTHING = torch.zeros(1, dtype=torch.float64)
         (None, Q),  # point masses, whatever draws them
     ],
 )
-def test_the_law_of_the_first_token_is_the_targets(
+def test_the_distribution_of_the_first_token_is_the_targets(
     q: torch.Tensor | None, proposal: torch.Tensor
 ) -> None:
-    assert torch.allclose(first_token_law(P, q, proposal, q), P, rtol=0, atol=1e-12)
+    assert torch.allclose(first_token_distribution(P, q, proposal, q), P, rtol=0, atol=1e-12)
 
 
 def test_a_wrong_proposal_is_seen() -> None:
     wrong = Q.roll(1)
-    assert (first_token_law(P, Q, Q, wrong) - P).abs().max() > 1e-2
+    assert (first_token_distribution(P, Q, Q, wrong) - P).abs().max() > 1e-2
     # Missing mass declared, but never drawn.
-    assert (first_token_law(P, Q * 0.75, Q, Q * 0.75) - P).abs().max() > 1e-2
+    assert (first_token_distribution(P, Q * 0.75, Q, Q * 0.75) - P).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -100,9 +100,9 @@ class TableModel(ToyModel):
         last = torch.tensor(ids[-keep - 1 :])
         return self.table[last[:-1], last[1:]]
 
-    def law(self, prompt: Sequence[int], length: int) -> torch.Tensor:
-        """Exact joint law of the next tokens, ``[V] * length``."""
-        law = torch.ones(())
+    def distribution(self, prompt: Sequence[int], length: int) -> torch.Tensor:
+        """Exact joint distribution of the next tokens, ``[V] * length``."""
+        distribution = torch.ones(())
         for n in range(length):
             size = self.table.shape[0]
             parts = []
@@ -110,13 +110,13 @@ class TableModel(ToyModel):
                 path = [flat // size**k % size for k in reversed(range(n))]
                 a, b = [*prompt, *path][-2:]
                 parts.append(self.table[a, b].exp())
-            law = law[..., None] * torch.stack(parts).reshape([size] * (n + 1))
-        return law
+            distribution = distribution[..., None] * torch.stack(parts).reshape([size] * (n + 1))
+        return distribution
 
 
-def choice(token: int, confidence: float = 1.0, law: torch.Tensor | None = None) -> Choice:
-    """A choice of a token, by a law ``[V]``."""
-    rows = None if law is None else law[None]
+def choice(token: int, confidence: float = 1.0, distribution: torch.Tensor | None = None) -> Choice:
+    """A choice of a token, by a distribution ``[V]``."""
+    rows = None if distribution is None else distribution[None]
     return Choice(torch.tensor([token]), torch.tensor([confidence]), rows)
 
 

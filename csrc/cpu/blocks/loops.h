@@ -208,7 +208,7 @@ Peak<T> peak(const T* x, std::size_t count, T scale) {
   const Register<T> shift = all(finite(maximum) ? maximum : T{0});
   const Register<T> lowest = opaque<T>(all(Format<T>::kLowest));
   Lanes<T> sums(T{0});
-  // The next block is asked for while this one is reckoned with. Nothing is lost if there is none.
+  // The next block is prefetched while this one is computed. A prefetch past the end does no harm.
   auto next = reinterpret_cast<std::uintptr_t>(x + count);
   over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
     __builtin_prefetch(reinterpret_cast<const void*>(next));

@@ -97,12 +97,12 @@ struct Origins {
   std::span<const std::int32_t> draft_ids;
 };
 
-// As tokentiming::transfer, with the same laws and cases to the last bit. `origins` is the map
-// `expansions.first` the other way round. Offsets may be empty: there is one sequence then.
+// As tokentiming::transfer, with the same distributions and cases to the last bit. `origins` is the
+// map `expansions.first` the other way round. Offsets may be empty: there is one sequence then.
 //
-// A proxy token gets the case -1 and a law of zeros where its sequence has ids, spans or offsets
-// out of range or more than kMostTokens tokens on a side, or what is read of its row holds NaN,
-// infinity or a negative probability. Tokens without an expansion are not read.
+// A proxy token gets the case -1 and a distribution of zeros where its sequence has ids, spans or
+// offsets out of range or more than kMostTokens tokens on a side, or what is read of its row holds
+// NaN, infinity or a negative probability. Tokens without an expansion are not read.
 template <class Number, class Id, class MapId>
 void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
               const Expansions<MapId>& expansions, const Origins& origins,

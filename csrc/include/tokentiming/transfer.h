@@ -1,4 +1,4 @@
-// From laws over the draft's vocabulary to laws over the target's.
+// From distributions over the draft's vocabulary to distributions over the target's.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace tokentiming {
 
-// Where a proxy token's law comes from.
+// Where a proxy token's distribution comes from.
 enum class TransferCase : std::int8_t {
   kPointMass = 0,  // all mass on the proxy token itself
   kWithin = 1,     // starts with a draft token and ends within or with it
@@ -76,7 +76,7 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
               const Expansions<MapId>& expansions, const Rows<Number>& probs,
               std::span<std::int8_t> cases);
 
-// Restricts laws to the tokens that both vocabularies have and normalises what is left:
+// Restricts distributions to the tokens that both vocabularies have and normalises what is left:
 // probs[r, exact[d]] is proportional to draft_probs[r, d], exact[d] being -1 for tokens that are
 // not shared. Both have R rows. Columns of draft_probs from exact.size() on are not read.
 //

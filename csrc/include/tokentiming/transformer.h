@@ -42,9 +42,9 @@ struct TransformerWeights {
 // The decoder of Llama: root-mean-square norms before attention and gated MLP, rotary positions,
 // grouped queries. It keeps the keys and values of what it has read.
 //
-// Meant for drafting, where the law of the output does not depend on it: a token costs one reading
-// of the weights, and those of the projections are read from copies rounded to 8 bits, with a scale
-// for each output. Activations are floats. All else is borrowed and must outlive this.
+// Meant for drafting, where the distribution of the output does not depend on it: a token costs one
+// reading of the weights, and those of the projections are read from copies rounded to 8 bits, with
+// a scale for each output. Activations are floats. All else is borrowed and must outlive this.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.

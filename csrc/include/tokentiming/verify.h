@@ -12,10 +12,10 @@
 
 namespace tokentiming {
 
-// How a row of numbers states a law over the vocabulary.
+// How a row of numbers states a distribution over the vocabulary.
 enum class Statement { kProbabilities, kLogits };
 
-struct Laws {
+struct Distributions {
   AnyRows rows;
   Statement statement;
 };
@@ -24,13 +24,14 @@ struct Laws {
 template <class Id>
 struct Chains {
   Ragged<Id> draft;
-  std::optional<Laws> proposals;  // [T, V], q; without, each token is proposed with certainty
-  Laws targets;                   // [T + B, V], p: K_b + 1 rows for chain b
-  double temperature = 1.0;       // logits are divided by it; 0: all of p is on the first maximum
+  std::optional<Distributions>
+      proposals;             // [T, V], q; without, each token is proposed with certainty
+  Distributions targets;     // [T + B, V], p: K_b + 1 rows for chain b
+  double temperature = 1.0;  // logits are divided by it; 0: all of p is on the first maximum
   std::variant<std::span<const float>, std::span<const double>> uniforms;  // [T + B], in [0, 1)
 };
 
-// Verifies each chain so that the law of the emitted tokens is the targets' own.
+// Verifies each chain so that the distribution of the emitted tokens is the targets' own.
 //
 // Token x at position i is accepted while u_i < p(x) / q(x). At the first rejection a token is
 // drawn from max(p - q, 0), normalised; after a chain without one, a bonus token from p. The last
@@ -52,7 +53,7 @@ struct Chains {
 // normaliser, and again only to draw from max(p - q, 0). Nothing is read behind a rejection. All
 // chains advance in step, and the rows of a position are shared among OpenMP threads.
 //
-// Numbers are reckoned with in float, or in double where a row is double. Sums run over fixed
+// Arithmetic is in float, or in double where a row is double. Sums run over fixed
 // blocks of 1024 entries, within a block in 16 lanes, from there on in double; a draw walks the
 // blocks' sums and then one block, in double. So the result depends neither on the number of
 // threads nor on the processor.

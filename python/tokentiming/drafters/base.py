@@ -22,9 +22,13 @@ class Choice(NamedTuple):
     token: torch.Tensor
     """Its id, int64 ``[1]``; below 0 there is none."""
     confidence: torch.Tensor
-    """Guessed odds that the target emits it too, float ``[1]``; decides lengths, never laws."""
-    law: torch.Tensor | None = None
-    """The draft's law at its position, float ``[1, V]``, for rules that judge the token by it."""
+    """Guessed odds that the target emits it too, float ``[1]``; decides lengths, never
+    distributions.
+    """
+    distribution: torch.Tensor | None = None
+    """The draft's distribution at its position, float ``[1, V]``, for rules that judge the token by
+    it.
+    """
 
 
 Choose = Callable[[torch.Tensor, torch.Tensor], "Choice | None"]
@@ -45,9 +49,10 @@ class Draft:
     """How sure each of them is, from 0 to 1."""
     special: int | None = None
     """The special token drawn after them, an end of turn as a rule, which ended the draft."""
-    laws: list[torch.Tensor] = field(default_factory=list)
-    """The laws of ``drawn``, each ``[1, V]``; none of them if the method keeps none, or the source
-    of the guess has none."""
+    probs: list[torch.Tensor] = field(default_factory=list)
+    """The distributions of ``drawn``, each ``[1, V]``; none of them if the method keeps none, or
+    the source of the guess has none.
+    """
 
     @property
     def drawn(self) -> list[int]:
@@ -66,8 +71,8 @@ class Draft:
                 raise ValueError(
                     "Draft.take: the draft's scores hold NaN or +inf, or none that is finite"
                 )
-            if choice.law is not None:
-                self.laws.append(choice.law)
+            if choice.distribution is not None:
+                self.probs.append(choice.distribution)
             if token in special_ids:
                 self.special = token
                 return False

@@ -38,16 +38,21 @@ class TargetRows(Protocol):
 
 @dataclass
 class Proposal:
-    """What is put to the target, in its own tokens, and by which law it was drawn."""
+    """What is put to the target, in its own tokens, and by which distribution it was drawn."""
 
     ids: list[int] = field(default_factory=list)
     missed: bool = False
-    """Whether after them the draft drew what has no token here. That is a rejection by ``laws``."""
-    laws: torch.Tensor | None = None
-    """The law of each of them, ``[M, V]``, the missed one's too; it may sum to less than 1. None if
-    each was proposed with certainty, or the method has no use for laws."""
+    """Whether after them the draft drew what has no token here. That is a rejection by
+    ``probs``.
+    """
+    probs: torch.Tensor | None = None
+    """The distribution of each of them, ``[M, V]``, the missed one's too; it may sum to less than
+    1. None if each was proposed with certainty, or the method has no use for distributions.
+    """
     cases: torch.Tensor | None = None
-    """By which case of the transfer each law came about, int8 ``[M]``, for methods that tell."""
+    """By which case of the transfer each distribution came about, int8 ``[M]``, for methods that
+    tell.
+    """
 
     def __len__(self) -> int:
         return len(self.ids) + self.missed
@@ -57,7 +62,7 @@ class Proposal:
         return Proposal(
             self.ids[:length],
             self.missed and len(self) <= length,
-            None if self.laws is None else self.laws[:length],
+            None if self.probs is None else self.probs[:length],
             None if self.cases is None else self.cases[:length],
         )
 
@@ -71,7 +76,7 @@ class Method(ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether the emitted tokens have the target's own law."""
+        """Whether the emitted tokens have the target's own distribution."""
         return True
 
     def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
@@ -104,7 +109,9 @@ class Method(ABC):
         )
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        """The proposal with the laws that its tokens were drawn from, where the rule needs them."""
+        """The proposal with the distributions that its tokens were drawn from, where the rule needs
+        them.
+        """
         return proposal
 
     @abstractmethod
@@ -131,12 +138,12 @@ class Matching(Method):
             asked = range(start, min(start + rows.at_once, size))
             chosen = self.choose_target(rows.scores(asked), rows.states(asked)).tolist()
             for row, token in zip(asked, chosen, strict=True):
-                yield lawful(token)
+                yield valid_token(token)
                 if proposal.ids[row : row + 1] != [token]:
                     return
 
 
-def lawful(token: int) -> int:
+def valid_token(token: int) -> int:
     """Refuse what the core gives on a GPU where it would have raised on the CPU."""
     if token < 0:
         raise ValueError(

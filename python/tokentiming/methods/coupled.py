@@ -12,7 +12,7 @@ class Coupled(Matching):
     """Both models draw with the same noise, so that near distributions draw the same bytes.
 
     The emitted token depends on the target's distribution and on the noise at its state, which is
-    drawn from once; a draft changes neither. The law is therefore the target's own for any
+    drawn from once; a draft changes neither. The distribution is therefore the target's own for any
     drafter, and a seed gives the same text with any drafter or none.
 
     Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).

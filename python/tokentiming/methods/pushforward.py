@@ -1,4 +1,4 @@
-"""The draft's whole law, pushed forward into the target's vocabulary."""
+"""The draft's whole distribution, pushed forward into the target's vocabulary."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tokentiming.methods.rejection import Rejection
 
 
 class Pushforward(Rejection):
-    """Each draft token proposes its own expansion; ``q`` is the exact law of what is proposed.
+    """Each draft token proposes its own expansion; ``q`` is the exact distribution of what is
+    proposed.
 
-    The first token of an expansion has the law ``q(t) = sum of P(d) over first(d) = t``. Inside an
-    expansion ``q`` is the draft's law conditioned on the target tokens already taken from it and on
-    the expansion going on, both of which are known by then.
+    The first token of an expansion has the distribution ``q(t) = sum of P(d) over first(d) = t``.
+    Inside an expansion ``q`` is the draft's distribution conditioned on the target tokens already
+    taken from it and on the expansion going on, both of which are known by then.
 
-    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same laws,
-    with tokens proposed so that they have them.
+    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same
+        distributions, with tokens proposed so that they have them.
     """
 
     name = "pushforward"
@@ -29,22 +30,22 @@ class Pushforward(Rejection):
         for token in draft.drawn:
             expansion = self.map.expansion(token)
             if not expansion:
-                proposal.missed = bool(draft.laws)
+                proposal.missed = bool(draft.probs)
                 break
             proposal.ids += expansion
         return proposal
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if not draft.laws:
+        if not draft.probs:
             return proposal
         assert self.draft_vocabulary is not None
         drawn = torch.tensor(draft.drawn, dtype=torch.int64, device="cpu")
-        laws = torch.cat(draft.laws)
-        device = laws.device
+        probs = torch.cat(draft.probs)
+        device = probs.device
         lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
         lo = torch.arange(len(drawn), device="cpu").repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
-            laws,
+            probs,
             send(drawn, device),
             send(torch.tensor(proposal.ids, dtype=torch.int64, device="cpu"), device),
             send(torch.stack((lo, lo + 1), 1).int(), device),
@@ -54,8 +55,8 @@ class Pushforward(Rejection):
         ).probs
         if proposal.missed:
             first_missed = int((lengths == 0).nonzero()[0])
-            law, columns = laws[first_missed], len(self.target_vocabulary)
-            missed = self.map.on(device).push_forward(law, columns)
+            distribution, columns = probs[first_missed], len(self.target_vocabulary)
+            missed = self.map.on(device).push_forward(distribution, columns)
             moved = torch.cat((moved, missed[None]))
-        proposal.laws = moved
+        proposal.probs = moved
         return proposal

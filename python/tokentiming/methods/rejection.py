@@ -1,4 +1,4 @@
-"""Rejection sampling: what the methods that judge a token by its law have in common."""
+"""Rejection sampling: what the methods that judge a token by its distribution have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Method, Proposal, TargetRows, lawful
+from tokentiming.methods.base import Method, Proposal, TargetRows, valid_token
 from tokentiming.noise import Noise
 from tokentiming.vocabulary import Vocabulary
 from tokentiming.vocabulary_map import VocabularyMap
@@ -18,12 +18,13 @@ from tokentiming.vocabulary_map import VocabularyMap
 class Rejection(Method):
     """Accepts ``x`` with ``min(1, p(x) / q(x))``, else draws from ``norm(max(p - q, 0))``.
 
-    The emitted token has the law ``p`` if, given all that was drawn before, ``x`` has the law
-    ``q``. Hence whether a position is proposed may depend on the draft's row and on earlier draws
-    but not on the token drawn there: a draft stops after a token, never instead of it. Mass that
-    ``q`` lacks to 1 belongs to draws without a target token, and such a draw is a rejection.
+    The emitted token has the distribution ``p`` if, given all that was drawn before, ``x`` has the
+    distribution ``q``. Hence whether a position is proposed may depend on the draft's row and on
+    earlier draws but not on the token drawn there: a draft stops after a token, never instead of
+    it. Mass that ``q`` lacks to 1 belongs to draws without a target token, and such a draw is a
+    rejection.
 
-    A drafter without laws proposes each token with certainty, and ``q`` is a point mass.
+    A drafter without distributions proposes each token with certainty, and ``q`` is a point mass.
 
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
     """
@@ -39,9 +40,9 @@ class Rejection(Method):
             self._mapped = draft, target
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        law = torch.softmax(scores, 1)
-        token = self._draws.draw(law)
-        return Choice(token, law[0, token], law)
+        distribution = torch.softmax(scores, 1)
+        token = self._draws.draw(distribution)
+        return Choice(token, distribution[0, token], distribution)
 
     def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
         ids = [*proposal.ids, -1] if proposal.missed else proposal.ids
@@ -50,13 +51,13 @@ class Rejection(Method):
             scores = self._scores(rows, range(len(proposal.ids) + 1))
             if proposal.missed:
                 scores = torch.cat((scores, scores[-1:]))  # not read: a missed draw is a rejection
-            yield from _emitted(ids, scores, proposal.laws, uniforms)
+            yield from _emitted(ids, scores, proposal.probs, uniforms)
             return
         for row, token in enumerate(ids):
             # The token after an accepted one belongs to the next row, so it is not used here.
             scores = self._scores(rows, range(row, row + 1)).expand(2, -1)
-            law = None if proposal.laws is None else proposal.laws[row : row + 1]
-            tokens = _emitted([token], scores, law, uniforms[[row, -1]])
+            distribution = None if proposal.probs is None else proposal.probs[row : row + 1]
+            tokens = _emitted([token], scores, distribution, uniforms[[row, -1]])
             yield tokens[0]
             if len(tokens) == 1:
                 return
@@ -68,23 +69,23 @@ class Rejection(Method):
 
 
 def _emitted(
-    ids: list[int], scores: torch.Tensor, laws: torch.Tensor | None, uniforms: torch.Tensor
+    ids: list[int], scores: torch.Tensor, probs: torch.Tensor | None, uniforms: torch.Tensor
 ) -> list[int]:
     """The accepted beginning of M proposed tokens, and one more.
 
     Args:
         ids: the proposed tokens, -1 for a missed draw.
         scores: of the target, ``[M + 1, V]``.
-        laws: that the tokens were drawn from, ``[M, V]``.
+        distributions: that the tokens were drawn from, ``[M, V]``.
         uniforms: float64 ``[M + 1]``.
     """
     device = scores.device
     verdict = ops.verify(
         send(torch.tensor([ids], dtype=torch.int64, device="cpu"), device),
         target_logits=scores[None],
-        draft_probs=None if laws is None else send(laws[None], device),
+        draft_probs=None if probs is None else send(probs[None], device),
         uniforms=send(uniforms[None], device),
     )
     tokens: list[int] = verdict.tokens[0].tolist()
-    lawful(tokens[0])
+    valid_token(tokens[0])
     return [token for token in tokens if token >= 0]

@@ -23,9 +23,9 @@ class Slem(Matching):
         self._draws = noise.stream("draft")
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        law = torch.softmax(scores, 1)
-        token = self._draws.draw(law)
-        return Choice(token, law[0, token])
+        distribution = torch.softmax(scores, 1)
+        token = self._draws.draw(distribution)
+        return Choice(token, distribution[0, token])
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return self.noise.race(scores, self.target_vocabulary, states)

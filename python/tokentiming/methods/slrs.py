@@ -19,13 +19,14 @@ Prefix = tuple[int, ...]
 
 @dataclass
 class EnumeratedDraft(Draft):
-    """A draft drawn from a tree that holds the draft's law after every beginning of it."""
+    """A draft drawn from a tree that holds the draft's distribution after every beginning of it."""
 
     tree: dict[Prefix, torch.Tensor] = field(default_factory=dict)
 
 
 class Slrs(Rejection):
-    """One target token a round, judged by the law of the first token of the drafted string.
+    """One target token a round, judged by the distribution of the first token of the drafted
+    string.
 
     The draft writes a string of K of its tokens, fewer if its turn ends; encoding it anew gives a
     target token to start with. ``psi(t)`` sums the probabilities of all strings that start with
@@ -50,13 +51,17 @@ class Slrs(Rejection):
         self.strings = integer(strings, "strings", least=1, caller="Slrs")
 
     def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
-        guess, law = _law_after((), ask)
-        if law is None:  # the drafter's guesses have no laws, or it cannot guess here
+        guess, distribution = _distribution_after((), ask)
+        if (
+            distribution is None
+        ):  # the drafter's guesses have no distributions, or it cannot guess here
             return guess
-        draft = EnumeratedDraft(tree=self._grow(law, self._length(limit), ask))
-        while (law := draft.tree.get(tuple(draft.ids))) is not None:
-            token = self._draws.draw(law)
-            if not draft.take([Choice(token, law[0, token], law)], self._special_ids):
+        draft = EnumeratedDraft(tree=self._grow(distribution, self._length(limit), ask))
+        while (distribution := draft.tree.get(tuple(draft.ids))) is not None:
+            token = self._draws.draw(distribution)
+            if not draft.take(
+                [Choice(token, distribution[0, token], distribution)], self._special_ids
+            ):
                 break
         return draft
 
@@ -68,7 +73,7 @@ class Slrs(Rejection):
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if isinstance(draft, EnumeratedDraft):
-            proposal.laws = self._psi(draft.tree)[None]
+            proposal.probs = self._psi(draft.tree)[None]
         return proposal
 
     @property
@@ -82,9 +87,13 @@ class Slrs(Rejection):
         same = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
         return 1 if same else min(limit, self.lookahead)
 
-    def _grow(self, law: torch.Tensor, length: int, ask: Ask) -> dict[Prefix, torch.Tensor]:
-        """The draft's law after every beginning, of up to ``length - 1`` tokens, of a string."""
-        tree: dict[Prefix, torch.Tensor] = {(): law}
+    def _grow(
+        self, distribution: torch.Tensor, length: int, ask: Ask
+    ) -> dict[Prefix, torch.Tensor]:
+        """The draft's distribution after every beginning, of up to ``length - 1`` tokens, of a
+        string.
+        """
+        tree: dict[Prefix, torch.Tensor] = {(): distribution}
         level: list[Prefix] = [()]
         for written in range(2, length + 1):
             beginnings = [
@@ -96,7 +105,7 @@ class Slrs(Rejection):
             self._refuse_too_many(len(beginnings), written)
             level = []
             for prefix in beginnings:
-                _, after = _law_after(prefix, ask)
+                _, after = _distribution_after(prefix, ask)
                 if after is not None:  # else the draft's context is full, and the string ends here
                     tree[prefix] = after
                     level.append(prefix)
@@ -112,15 +121,15 @@ class Slrs(Rejection):
             )
 
     def _psi(self, tree: dict[Prefix, torch.Tensor]) -> torch.Tensor:
-        """The law of the first target token of a string, ``[V_t]``."""
+        """The distribution of the first target token of a string, ``[V_t]``."""
         size = len(self.target_vocabulary)
         if len(tree) == 1:
             return self.map.on(tree[()].device).push_forward(tree[()][0], size)
         reached: dict[Prefix, float] = {(): 1.0}
         strings: dict[Prefix, float] = {}
-        for prefix, law in tree.items():  # shorter beginnings come first
-            support = _support(law)
-            for token, probability in zip(support, law[0, support].tolist(), strict=True):
+        for prefix, distribution in tree.items():  # shorter beginnings come first
+            support = _support(distribution)
+            for token, probability in zip(support, distribution[0, support].tolist(), strict=True):
                 longer = (*prefix, token)
                 kind = reached if longer in tree else strings
                 kind[longer] = reached[prefix] * probability
@@ -144,24 +153,24 @@ class Slrs(Rejection):
         ]
 
 
-def _law_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]:
-    """The draft's law after a given beginning, by making it draft just that."""
-    laws: list[torch.Tensor] = []
+def _distribution_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]:
+    """The draft's distribution after a given beginning, by making it draft just that."""
+    probs: list[torch.Tensor] = []
 
     def choose(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        law = torch.softmax(scores, 1)
-        if law.isnan().any():
+        distribution = torch.softmax(scores, 1)
+        if distribution.isnan().any():
             raise ValueError("Slrs: the draft's scores hold NaN or +inf, or none that is finite")
-        laws.append(law)
-        given = beginning[len(laws) - 1 : len(laws)]
+        probs.append(distribution)
+        given = beginning[len(probs) - 1 : len(probs)]
         if not given:
             return None
         return Choice(send(torch.tensor(given, device="cpu"), scores.device), scores.new_ones(1))
 
     guess = ask(len(beginning) + 1, choose, lambda confidences: True)
-    return guess, laws[len(beginning)] if len(laws) > len(beginning) else None
+    return guess, probs[len(beginning)] if len(probs) > len(beginning) else None
 
 
-def _support(law: torch.Tensor) -> list[int]:
-    ids: list[int] = law[0].nonzero()[:, 0].tolist()
+def _support(distribution: torch.Tensor) -> list[int]:
+    ids: list[int] = distribution[0].nonzero()[:, 0].tolist()
     return ids

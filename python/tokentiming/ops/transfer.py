@@ -1,4 +1,4 @@
-"""From laws over the draft's vocabulary to laws over the target's."""
+"""From distributions over the draft's vocabulary to distributions over the target's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Expansions(Protocol):
 
 
 class Transfer(NamedTuple):
-    """Laws of proxy tokens.
+    """Distributions of proxy tokens.
 
     probs
         float32 or float64 ``[M, V_t]``. Where the draft's probability has no expansion the row sums
@@ -69,8 +69,8 @@ def transfer(
 ) -> Transfer:
     """Move the draft's probabilities to proxy tokens along an alignment.
 
-    For a proxy token ``t`` beside the draft tokens ``lo..hi-1``, with ``P_i`` the draft's law at
-    its token ``d_i`` and ``first`` the first target token of a draft token's bytes:
+    For a proxy token ``t`` beside the draft tokens ``lo..hi-1``, with ``P_i`` the draft's
+    distribution at its token ``d_i`` and ``first`` the first target token of a draft token's bytes:
 
     1. ``t`` starts where ``d_lo`` starts and ends within or with it: ``q(x)`` is the sum of
        ``P_lo(d)`` over ``first(d) = x``.
@@ -85,8 +85,8 @@ def transfer(
     proxy token without bytes beside a draft token that has some.
 
     Args:
-        draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the law that
-            each draft token was drawn from.
+        draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the
+            distribution that each draft token was drawn from.
         draft_ids: int32 or int64 ``[K]``, contiguous, all below D.
         target_ids: proxy tokens, the same dtype, ``[M]``, contiguous.
         target_spans: int32 ``[M, 2]``, contiguous: draft tokens beside each proxy token, counted
@@ -103,7 +103,8 @@ def transfer(
         out: tensors to fill instead of new ones; ``probs`` of the dtype of ``draft_probs``.
 
     Returns:
-        Laws and cases, new or ``out``. The result does not depend on the number of threads.
+        Distributions and cases, new or ``out``. The result does not depend on the number of
+        threads.
 
     Raises:
         TypeError: an argument has another dtype or is no tensor.
@@ -113,9 +114,9 @@ def transfer(
             of ``draft_probs`` holds NaN, infinity or a negative probability, or of ``expansions``
             is out of range.
 
-    On a GPU laws and cases are the same to the last bit, and a sequence has at most 128 tokens on a
-    side. Values are not looked at by the host: where it would raise, the proxy token gets the case
-    -1 and a law of zeros.
+    On a GPU distributions and cases are the same to the last bit, and a sequence has at most 128
+    tokens on a side. Values are not looked at by the host: where it would raise, the proxy token
+    gets the case -1 and a distribution of zeros.
 
     Source: TokenTiming, arXiv 2510.15545.
     """
@@ -213,7 +214,7 @@ def restrict(
     origins: Origins | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Restrict laws to the tokens that both vocabularies have, and normalise what is left.
+    """Restrict distributions to the tokens that both vocabularies have, and normalise what is left.
 
     ``out[r, exact[d]]`` is ``draft_probs[r, d]`` over the sum of all that are shared.
 
@@ -227,7 +228,7 @@ def restrict(
             tensor.
 
     Returns:
-        Laws over the target's vocabulary, ``[R, V_t]``.
+        Distributions over the target's vocabulary, ``[R, V_t]``.
 
     Raises:
         TypeError: an argument has another dtype or is no tensor.

@@ -41,13 +41,14 @@ def verify(
     offsets: Tensor | None = None,
     out: Verification | None = None,
 ) -> Verification:
-    """Accept a prefix of each drafted chain and draw the token after it, so that the law is ``p``.
+    """Accept a prefix of each drafted chain and draw the token after it, so that the distribution
+    is ``p``.
 
-    With ``p`` the target's law and ``q`` the proposal's, token ``x`` at position ``i`` is accepted
-    while ``uniforms[i] < min(1, p(x) / q(x))``. At the first rejection one token is drawn from
-    ``norm(max(p - q, 0))``; when all are accepted, one from ``p``. If rounding leaves nothing of
-    ``max(p - q, 0)``, where a rejection has no probability but that of rounding, it is drawn from
-    ``p``.
+    With ``p`` the target's distribution and ``q`` the proposal's, token ``x`` at position ``i`` is
+    accepted while ``uniforms[i] < min(1, p(x) / q(x))``. At the first rejection one token is drawn
+    from ``norm(max(p - q, 0))``; when all are accepted, one from ``p``. If rounding leaves nothing
+    of ``max(p - q, 0)``, where a rejection has no probability but that of rounding, it is drawn
+    from ``p``.
 
     Chains come padded (``draft_ids`` has two axes, every chain has K tokens) or ragged
     (``draft_ids`` has one axis, ``offsets`` tell the B chains apart; T tokens in all):
@@ -85,11 +86,12 @@ def verify(
 
     Only what the rule must read is read: nothing behind a rejection, and of probability rows before
     it one entry each. The result does not depend on the number of threads. Arithmetic is in
-    float32, or in float64 where one of the laws is; block sums and the draw are in float64.
+    float32, or in float64 where one of the distributions is; block sums and the draw are in
+    float64.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor, or not exactly one law of the
-            target, or two of the draft, are given.
+        TypeError: an argument has another dtype or is no tensor, or not exactly one distribution of
+            the target, or two of the draft, are given.
         ValueError: shapes that disagree, an id outside the vocabulary, a uniform outside [0, 1), a
             row that is read holds NaN, +inf or a negative probability or has no mass, a tensor that
             is not contiguous where it must be or requires grad, or tensors are not all in CPU

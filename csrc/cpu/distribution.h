@@ -1,4 +1,4 @@
-// One row of numbers, read block by block as a law over the vocabulary.
+// One row of numbers, read block by block as a distribution over the vocabulary.
 #pragma once
 
 #include <algorithm>
@@ -20,24 +20,29 @@ inline constexpr std::size_t kBlock = 1024;
 template <class T>
 using Block = std::array<T, kBlock>;
 
-// A row in blocks of T, float or double, which is what is reckoned with. `name` stands in error
+// A row in blocks of T, float or double, the type of the arithmetic. `name` stands in error
 // messages.
 template <class T>
 class Row {
  public:
-  Row(const Laws& laws, std::size_t row, const char* name)
-      : laws_(&laws), row_(row), name_(name), kernels_(&block_kernels<T>().front()) {}
+  Row(const Distributions& distributions, std::size_t row, const char* name)
+      : distributions_(&distributions),
+        row_(row),
+        name_(name),
+        kernels_(&block_kernels<T>().front()) {}
 
-  static std::size_t columns(const Laws& laws) {
-    return std::visit([](const auto& rows) { return rows.columns; }, laws.rows);
+  static std::size_t columns(const Distributions& distributions) {
+    return std::visit([](const auto& rows) { return rows.columns; }, distributions.rows);
   }
-  std::size_t columns() const { return columns(*laws_); }
-  static std::size_t blocks(const Laws& laws) { return (columns(laws) + kBlock - 1) / kBlock; }
-  std::size_t blocks() const { return blocks(*laws_); }
+  std::size_t columns() const { return columns(*distributions_); }
+  static std::size_t blocks(const Distributions& distributions) {
+    return (columns(distributions) + kBlock - 1) / kBlock;
+  }
+  std::size_t blocks() const { return blocks(*distributions_); }
   std::size_t count(std::size_t block) const {
     return std::min(kBlock, columns() - block * kBlock);
   }
-  bool logits() const { return laws_->statement == Statement::kLogits; }
+  bool logits() const { return distributions_->statement == Statement::kLogits; }
   const BlockKernels<T>& kernels() const { return *kernels_; }
 
   // Where the entries of a block lie if they are of type T; else they are widened into `buffer`.
@@ -56,12 +61,12 @@ class Row {
           }
           return buffer;
         },
-        laws_->rows);
+        distributions_->rows);
   }
 
   T entry(std::size_t token) const {
     return std::visit([&](const auto& rows) { return static_cast<T>(widen(rows[row_][token])); },
-                      laws_->rows);
+                      distributions_->rows);
   }
 
   // Of the greatest logit, +inf standing for NaN too.
@@ -76,19 +81,20 @@ class Row {
   }
 
  private:
-  const Laws* laws_;
+  const Distributions* distributions_;
   std::size_t row_;
   const char* name_;
   const BlockKernels<T>* kernels_;
 };
 
-// The row as a law. Of logits every block has to be measured, in any order, by any thread, and the
-// whole be normalised before a probability is asked for.
+// The row as a distribution. Of logits every block has to be measured, in any order, by any thread,
+// and the whole be normalised before a probability is asked for.
 template <class T>
-class Law : public Row<T> {
+class Distribution : public Row<T> {
  public:
-  Law(const Laws& laws, std::size_t row, double temperature, const char* name)
-      : Row<T>(laws, row, name) {
+  Distribution(const Distributions& distributions, std::size_t row, double temperature,
+               const char* name)
+      : Row<T>(distributions, row, name) {
     constexpr double kLog2E = 1.44269504088896340736;
     constexpr auto kMost = static_cast<double>(std::numeric_limits<T>::max());
     scale_ = static_cast<T>(std::min(kLog2E / temperature, kMost));
