@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from operator import index
 from typing import Any, NoReturn
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, QuantizedCache
 from transformers.generation import GenerationMode
-
-from tokentiming.prompts import Prompt
-
-DEFAULT_NEW_TOKENS = 128
 
 _REFUSED = {
     "assistant_model": "the drafter is given to SpeculativeDecoder",
     "assistant_tokenizer": "the drafter is given to SpeculativeDecoder",
     "custom_generate": "SpeculativeDecoder.generate is one itself",
-    "input_ids": "ids are given as the prompt",
-    "inputs": "ids are given as the prompt",
+    "input_ids": "pass all that the tokenizer returned as the prompt: generate(inputs)",
+    "inputs": "pass ids, or all that the tokenizer returned, as the prompt: generate(inputs)",
     "inputs_embeds": "proposals are ids; give the prompt as ids or text",
-    "attention_mask": "give each prompt without padding, several as a list",
+    "attention_mask": "pass all that the tokenizer returned as the prompt: generate(inputs)",
     "past_key_values": "the decoder keeps its own cache; give the whole prompt",
 }
 
@@ -38,10 +35,12 @@ _WITHOUT_EFFECT = frozenset({"attention_mask", "logits_to_keep", "past_key_value
 
 _PARAMETERS = (
     _WITHOUT_EFFECT
-    | {"input_ids", "position_ids", "tokenizer", "token_type_ids"}
+    | {"input_ids", "position_ids", "tokenizer", "token_type_ids", "trust_remote_code"}
     | set(inspect.signature(GenerationMixin.generate).parameters)
 )
 """Names that are not for the model alone, or are looked at more closely."""
+
+_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
 _DROPPED = {
     "streamer": "give it to custom_generate(streamer=...)",
@@ -84,6 +83,33 @@ def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
         if arguments.get(name) is not None and arguments[name] is not False:
             raise ValueError(f"generate: {name} cannot be honoured: {way_out}")
     refuse_other_inputs(arguments)
+    config = arguments.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise TypeError(
+            f"generate: generation_config is a {type(config).__name__}; give a GenerationConfig"
+        )
+    for name in ("logits_processor", "stopping_criteria"):
+        if arguments.get(name) is not None and not isinstance(arguments[name], Sequence):
+            raise TypeError(f"generate: {name} is a {type(arguments[name]).__name__}; give a list")
+
+
+def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:
+    """Refuse what cannot be called once the text has begun."""
+    if streamer is not None and not all(hasattr(streamer, name) for name in ("put", "end")):
+        raise TypeError(
+            f"generate: streamer is a {type(streamer).__name__}; give an object with put and end, "
+            "such as transformers' TextStreamer"
+        )
+    if watch is not None and not callable(watch):
+        raise TypeError(f"generate: watch is a {type(watch).__name__}; give a function of a Round")
+    strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+    if strings is None:
+        return
+    if not isinstance(strings, Sequence) or not all(isinstance(s, str) and s for s in strings):
+        raise TypeError(
+            f"generate: stop_strings is {stop_strings!r}; give a string or a list of them, none "
+            "of them empty"
+        )
 
 
 def refuse_config(config: Any) -> None:
@@ -114,6 +140,12 @@ def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
         mask: bool ``[B, L]``, False at padding.
     """
     cache = inputs.get("past_key_values")
+    lossless = type(cache).__module__ == "transformers.cache_utils"
+    if cache is not None and not (lossless and not isinstance(cache, QuantizedCache)):
+        raise ValueError(
+            f"generate: past_key_values is a {type(cache).__name__}, which may change the target's "
+            "logits; the decoder keeps a cache of its own, so leave it out"
+        )
     if cache is not None and cache.get_seq_length():
         raise ValueError(
             "generate: past_key_values holds tokens already; the decoder keeps its own cache, so "
@@ -142,10 +174,12 @@ def refuse_other_inputs(arguments: Mapping[str, Any]) -> None:
 
 
 def _refuse_input(name: str) -> NoReturn:
-    raise ValueError(
-        f"generate: {name} is not used here, where the target reads ids alone; leave it out, or "
-        "call the target's generate without custom_generate"
-    )
+    way_out = ", where the target reads ids alone; leave it out, or call the target's own generate"
+    if name in ("drafter", "method", "draft_length"):
+        way_out = "; it is given to SpeculativeDecoder or to custom_generate"
+    elif similar := get_close_matches(name, [*vars(GenerationConfig()), "seed", "streamer"], 1):
+        way_out = f"; did you mean {similar[0]}?"
+    raise ValueError(f"generate: {name} is not used here{way_out}")
 
 
 def _are_usual_positions(positions: torch.Tensor, mask: torch.Tensor) -> bool:
@@ -155,8 +189,8 @@ def _are_usual_positions(positions: torch.Tensor, mask: torch.Tensor) -> bool:
     return bool(((positions == usual) | ~mask).all())
 
 
-def refuse_dropped(speculate: Callable[..., Any]) -> None:
-    """Refuse arguments of `generate` that it does not hand on to ``speculate`` as they were.
+def refuse_dropped(model: PreTrainedModel) -> None:
+    """Refuse arguments of the model's `generate` that it does not hand on to a callable.
 
     They are left in its frame alone. A streamer is told that nothing comes, or its reader would
     wait for ever.
@@ -164,7 +198,7 @@ def refuse_dropped(speculate: Callable[..., Any]) -> None:
     frame = inspect.currentframe()
     while frame is not None:
         given = frame.f_locals
-        if frame.f_code.co_name == "generate" and given.get("custom_generate") is speculate:
+        if frame.f_code is _GENERATE and given["self"] is model:
             for name, way_out in _DROPPED.items():
                 if given.get(name) is None:
                     continue
@@ -183,65 +217,3 @@ def refuse_streamer(streamer: Any, texts: int) -> None:
             f"generate: streamer takes one text at a time and there are {texts}; call generate "
             "for each"
         )
-
-
-def length(
-    given: Mapping[str, Any], prompts: Sequence[Prompt], target: PreTrainedModel
-) -> dict[str, int]:
-    """What to tell transformers about the length, settled in the order in which it does.
-
-    Args:
-        given: ``max_new_tokens``, ``max_length`` and ``generation_config`` as ``generate`` got
-            them.
-        prompts: which have to be shorter than ``max_length``.
-        target: whose own generation config counts last.
-
-    Returns:
-        One argument; none if a config says all.
-    """
-    configs = (given.get("generation_config"), target.generation_config)
-    for name in ("max_new_tokens", "max_length"):
-        for source in (given, *(vars(config) for config in configs if config is not None)):
-            if source.get(name) is not None:
-                value = integer(source[name], name, least=1)
-                longest = max(len(prompt.padded) for prompt in prompts)
-                if name == "max_length" and value <= longest:
-                    raise ValueError(
-                        f"generate: max_length is {value} and the prompt has {longest} tokens; "
-                        "give max_new_tokens, or a greater max_length"
-                    )
-                return {name: value} if source is given else {}
-    return {"max_new_tokens": DEFAULT_NEW_TOKENS}
-
-
-def refuse_lengths(ids: Sequence[int], remaining: int, target: PreTrainedModel) -> None:
-    """Refuse ids out of range, no place for new tokens, and more than the context holds.
-
-    Args:
-        ids: the prompt's, without padding.
-        remaining: most new tokens.
-        target: the model.
-    """
-    if not ids:
-        raise ValueError("generate: prompt is empty; give at least one token")
-    size = target.get_input_embeddings().weight.shape[0]
-    if min(ids) < 0 or max(ids) >= size:
-        wrong = next(i for i in ids if not 0 <= i < size)
-        raise ValueError(f"generate: prompt holds id {wrong}, outside the target's 0..{size - 1}")
-    if remaining < 1:
-        raise ValueError(
-            f"generate: {remaining} new tokens are asked for after a prompt of {len(ids)}; give at "
-            "least 1 with max_new_tokens"
-        )
-    limit = context_length(target)
-    if limit is not None and len(ids) + remaining > limit:
-        raise ValueError(
-            f"generate: {len(ids)} prompt tokens and {remaining} new ones exceed the target's "
-            f"context of {limit}; shorten the prompt or lower max_new_tokens"
-        )
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Most tokens that a model can read, where its config says so (XLNet's says -1)."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if limit is not None and limit > 0 else None

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from tokentiming import arguments
-from tokentiming.processors import for_rows
+from tokentiming.lengths import refuse_lengths
+from tokentiming.processors import for_row
 from tokentiming.prompts import Prompt
 
 
@@ -69,20 +70,28 @@ class Batch:
     def check(self, target: PreTrainedModel) -> None:
         """Refuse prompts that the target cannot read."""
         for row in self.rows:
-            arguments.refuse_lengths(row.ids, self.remaining, target)
+            refuse_lengths(row.ids, self.remaining, target)
 
     def split(
         self, *, alone: bool
     ) -> list[tuple[Prompt, LogitsProcessorList, StoppingCriteriaList]]:
-        """Each row with processors and criteria of its own; ``alone`` as for ``for_rows``."""
+        """Each row with processors and criteria of its own.
+
+        Args:
+            alone: whether there is only one row in the call. It gets the originals, so that their
+                owner finds in them what they saw.
+        """
+        if alone:
+            return [(self.rows[0], self.processors, self.criteria)]
         size = len(self.rows)
-        processors = for_rows(self.processors, size, "logits processor", alone=alone)
-        criteria = for_rows(self.criteria, size, "stopping criterion", alone=alone)
-        return list(zip(self.rows, processors, criteria, strict=True))
+        return [
+            (row, *for_row(self.processors, self.criteria, i, size))
+            for i, row in enumerate(self.rows)
+        ]
 
     def stopping_at(self, strings: str | list[str] | None, tokenizer: Any) -> Batch:
         """The batch with stop strings among its criteria."""
-        if strings is None:
+        if not strings:
             return self
         criterion = StopStringCriteria(tokenizer, strings)
         return replace(self, criteria=StoppingCriteriaList([*self.criteria, criterion]))

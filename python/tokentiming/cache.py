@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tokentiming.arguments import context_length
 from tokentiming.devices import send
 from tokentiming.fast_linear import fast_linear
+from tokentiming.lengths import context_length
 
 _RECORDED_AT_MOST = 512
 """States of a sliding window kept for a roll-back before the outdated ones are dropped."""

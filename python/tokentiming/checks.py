@@ -67,7 +67,8 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
 
 def drafter(candidate: Any) -> None:
     """Refuse what is no drafter, a bare model above all."""
-    if candidate is None or callable(getattr(candidate, "propose", None)):
+    is_drafter = callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type)
+    if candidate is None or is_drafter:
         return
     if isinstance(candidate, PreTrainedModel):
         way_out = "pass ModelDrafter(model, tokenizer)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -213,6 +214,8 @@ def _text(given: str, argument: str) -> str:
 
 def _sampling(temperature: float) -> dict[str, Any]:
     """What `generate` is told, whatever defaults the model came with."""
+    if math.isinf(temperature):
+        raise ValueError("generate: --temperature is inf; give a finite number")
     plain = {"repetition_penalty": 1.0, "top_k": None, "top_p": None}
     if temperature == 0:
         return {"do_sample": False, "temperature": None, **plain}

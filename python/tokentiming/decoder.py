@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -15,7 +16,8 @@ from tokentiming.arguments import integer
 from tokentiming.batch import Batch, prepare, stop_strings_of
 from tokentiming.cache import CachedModel
 from tokentiming.drafters import Drafter, ModelDrafter
-from tokentiming.exclusive import exclusive
+from tokentiming.exclusive import InUseError, exclusive
+from tokentiming.lengths import length
 from tokentiming.loop import Decoding, Request, Round
 from tokentiming.methods import Method, resolve
 from tokentiming.noise import Noise, draw_seed
@@ -54,7 +56,8 @@ class SpeculativeDecoder:
         draft_length: tokens to draft in every round; by default this follows what pays.
 
     Raises:
-        TypeError: the target is no causal language model of transformers, or the drafter is none.
+        TypeError: the target is no causal language model of transformers, or ``drafter`` is not a
+            drafter.
         ValueError: unknown method, a recurrent target, one whose logits depend on how it is read, a
             model in training mode, or a tokenizer of an unknown kind.
     """
@@ -77,8 +80,8 @@ class SpeculativeDecoder:
         self.drafter = drafter
         self._fixed = None
         if draft_length is not None:
-            length = integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
-            self._fixed = FixedPace(length)
+            drafted = integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
+            self._fixed = FixedPace(drafted)
         self._costs = Costs()
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,
@@ -124,7 +127,7 @@ class SpeculativeDecoder:
 
     def generate(
         self,
-        prompt: Any,
+        prompt: Any = None,
         *,
         max_new_tokens: int | None = None,
         seed: int | None = None,
@@ -150,16 +153,32 @@ class SpeculativeDecoder:
                 ``min_p``, ``repetition_penalty``, ``logits_processor``, ``eos_token_id`` ...
 
         Raises:
-            TypeError: the prompt is of an unknown kind, or a number is no integer.
+            TypeError: the prompt, or another argument, is of the wrong type.
             ValueError: something is empty, out of range, or cannot be honoured; nothing has run.
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
         """
+        with ended_on_error(streamer):
+            return self._generate(
+                prompt, max_new_tokens, seed, streamer, stop_strings, watch, generate_kwargs
+            )
+
+    def _generate(
+        self,
+        prompt: Any,
+        max_new_tokens: Any,
+        seed: Any,
+        streamer: Any,
+        stop_strings: Any,
+        watch: Any,
+        generate_kwargs: dict[str, Any],
+    ) -> SpeculativeOutput:
         arguments.refuse_generate_arguments(generate_kwargs)
         checks.prompt_device(prompt, self.target_model)
         prompts = parse(prompt, self.target_tokenizer)
         arguments.refuse_streamer(streamer, len(prompts))
+        arguments.refuse_callbacks(streamer, watch, stop_strings)
         given = {**generate_kwargs, "max_new_tokens": max_new_tokens}
-        generate_kwargs |= arguments.length(given, prompts, self.target_model)
+        generate_kwargs |= length(given, prompts, self.target_model)
         asked = stop_strings_of(generate_kwargs, self.target_model)
         seed = draw_seed() if seed is None else arguments.seed(seed)
         batches = [
@@ -233,6 +252,22 @@ class SpeculativeDecoder:
         if batch:
             return SpeculativeOutput(sequences=sequences, text=texts, stats=stats)
         return SpeculativeOutput(sequences=sequences, text=texts[0], stats=stats[0])
+
+
+@contextmanager
+def ended_on_error(streamer: Any) -> Iterator[None]:
+    """End a streamer when a call fails, since its reader would wait forever.
+
+    A streamer in use belongs to another call, and goes on.
+    """
+    try:
+        yield
+    except InUseError:
+        raise
+    except BaseException:
+        if hasattr(streamer, "end"):
+            streamer.end()
+        raise
 
 
 def _named(value: Any) -> str:

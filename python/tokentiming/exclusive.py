@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
+
+class InUseError(RuntimeError):
+    """An object with state is held by another call."""
+
+
 _lock = Lock()
 _in_use: dict[int, str] = {}
 
@@ -22,13 +27,13 @@ def exclusive(**objects: Any) -> Iterator[None]:
         **objects: by the name under which the error speaks of them.
 
     Raises:
-        RuntimeError: another call holds one of them, in another thread or further up the stack.
+        InUseError: another call holds one of them, in another thread or further up the stack.
     """
     wanted = {id(held): name for name, held in objects.items() if held is not None}
     with _lock:
         for identity, name in wanted.items():
             if identity in _in_use:
-                raise RuntimeError(
+                raise InUseError(
                     f"generate: this {name} is in use by another call and serves one at a time; "
                     "give each thread, and each call from a callback, a decoder, drafter, method "
                     "and streamer of its own (they may share the models)"

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tokentiming import arguments
 from tokentiming.batch import Batch
-from tokentiming.decoder import SpeculativeDecoder
+from tokentiming.decoder import SpeculativeDecoder, ended_on_error
 from tokentiming.drafters import ModelDrafter
 from tokentiming.methods import Method, resolve
 from tokentiming.noise import draw_seed
@@ -20,8 +20,9 @@ class custom_generate:  # noqa: N801 - used like the function that it makes
 
     ``target_model.generate(**inputs, custom_generate=custom_generate(...))`` takes the same
     arguments as ever, batches included, whose rows run one after another, and ``seed=`` besides.
-    ``streamer`` is given here, since ``generate`` does not pass it on; so are ``stop_strings``, or
-    to ``generate`` itself, but not in a generation config, for which it wants a tokenizer.
+    ``streamer`` is given here, since ``generate`` does not pass it on. ``stop_strings`` may be
+    given here or to ``generate``, but not in a generation config: ``generate`` then asks for a
+    tokenizer, which it does not pass on to a callable.
 
     Args:
         draft_model: any causal language model of transformers.
@@ -47,6 +48,7 @@ class custom_generate:  # noqa: N801 - used like the function that it makes
         streamer: Any = None,
         stop_strings: str | list[str] | None = None,
     ) -> None:
+        arguments.refuse_callbacks(streamer, None, stop_strings)
         self._target_tokenizer = target_tokenizer
         self._method = resolve(method)
         self._draft_length = draft_length
@@ -67,16 +69,17 @@ class custom_generate:  # noqa: N801 - used like the function that it makes
         **model_kwargs: Any,
     ) -> Any:
         """Generate as `generate` does, which calls this with what it prepared."""
-        arguments.refuse_dropped(self)
+        arguments.refuse_dropped(model)
         steps = logits_processor, stopping_criteria
         batch = Batch.of(input_ids, *steps, generation_config, model_kwargs)
         decoder = self._decoder_for(model)
         strings = self._stop_strings if stop_strings is None else stop_strings
-        results = decoder.decode(
-            [batch.stopping_at(strings, self._target_tokenizer)],
-            seed=draw_seed() if seed is None else arguments.seed(seed),
-            streamer=self._streamer,
-        )
+        with ended_on_error(self._streamer):
+            results = decoder.decode(
+                [batch.stopping_at(strings, self._target_tokenizer)],
+                seed=draw_seed() if seed is None else arguments.seed(seed),
+                streamer=self._streamer,
+            )
         output = decoder.output(results, batch=True)
         return output if generation_config.return_dict_in_generate else output.sequences
 

@@ -175,7 +175,11 @@ class Decoding:
             return choice
 
         try:
-            return self._drafter.propose(self._text, self._state, limit, recorded, wants_more)
+            draft = self._drafter.propose(self._text, self._state, limit, recorded, wants_more)
+            if not isinstance(draft, Draft):
+                raise TypeError(f"propose returned a {type(draft).__name__}; return a Draft")
+            draft.check(self._drafter.vocabulary)
+            return draft
         except Exception as error:  # a draft only costs speed, whatever goes wrong in it
             draft = Draft()
             with suppress(ValueError):  # at the first that could not be drawn

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from tokentiming import _core, ops
-from tokentiming.arguments import context_length
 from tokentiming.cache import common_prefix
+from tokentiming.lengths import context_length
 
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 _PROMPT = 6
 _NEW = 3
-_TOLERANCE = 0.1
-"""Of the spread of the logits. Rounding in bfloat16 or 8 bits stays below it; other positions, or a
-cache that is not read, go far beyond."""
+_TOLERANCE, _ROUNDED = 1e-4, 0.1
+"""Most that logits may differ by, in units of their spread: in float32, and where weights or
+activations have fewer bits. Other positions, or a cache that is not read, go far beyond."""
 
 _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
@@ -53,10 +55,10 @@ def refuse_unfaithful(model: PreTrainedModel, reader: Any, caller: str) -> None:
     finally:
         reader.reset()
     gap = _distance(found, expected)
-    if gap > _TOLERANCE:
+    if gap > (_ROUNDED if _is_rounded(model) else _TOLERANCE):
         raise ValueError(
             f"{caller}: {name} gives other logits when a text is read piece by piece than in "
-            f"generate (they differ by {gap:.0%} of their spread): its positions or its cache do "
+            f"generate (they differ by {gap:.1%} of their spread): its positions or its cache do "
             "not allow speculative decoding; call model.generate, or pass another model"
         )
     _sound[model] = True
@@ -94,17 +96,37 @@ def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], to
         "return_dict_in_generate": True,
         "output_logits": True,
     }
-    out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its advice on the model's own config is for others
+    try:
+        out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
+    finally:
+        logging.set_verbosity(verbosity)
     return out.sequences[0, :-1].tolist(), torch.cat(out.logits)
 
 
+def _is_rounded(model: PreTrainedModel) -> bool:
+    """Whether the model may compute with fewer bits than float32 has."""
+    if model.device.type != "cpu":  # where matrices in float32 may be multiplied in TF32
+        return True
+    weights = any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters())
+    return weights or any("quant" in type(part).__module__ for part in model.modules())
+
+
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the difference, in units of the spread of the logits."""
+    """Median difference of the logits, in units of the distance between their quartiles.
+
+    Entries at the very least value are left out: part of a head may be masked with a number.
+    """
     columns = min(found.shape[-1], expected.shape[-1])
     found, expected = found[:, :columns].double(), expected[:, :columns].double()
-    finite = found.isfinite() & expected.isfinite()
-    difference = (found - expected)[finite]
-    spread = expected[finite].std()
-    if not difference.numel() or not spread > 0:
+    finite = expected.isfinite()
+    if not torch.equal(found.isfinite(), finite):
+        return math.inf
+    kept = finite & (expected > expected[finite].min()) if finite.any() else finite
+    if not kept.any():
         return 0.0
-    return float(difference.square().mean().sqrt() / spread)
+    quarters = torch.tensor([0.25, 0.75], dtype=torch.float64, device=expected.device)
+    low, high = expected[kept].quantile(quarters)
+    difference = (found - expected)[kept].abs().median()
+    return float(difference / (high - low)) if high > low else 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,8 +67,6 @@ _END_REASONS: Sequence[tuple[type, str]] = (
     (MaxLengthCriteria, "length"),
 )
 
-Steps = TypeVar("Steps", LogitsProcessorList, StoppingCriteriaList)
-
 
 def warpers(processors: LogitsProcessorList) -> LogitsProcessorList:
     """Those of the processors that shape the draft's scores as well."""
@@ -80,24 +78,28 @@ def have_state(processors: LogitsProcessorList) -> bool:
     return not all(type(processor) in STATELESS for processor in processors)
 
 
-def for_rows(steps: Steps, rows: int, kind: str, *, alone: bool) -> list[Steps]:
-    """Processors or criteria for each row of a batch.
+def for_row(
+    processors: LogitsProcessorList, criteria: StoppingCriteriaList, row: int, rows: int
+) -> tuple[LogitsProcessorList, StoppingCriteriaList]:
+    """Processors and criteria of a batch, as one of its rows gets them.
 
-    Each row gets what was prepared for it, and state of its own. What has no state is shared.
+    It gets what was prepared for it, and state of its own. What has no state is shared. Processors
+    and criteria are copied together, so that those that share an object share its copy.
 
     Args:
-        steps: the processors or criteria of the whole batch.
+        processors: of the whole batch.
+        criteria: of the whole batch.
+        row: the index of the row.
         rows: how many rows there are.
-        kind: "logits processor" or "stopping criterion", for the error.
-        alone: whether this row is the only one of the call. It gets the originals, so that their
-            owner finds in them what they saw.
 
     Raises:
-        ValueError: one of the steps cannot be copied.
+        ValueError: one of them cannot be copied.
     """
-    if alone:
-        return [steps]
-    return [type(steps)(_for_row(step, row, rows, kind) for step in steps) for row in range(rows)]
+    memo: dict[int, Any] = {}
+    return (
+        LogitsProcessorList(_of_row(p, row, rows, memo, "logits processor") for p in processors),
+        StoppingCriteriaList(_of_row(c, row, rows, memo, "stopping criterion") for c in criteria),
+    )
 
 
 def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str | None]:
@@ -128,18 +130,23 @@ def _is_met(verdict: Any) -> bool:
     return bool(verdict.all() if isinstance(verdict, torch.Tensor) else verdict)
 
 
-def _for_row(step: Any, row: int, rows: int, kind: str) -> Any:
+def _of_row(step: Any, row: int, rows: int, memo: dict[int, Any], kind: str) -> Any:
     if type(step) in _ROW_OF_BATCH:
         return _ROW_OF_BATCH[type(step)](copy.copy(step), row, rows)
     if type(step) in STATELESS or type(step) in _STATELESS_CRITERIA:
         return step
-    return _own_copy(step, kind)
+    return _own_copy(step, memo, kind)
 
 
-def _own_copy(step: Any, kind: str) -> Any:
+def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
     """A copy with state of its own; models and tokenizers are shared."""
+    if getattr(step, "__closure__", None):
+        raise ValueError(
+            f"generate: {kind} {step.__qualname__} is a function with a closure, which may hold "
+            "state, and each text needs state of its own; make it a class, or pass one at a time"
+        )
     parts = getattr(step, "__dict__", {}).values()
-    memo = {id(p): p for p in parts if isinstance(p, nn.Module | PreTrainedTokenizerBase)}
+    memo |= {id(p): p for p in parts if isinstance(p, nn.Module | PreTrainedTokenizerBase)}
     try:
         return copy.deepcopy(step, memo)
     except Exception as error:  # whatever a class of the user's own raises

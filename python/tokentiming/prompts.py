@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import index
@@ -81,7 +81,8 @@ def parse(prompt: Any, tokenizer: Any) -> list[Prompt]:
         ValueError: a prompt is empty, or there are messages but no chat template.
     """
     if isinstance(prompt, np.ndarray) and prompt.dtype.kind in "biuf":
-        return _from_tensor(torch.from_numpy(prompt))
+        native = prompt.astype(np.int64) if prompt.dtype.kind in "iu" else np.array(prompt)
+        return _from_tensor(torch.from_numpy(native))
     if isinstance(prompt, torch.Tensor):
         return _from_tensor(prompt)
     if isinstance(prompt, str):
@@ -97,7 +98,7 @@ def parse(prompt: Any, tokenizer: Any) -> list[Prompt]:
         raise ValueError("generate: prompt is empty; give at least one token")
     if all(_is_id(part) for part in prompt):
         return [_unpadded([index(part) for part in prompt])]
-    if all(isinstance(part, Mapping) for part in prompt):
+    if all(isinstance(part, Mapping) and "input_ids" not in part for part in prompt):
         return [_from_messages(prompt, tokenizer)]
     return [single for part in prompt for single in _one_of_several(part, tokenizer)]
 
@@ -110,7 +111,8 @@ def is_batch(prompt: Any) -> bool:
         return prompt.ndim == 2
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
         return False
-    return not all(_is_id(part) or isinstance(part, Mapping) for part in prompt)
+    messages = all(isinstance(part, Mapping) and "input_ids" not in part for part in prompt)
+    return not (messages or all(_is_id(part) for part in prompt))
 
 
 def _one_of_several(part: Any, tokenizer: Any) -> list[Prompt]:
@@ -160,8 +162,10 @@ def _from_encoding(encoding: Mapping[str, Any]) -> list[Prompt]:
             f"generate: prompt holds {', '.join(sorted(unused))}, which the decoder does not use; "
             "it reads input_ids and attention_mask"
         )
-    ids, mask = (_rows(encoding.get(name)) for name in ("input_ids", "attention_mask"))
-    masks = mask or [[1] * len(row) for row in ids]
+    ids = _rows(encoding["input_ids"], index)
+    masks = [[1] * len(row) for row in ids]
+    if encoding.get("attention_mask") is not None:
+        masks = _rows(encoding["attention_mask"], lambda kept: int(bool(kept)))
     if [len(row) for row in ids] != [len(row) for row in masks]:
         raise ValueError("generate: prompt has input_ids and attention_mask of different shapes")
     return [
@@ -170,13 +174,11 @@ def _from_encoding(encoding: Mapping[str, Any]) -> list[Prompt]:
     ]
 
 
-def _rows(values: Any) -> list[list[int]]:
-    if values is None:
-        return []
+def _rows(values: Any, convert: Callable[[Any], int]) -> list[list[int]]:
     if isinstance(values, torch.Tensor | np.ndarray):
         values = values.tolist()
-    single = all(_is_id(value) for value in values)
-    return [[index(value) for value in row] for row in ([values] if single else values)]
+    batch = all(isinstance(value, Sequence) for value in values)
+    return [[convert(value) for value in row] for row in (values if batch else [values])]
 
 
 def _from_text(text: str, tokenizer: Any) -> Prompt:
@@ -249,4 +251,6 @@ def _unpadded(ids: list[int], **source: Any) -> Prompt:
 def _checked(prompt: Prompt) -> Prompt:
     if not prompt.ids:
         raise ValueError("generate: prompt is empty; give at least one token")
+    if not -(2**63) <= min(prompt.ids) <= max(prompt.ids) < 2**63:
+        raise ValueError("generate: prompt holds an id beyond 64 bits; give ids of the target")
     return prompt

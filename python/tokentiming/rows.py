@@ -50,13 +50,18 @@ class Rows:
             return scores
         committed = self._shown.shape[1] - len(self._logits) + 1
         ids = send(self._shown, scores.device)
-        return torch.cat(
-            [
-                # A copy: processors may write into the scores, as in `generate`.
-                self._processors(ids[:, : committed + j], scores[i : i + 1].clone())
-                for i, j in enumerate(rows)
-            ]
-        )
+        processed = [
+            # A copy: processors may write into the scores, as in `generate`.
+            self._processors(ids[:, : committed + j], scores[i : i + 1].clone())
+            for i, j in enumerate(rows)
+        ]
+        for row in processed:
+            if row.shape != (1, scores.shape[1]):
+                raise ValueError(
+                    f"generate: the logits processors made scores {list(row.shape)} of "
+                    f"{[1, scores.shape[1]]}; rows come to them one at a time"
+                )
+        return torch.cat(processed)
 
     def states(self, rows: range) -> torch.Tensor:
         states = torch.tensor(self._states[rows.start : rows.stop], device="cpu")

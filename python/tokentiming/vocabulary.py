@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -14,7 +15,11 @@ from tokenizers import Tokenizer
 
 from tokentiming import byte_tables
 
+logger = logging.getLogger(__name__)
+
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
+_MOSTLY = 0.9
+"""Share of a tokenizer's tokens that its own model has at least."""
 _BATCH = 1 << 14
 """Pieces encoded at a time: each encoding takes a kilobyte."""
 
@@ -94,7 +99,15 @@ class Vocabulary:
 
         pieces = backend.get_vocab(with_added_tokens=True)
         if rows is not None:
-            pieces = {piece: i for piece, i in pieces.items() if i < rows}
+            known = {piece: i for piece, i in pieces.items() if i < rows}
+            if len(known) < _MOSTLY * len(pieces):
+                logger.warning(
+                    "Vocabulary.from_tokenizer: the tokenizer has %d tokens and the model %d rows; "
+                    "make sure that they belong together",
+                    len(pieces),
+                    rows,
+                )
+            pieces = known
         size = max(pieces.values(), default=-1) + 1
         for token in eos_ids:
             if not 0 <= token < size:

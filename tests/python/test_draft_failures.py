@@ -67,6 +67,31 @@ def test_an_error_leaves_the_text_to_the_target(method, after, target, caplog):
 
 
 @pytest.mark.draft_fails
+@pytest.mark.parametrize(
+    "draft",
+    [
+        None,
+        ["a", "b"],
+        tt.Draft([99999], [1.0]),
+        tt.Draft([-5], [1.0]),
+        tt.Draft([5.5], [1.0]),
+        tt.Draft(special=99999),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_no_draft_leaves_the_text_to_the_target(method, draft, target):
+    class Odd(toys.RandomDrafter):
+        def propose(self, *args):
+            return draft
+
+    drafter = Odd(tt.Vocabulary.from_tokenizer(TOKENIZER))
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, method=method)
+    output = greedy(decoder, "to be")
+    assert output.sequences.tolist() == alone(target, "to be")
+    assert output.stats.draft_failure is not None
+
+
+@pytest.mark.draft_fails
 @pytest.mark.parametrize("sampling", [{"do_sample": False}, {"do_sample": True, "seed": 1}])
 @pytest.mark.parametrize("method", METHODS)
 def test_logits_that_hold_nan(method, sampling, target):

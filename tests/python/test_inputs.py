@@ -11,6 +11,7 @@ import torch
 from transformers import (
     BatchEncoding,
     CLIPVisionConfig,
+    DynamicCache,
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
@@ -120,6 +121,48 @@ def test_arguments_that_generate_keeps_back_are_refused(target):
         )
 
 
+def test_they_are_refused_through_a_wrapper_too(target):
+    callable_ = speculate()
+    streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
+    for wrapped in (lambda *args, **kwargs: callable_(*args, **kwargs), callable_.__call__):
+        with pytest.raises(ValueError, match=r"^generate: streamer does not reach"):
+            target.generate(**encoded(), custom_generate=wrapped, streamer=streamer, **GREEDY)
+
+
+def test_a_cache_that_may_change_the_logits_is_refused(target):
+    class Coarse(DynamicCache):
+        pass
+
+    for cache, refused in ((Coarse(config=target.config), True), (DynamicCache(), False)):
+        options = {"past_key_values": cache, "custom_generate": speculate(), **GREEDY}
+        if refused:
+            with pytest.raises(ValueError, match="past_key_values is a Coarse"):
+                target.generate(**encoded(), **options)
+        else:
+            expected = target.generate(**encoded(), **GREEDY)
+            assert torch.equal(target.generate(**encoded(), **options), expected)
+
+
+def test_a_streamer_is_ended_when_a_call_fails(decoder, target):
+    def failing(round_):
+        raise ZeroDivisionError
+
+    for prompt, options, error in (
+        ([1, 9999], {}, ValueError),
+        ("to be", {"watch": failing}, ZeroDivisionError),
+    ):
+        streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
+        with pytest.raises(error):
+            decoder.generate(prompt, streamer=streamer, **options, **GREEDY)
+        assert isinstance("".join(streamer), str)
+    streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
+    with pytest.raises(ValueError, match="seed is -1"):
+        target.generate(
+            **encoded(), custom_generate=speculate(streamer=streamer), seed=-1, **GREEDY
+        )
+    assert isinstance("".join(streamer), str)
+
+
 def test_a_target_put_in_training_mode_later_is_refused():
     model = lively(attention_dropout=0.5)
     decoder = tt.SpeculativeDecoder(model, TOKENIZER)
@@ -187,6 +230,10 @@ def test_what_a_tokenizer_returns_is_a_prompt(decoder):
         TOKENIZER("to be"),
         encoded().input_ids.numpy(),
         encoded().input_ids[0].numpy().astype(np.int32),
+        encoded().input_ids[0].numpy().astype(">i4"),
+        encoded().input_ids[0].numpy()[::-1].copy()[::-1],
+        BatchEncoding({**TOKENIZER("to be"), "attention_mask": [1.0] * 5}),
+        BatchEncoding({**TOKENIZER("to be"), "attention_mask": [2] * 5}),
         [np.int64(i) for i in TOKENIZER("to be").input_ids],
         list(encoded().input_ids[0]),
     ):
@@ -213,6 +260,7 @@ def test_what_a_tokenizer_returns_is_a_prompt(decoder):
         (None, TypeError, "prompt is a NoneType"),
         ({"role": "user", "content": "x"}, TypeError, "a mapping with role, content"),
         ([["a", "b"]], TypeError, "prompt holds a list that holds prompts itself"),
+        ([10**30], ValueError, "prompt holds an id beyond 64 bits"),
         ({"input_ids": [[1]], "pixel_values": 3}, ValueError, "prompt holds pixel_values"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ValueError, "different shapes"),
         ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, ValueError, "prompt is empty"),
@@ -244,6 +292,17 @@ def test_numpy_integers_are_integers(method, target):
         (lambda d: d.generate("x", max_new_tokens="5"), TypeError, "max_new_tokens is '5'"),
         (lambda d: d.generate("x", max_new_tokens=True), TypeError, "max_new_tokens is True"),
         (lambda d: d.generate("x", max_length=9.5), TypeError, "generate: max_length is 9.5"),
+        (lambda d: d.generate("x", temprature=1), ValueError, "did you mean temperature"),
+        (lambda d: d.generate("x", method="tli"), ValueError, "given to SpeculativeDecoder"),
+        (lambda d: d.generate(**encoded()), ValueError, r"input_ids .*: generate\(inputs\)"),
+        (lambda d: tt.SpeculativeDecoder(d.target_model, TOKENIZER, tt.ModelDrafter), TypeError,
+         "drafter is a"),
+        (lambda d: d.generate("x", generation_config={}), TypeError, "generation_config is a dict"),
+        (lambda d: d.generate("x", stop_strings=5), TypeError, "generate: stop_strings is 5"),
+        (lambda d: d.generate("x", stop_strings=[""]), TypeError, "stop_strings is"),
+        (lambda d: d.generate("x", logits_processor=5), TypeError, "logits_processor is a int"),
+        (lambda d: d.generate("x", watch=5), TypeError, "generate: watch is a int"),
+        (lambda d: d.generate("x", streamer=5), TypeError, "generate: streamer is a int"),
         (lambda d: d.generate("x", seed=1.5), TypeError, "generate: seed is 1.5, a float"),
         (lambda d: d.generate("x", seed=2**63), ValueError, "seed is 9223372036854775808"),
         (lambda d: tt.SpeculativeDecoder(d.target_model, TOKENIZER, draft_length=2.5), TypeError,
@@ -351,6 +410,16 @@ def test_stop_strings_from_everywhere_stop(target, decoder):
         assert TOKENIZER.decode(new, clean_up_tokenization_spaces=False) == ends
 
 
+def test_no_stop_strings_stop_nothing(decoder):
+    plain = decoder.generate("abc", **READABLE).text
+    assert decoder.generate("abc", stop_strings=[], **READABLE).text == plain
+
+
+def test_a_tokenizer_of_another_model_is_noticed(caplog):
+    tt.ModelDrafter(lively(vocab_size=100), TOKENIZER)
+    assert "the tokenizer has 259 tokens and the model 100 rows" in caplog.text
+
+
 def test_a_pipeline_stops_at_its_stop_sequence(target, decoder):
     free = decoder.generate("abc", **READABLE).text
     stop = free[4:6]
@@ -379,7 +448,13 @@ def test_a_batch_gives_lists_and_a_single_prompt_does_not(decoder):
     ids = TOKENIZER("ab").input_ids
     for prompt in ("ab", ids, torch.tensor(ids), np.array(ids)):
         assert isinstance(decoder.generate(prompt, **GREEDY).text, str)
-    for prompt in (["ab"], [ids], torch.tensor([ids]), TOKENIZER("ab", return_tensors="pt")):
+    for prompt in (
+        ["ab"],
+        [ids],
+        [TOKENIZER("ab")],
+        torch.tensor([ids]),
+        TOKENIZER("ab", return_tensors="pt"),
+    ):
         output = decoder.generate(prompt, **GREEDY)
         assert isinstance(output.text, list)
         assert isinstance(output.stats, list)

@@ -79,6 +79,47 @@ def test_other_models_give_the_ids_of_generate(name):
     assert torch.equal(decoder.generate("to be", **options).sequences, expected)
 
 
+@pytest.mark.parametrize("fill", [-1e4, torch.finfo(torch.float32).min, -torch.inf])
+def test_a_masked_part_of_the_head_hides_nothing(fill):
+    def mask(module, inputs, logits):
+        return logits.masked_fill(torch.arange(logits.shape[-1]) >= HEAD // 2, fill)
+
+    wrong = make("Roberta", BERT)
+    wrong.lm_head.register_forward_hook(mask)
+    with pytest.raises(ValueError, match="gives other logits"):
+        tt.SpeculativeDecoder(wrong, TOKENIZER)
+    right = make("Llama", LLAMA)
+    right.lm_head.register_forward_hook(mask)
+    tt.SpeculativeDecoder(right, TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ["MegatronBert", "Ernie", "RoFormer"])
+def test_models_that_look_ahead_are_refused(name):
+    """Encoders read both ways, so that a token changes what came before it."""
+    with pytest.raises(ValueError, match="gives other logits"):
+        tt.SpeculativeDecoder(make(name, BERT | {"is_decoder": False}), TOKENIZER)
+
+
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
+    "short_factor": [1.0] * 4, "long_factor": [4.0, 5.0, 6.0, 7.0],
+}  # fmt: skip
+
+
+def test_texts_across_the_border_of_longrope_are_refused():
+    """Its rotary tables follow the greatest position of a pass, proposed ones included."""
+    model = make("Llama", LLAMA | {"rope_parameters": LONGROPE})
+    decoder = tt.SpeculativeDecoder(model, TOKENIZER, tt.ModelDrafter(model, TOKENIZER))
+    options = {"do_sample": False, "eos_token_id": 9}
+    for prompt, new in (("abcdef", 9), ("abcdefghijklmnopqrstuvw", 12)):
+        inputs = TOKENIZER(prompt, return_tensors="pt")
+        expected = model.generate(**inputs, max_new_tokens=new, **options)
+        found = decoder.generate(prompt, max_new_tokens=new, **options)
+        assert torch.equal(found.sequences, expected)
+    with pytest.raises(ValueError, match=r"^generate: 5 prompt .* cross position 16.*tokens=11"):
+        decoder.generate("abcdef", max_new_tokens=12, **options)
+
+
 class Forgetful(LlamaForCausalLM):
     """Ignores its cache, as a class that nobody has heard of might."""
 
@@ -110,14 +151,16 @@ def test_the_rule_is_tested_and_not_a_list(kind):
     {"num_beams": 3}, {"stop_strings": ["x"]}, {"penalty_alpha": 0.6, "top_k": 4},
     {"guidance_scale": 3.0}, {"use_cache": False}, {"max_new_tokens": 1}, {"eos_token_id": None},
     {"forced_eos_token_id": 0}, {"num_return_sequences": 2, "do_sample": True},
-    {"output_scores": True}, {"prompt_lookup_num_tokens": 2},
+    {"output_scores": True}, {"temperature": 0.5}, {"min_length": 50},
+    {"prompt_lookup_num_tokens": 2},
 ])  # fmt: skip
-def test_a_models_own_settings_do_not_disturb_the_probe(settings):
+def test_a_models_own_settings_do_not_disturb_the_probe(settings, capfd):
     model = lively()
     for name, value in settings.items():
         setattr(model.generation_config, name, value)
     before = model.generation_config.to_dict()
     refuse_unfaithful(model, CachedModel(model), "here")
+    assert capfd.readouterr() == ("", "")
     assert model.generation_config.to_dict() == before
 
 

@@ -256,6 +256,73 @@ def test_what_cannot_be_copied_is_refused_by_name_for_several_rows(target):
         decoder.generate(["ab", "cd"], **options)
 
 
+def test_processors_and_criteria_that_share_an_object_share_its_copies(target):
+    """Each row has its own counter, and all of the row's steps see it."""
+
+    class Counter(LogitsProcessor):
+        def __init__(self) -> None:
+            self.box = [0]
+
+        def __call__(self, input_ids, scores):
+            self.box[0] += 1
+            return scores
+
+    class Pointing(LogitsProcessor):
+        def __init__(self, box) -> None:
+            self.box = box
+
+        def __call__(self, input_ids, scores):
+            wanted = torch.tensor([40 + self.box[0]])
+            return torch.full_like(scores, -torch.inf).index_fill(1, wanted, 0.0)
+
+    class AtFour(StoppingCriteria):
+        def __init__(self, box) -> None:
+            self.box = box
+
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), self.box[0] == 4)
+
+    def steps() -> dict:
+        counter = Counter()
+        return {
+            "logits_processor": [counter, Pointing(counter.box)],
+            "stopping_criteria": [AtFour(counter.box)],
+        }
+
+    options = {"do_sample": False, "max_new_tokens": 9, "pad_token_id": PAD}
+    expected = target.generate(**batch(), **steps(), **options)
+    ours = target.generate(**batch(), **steps(), custom_generate=speculate(target), **options)
+    assert ours.tolist() == expected.tolist()
+    assert ours[0, -4:].tolist() == [41, 42, 43, 44]
+
+
+def test_functions_with_a_closure_are_refused_for_several_rows(target):
+    calls = []
+
+    def counting(input_ids, scores):
+        calls.append(input_ids)
+        return scores
+
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER)
+    options = {"logits_processor": [counting], "max_new_tokens": 2}
+    assert decoder.generate("ab", **options).stats.tokens == len(calls) == 2
+    with pytest.raises(ValueError, match=r"^generate: logits processor .*counting is a function"):
+        decoder.generate(["ab", "cd"], **options)
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_scores_of_a_whole_batch_are_refused(do_sample, target):
+    class WholeBatch(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return scores + torch.zeros(3, 1)
+
+    with pytest.raises(ValueError, match=r"made scores \[3, 259\] of \[1, 259\]; rows come"):
+        target.generate(
+            **batch(), logits_processor=[WholeBatch()], custom_generate=speculate(target),
+            do_sample=do_sample, max_new_tokens=3, pad_token_id=PAD,
+        )  # fmt: skip
+
+
 def test_models_in_a_processor_are_shared_by_its_copies(target):
     class Holding(LogitsProcessor):
         def __init__(self, model) -> None:

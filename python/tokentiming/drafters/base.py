@@ -59,6 +59,15 @@ class Draft:
         """All drawn ids, the special one too."""
         return self.ids if self.special is None else [*self.ids, self.special]
 
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Raise for tokens that the drafter's vocabulary does not have."""
+        for token in self.drawn:
+            if not isinstance(token, int) or not 0 <= token < len(vocabulary):
+                raise ValueError(
+                    f"Draft.check: the draft holds {token!r}, which is none of its vocabulary's "
+                    f"{len(vocabulary)} ids"
+                )
+
     def take(self, choices: Sequence[Choice], special_ids: Collection[int]) -> bool:
         """Append choices up to one that ends the draft; returns whether it can go on.
 
