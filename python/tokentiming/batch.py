@@ -121,6 +121,21 @@ def prepare(target: PreTrainedModel, prompt: Prompt, generate_kwargs: Mapping[st
     return found[0]
 
 
+def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
+    """Arguments of a batch, as one of its prompts gets them."""
+    kwargs = dict(generate_kwargs)
+    if prompts == 1:
+        return kwargs
+    for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][index : index + 1]
+    allowed = kwargs.get("prefix_allowed_tokens_fn")
+    if allowed is not None:
+        first = index * int(kwargs.get("num_return_sequences") or 1)
+        kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(first + row, ids)
+    return kwargs
+
+
 def stop_strings_of(
     generate_kwargs: dict[str, Any], target: PreTrainedModel
 ) -> str | list[str] | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tokentiming import arguments, checks, models
 from tokentiming.arguments import integer
-from tokentiming.batch import Batch, prepare, stop_strings_of
+from tokentiming.batch import Batch, of_prompt, prepare, stop_strings_of
 from tokentiming.cache import CachedModel
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.exclusive import InUseError, exclusive
@@ -151,6 +151,7 @@ class SpeculativeDecoder:
             **generate_kwargs: anything else that ``target_model.generate`` takes for greedy
                 decoding or sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``,
                 ``min_p``, ``repetition_penalty``, ``logits_processor``, ``eos_token_id`` ...
+                Processors and criteria see one row at a time; ``max_time`` counts for the call.
 
         Raises:
             TypeError: the prompt, or another argument, is of the wrong type.
@@ -182,14 +183,15 @@ class SpeculativeDecoder:
         asked = stop_strings_of(generate_kwargs, self.target_model)
         seed = draw_seed() if seed is None else arguments.seed(seed)
         batches = [
-            prepare(self.target_model, single, generate_kwargs).stopping_at(
-                asked if stop_strings is None else stop_strings, self.target_tokenizer
-            )
-            for single in prompts
+            prepare(
+                self.target_model, single, of_prompt(generate_kwargs, i, len(prompts))
+            ).stopping_at(asked if stop_strings is None else stop_strings, self.target_tokenizer)
+            for i, single in enumerate(prompts)
         ]
         results = self.decode(batches, seed=seed, streamer=streamer, watch=watch)
         return self.output(results, batch=is_batch(prompt) or len(results) > 1)
 
+    @torch.no_grad()
     def decode(
         self,
         batches: Sequence[Batch],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -14,6 +15,17 @@ class InUseError(RuntimeError):
 
 _lock = Lock()
 _in_use: dict[int, str] = {}
+
+
+def _forget() -> None:
+    """In a forked process no other call is under way, whatever its parent was doing."""
+    global _lock
+    _lock = Lock()
+    _in_use.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager

@@ -85,8 +85,16 @@ class Decoding:
         self._pace = pace
         self._request = request
         self._method = method if request.do_sample else Greedy()
-        self._method.begin(request.noise, drafter.vocabulary if drafter else None, vocabulary)
-        self.stats = Stats(method=method.name, exact=self._method.exact)
+        self.stats = Stats(method=method.name, exact=True)
+        try:
+            drafted = drafter.vocabulary if drafter else None
+            self._method.begin(request.noise, drafted, vocabulary)
+        except Exception as error:  # a draft only costs speed, whatever goes wrong in it
+            if drafter is None:
+                raise
+            self._go_on_alone(error)
+            self._method.begin(request.noise, None, vocabulary)
+        self.stats.exact = self._method.exact
         self.ids = list(request.prompt.ids)
         self._text = b""
         self._state = State()
@@ -189,7 +197,9 @@ class Decoding:
 
     def _go_on_alone(self, error: Exception) -> None:
         self._drafter = None
-        self.stats.draft_failure = f"{type(error).__name__}: {error}"
+        self.stats.draft_failure = type(error).__name__
+        with suppress(Exception):  # not every error can say what it is about
+            self.stats.draft_failure += f": {error}"
         logger.warning(
             "generate: the draft failed and the target goes on alone (%s)",
             self.stats.draft_failure,

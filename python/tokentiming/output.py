@@ -39,10 +39,10 @@ def pad(rows: list[list[int]], config: Any, device: torch.device) -> torch.Tenso
             first end-of-turn id.
         device: of the result.
     """
-    eos = config.eos_token_id
     padding = config.pad_token_id
     if padding is None:
-        padding = eos if isinstance(eos, int) else (eos or [0])[0]
+        eos = 0 if config.eos_token_id is None else config.eos_token_id
+        padding = int(torch.as_tensor(eos, device="cpu").flatten()[0])
     longest = max(map(len, rows))
     padded = [row + [padding] * (longest - len(row)) for row in rows]
     return torch.tensor(padded, dtype=torch.int64, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,9 @@ _TOLERANCE, _ROUNDED = 1e-4, 0.1
 activations have fewer bits. Other positions, or a cache that is not read, go far beyond."""
 
 _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
+
+_quiet = Lock()
+"""Held while transformers' verbosity, which all threads share, is changed."""
 
 _sound: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -70,11 +74,11 @@ def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:
     special = {
         config.pad_token_id,
         config.bos_token_id,
-        model.config.get_text_config().pad_token_id,
+        getattr(model.config.get_text_config(), "pad_token_id", None),
     }
     special |= set(eos if isinstance(eos := config.eos_token_id, list) else [eos])
     size = model.get_input_embeddings().weight.shape[0]
-    ids = [i for i in range(size) if i not in special]
+    ids = [i for i in range(size) if i not in special] or list(range(size))
     spread = [ids[(7 * k + 3) * len(ids) // 64 % len(ids)] for k in range(_PROMPT + 2)]
     return spread[:_PROMPT], spread[_PROMPT:]
 
@@ -96,12 +100,13 @@ def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], to
         "return_dict_in_generate": True,
         "output_logits": True,
     }
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its advice on the model's own config is for others
-    try:
-        out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
-    finally:
-        logging.set_verbosity(verbosity)
+    with _quiet:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its advice on the model's own config is for others
+        try:
+            out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
+        finally:
+            logging.set_verbosity(verbosity)
     return out.sequences[0, :-1].tolist(), torch.cat(out.logits)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dis import get_instructions
+from types import FunctionType, NoneType
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     LogitsProcessorList,
     MaxTimeCriteria,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
     StopStringCriteria,
@@ -140,13 +142,15 @@ def _of_row(step: Any, row: int, rows: int, memo: dict[int, Any], kind: str) -> 
 
 def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
     """A copy with state of its own; models and tokenizers are shared."""
-    if getattr(step, "__closure__", None):
-        raise ValueError(
-            f"generate: {kind} {step.__qualname__} is a function with a closure, which may hold "
-            "state, and each text needs state of its own; make it a class, or pass one at a time"
-        )
-    parts = getattr(step, "__dict__", {}).values()
-    memo |= {id(p): p for p in parts if isinstance(p, nn.Module | PreTrainedTokenizerBase)}
+    parts = [step, *getattr(step, "__dict__", {}).values()]
+    for part in parts:
+        if isinstance(part, FunctionType) and _closure_holds_state(part):
+            raise ValueError(
+                f"generate: {kind} {getattr(step, '__qualname__', type(step).__name__)} is or has "
+                "a function with a closure, which may hold state, and each text needs state of its "
+                "own; make it a class, or pass one text at a time"
+            )
+    memo |= {id(p): p for p in parts if isinstance(p, PreTrainedModel | PreTrainedTokenizerBase)}
     try:
         return copy.deepcopy(step, memo)
     except Exception as error:  # whatever a class of the user's own raises
@@ -154,6 +158,16 @@ def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
             f"generate: {kind} {type(step).__name__} cannot be copied ({type(error).__name__}: "
             f"{error}), and each text needs a copy with state of its own; pass one at a time"
         ) from error
+
+
+def _closure_holds_state(function: FunctionType) -> bool:
+    """Whether what a function holds of its surroundings may change from call to call."""
+    written = {i.argval for i in get_instructions(function) if i.opname == "STORE_DEREF"}
+    constants = (bool, int, float, str, bytes, type, torch.Tensor, PreTrainedModel, NoneType)
+    return bool(written & set(function.__code__.co_freevars)) or not all(
+        isinstance(cell.cell_contents, (*constants, PreTrainedTokenizerBase))
+        for cell in function.__closure__ or ()
+    )
 
 
 def _part(values: Any, row: int, rows: int) -> Any:

@@ -162,6 +162,9 @@ def _from_encoding(encoding: Mapping[str, Any]) -> list[Prompt]:
             f"generate: prompt holds {', '.join(sorted(unused))}, which the decoder does not use; "
             "it reads input_ids and attention_mask"
         )
+    kinds = encoding.get("token_type_ids")
+    if kinds is not None and np.any(np.asarray(kinds)):
+        raise ValueError("generate: prompt holds token_type_ids, which the decoder does not use")
     ids = _rows(encoding["input_ids"], index)
     masks = [[1] * len(row) for row in ids]
     if encoding.get("attention_mask") is not None:
@@ -177,8 +180,13 @@ def _from_encoding(encoding: Mapping[str, Any]) -> list[Prompt]:
 def _rows(values: Any, convert: Callable[[Any], int]) -> list[list[int]]:
     if isinstance(values, torch.Tensor | np.ndarray):
         values = values.tolist()
+    if not isinstance(values, Sequence) or not len(values):
+        raise TypeError(f"generate: prompt holds {_named(values)} as input_ids; give rows of ids")
     batch = all(isinstance(value, Sequence) for value in values)
-    return [[convert(value) for value in row] for row in (values if batch else [values])]
+    try:
+        return [[convert(value) for value in row] for row in (values if batch else [values])]
+    except TypeError as error:
+        raise TypeError(f"generate: prompt holds input_ids that are no ids: {error}") from error
 
 
 def _from_text(text: str, tokenizer: Any) -> Prompt:

@@ -109,6 +109,8 @@ class Vocabulary:
                 )
             pieces = known
         size = max(pieces.values(), default=-1) + 1
+        if rows is not None:  # a model's config may name ids that its tokenizer does not have
+            eos_ids = [token for token in eos_ids if 0 <= token < size]
         for token in eos_ids:
             if not 0 <= token < size:
                 raise ValueError(

@@ -260,6 +260,10 @@ def test_what_a_tokenizer_returns_is_a_prompt(decoder):
         (None, TypeError, "prompt is a NoneType"),
         ({"role": "user", "content": "x"}, TypeError, "a mapping with role, content"),
         ([["a", "b"]], TypeError, "prompt holds a list that holds prompts itself"),
+        ({"input_ids": [[1]], "token_type_ids": [[1]]}, ValueError, "holds token_type_ids"),
+        ({"input_ids": None}, TypeError, "prompt holds a NoneType as input_ids"),
+        ({"input_ids": []}, TypeError, "prompt holds a list as input_ids"),
+        ({"input_ids": [[0.5]]}, TypeError, "prompt holds input_ids that are no ids"),
         ([10**30], ValueError, "prompt holds an id beyond 64 bits"),
         ({"input_ids": [[1]], "pixel_values": 3}, ValueError, "prompt holds pixel_values"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ValueError, "different shapes"),
@@ -490,6 +494,24 @@ def test_finish_reasons(target):
 
 def test_the_version_is_the_packages():
     assert tt.__version__ == "0.1.0"
+
+
+@pytest.mark.parametrize("eos", [265, [0, 265], -1])
+def test_ends_of_turn_that_the_tokenizer_lacks_are_no_hindrance(eos):
+    model = tiny()
+    model.generation_config.eos_token_id = eos
+    output = tt.SpeculativeDecoder(model, TOKENIZER).generate("ab", **GREEDY)
+    assert torch.equal(output.sequences, model.generate(**encoded("ab"), **GREEDY))
+
+
+@pytest.mark.parametrize("eos", [np.int64(5), torch.tensor(5), torch.tensor([5, 7])])
+def test_ends_of_turn_of_any_integer_type(eos):
+    model = lively(pad_token_id=None)
+    model.generation_config.pad_token_id = None
+    rows = TOKENIZER(["xy", "cd"], return_tensors="pt")
+    options = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": eos}
+    expected = model.generate(**rows, **options)
+    assert torch.equal(model.generate(**rows, **options, custom_generate=speculate()), expected)
 
 
 def test_tokenizers_without_an_end_of_turn_work():

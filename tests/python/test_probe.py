@@ -37,6 +37,7 @@ REFUSED = {
 ACCEPTED = {
     "BertLMHeadModel": BERT,
     "GPT2LMHeadModel": GPT2,
+    "CodeGen": GPT2 | {"rotary_dim": 4},
     "OPT": OPT,
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "GPTNeoX": {**LLAMA, "num_key_value_heads": None},

@@ -306,8 +306,82 @@ def test_functions_with_a_closure_are_refused_for_several_rows(target):
     decoder = tt.SpeculativeDecoder(target, TOKENIZER)
     options = {"logits_processor": [counting], "max_new_tokens": 2}
     assert decoder.generate("ab", **options).stats.tokens == len(calls) == 2
-    with pytest.raises(ValueError, match=r"^generate: logits processor .*counting is a function"):
+    with pytest.raises(
+        ValueError, match=r"^generate: logits processor .*counting is or has a function"
+    ):
         decoder.generate(["ab", "cd"], **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_processors_run_without_autograd(method, target):
+    """As in ``generate``; a processor may call a model, as guidance does."""
+
+    class Asking(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            assert not torch.is_grad_enabled()
+            return scores + target(input_ids).logits[:, -1]
+
+    drafter = tt.ModelDrafter(lively(1), TOKENIZER)
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, method=method, draft_length=3)
+    options = {"do_sample": True, "seed": 0, "max_new_tokens": 6}
+    for asked in ({"guidance_scale": 2.0}, {"logits_processor": [Asking()]}):
+        assert decoder.generate("to be", **asked, **options).stats.tokens == 6
+
+
+def test_several_prompts_get_their_own_part_of_each_argument(target):
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, tt.ModelDrafter(lively(1), TOKENIZER))
+    inputs = TOKENIZER(["xyz", "cde"], return_tensors="pt")
+    negative = torch.tensor([TOKENIZER("qqq").input_ids, TOKENIZER("zz!").input_ids])
+    for options in (
+        {"guidance_scale": 2.5, "negative_prompt_ids": negative},
+        {"prefix_allowed_tokens_fn": allowed_tokens},
+    ):
+        options |= {"do_sample": False, "max_new_tokens": LENGTH, "pad_token_id": PAD}
+        expected = target.generate(**inputs, **options)
+        assert decoder.generate(inputs.input_ids, **options).sequences.tolist() == expected.tolist()
+
+
+def test_small_modules_are_copied_and_constant_closures_are_no_state(target):
+    class Guide(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, size):
+            self.calls += 1
+            return 8 * torch.cos(torch.arange(size) * self.calls)
+
+    class Guided(LogitsProcessor):
+        def __init__(self) -> None:
+            self.guide = Guide()
+
+        def __call__(self, input_ids, scores):
+            return scores + self.guide(scores.shape[1])
+
+    def scaled(factor: float):
+        return lambda input_ids, scores: scores * factor
+
+    def counted():
+        calls = 0
+
+        def count(input_ids, scores):
+            nonlocal calls
+            calls += 1
+            return scores
+
+        return count
+
+    options = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": PAD}
+    for make in (lambda: [Guided()], lambda: [scaled(2.0)]):
+        expected = target.generate(**batch(), logits_processor=make(), **options)
+        ours = target.generate(
+            **batch(), logits_processor=make(), custom_generate=speculate(target), **options
+        )
+        assert ours.tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="is or has a function with a closure"):
+        target.generate(
+            **batch(), logits_processor=[counted()], custom_generate=speculate(target), **options
+        )
 
 
 @pytest.mark.parametrize("do_sample", [True, False])

@@ -62,7 +62,7 @@ class Draft:
     def check(self, vocabulary: Vocabulary) -> None:
         """Raise for tokens that the drafter's vocabulary does not have."""
         for token in self.drawn:
-            if not isinstance(token, int) or not 0 <= token < len(vocabulary):
+            if not hasattr(token, "__index__") or not 0 <= token < len(vocabulary):
                 raise ValueError(
                     f"Draft.check: the draft holds {token!r}, which is none of its vocabulary's "
                     f"{len(vocabulary)} ids"
