@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -16,7 +15,7 @@ from tokentiming.arguments import integer
 from tokentiming.batch import Batch, of_prompt, prepare, stop_strings_of
 from tokentiming.cache import CachedModel
 from tokentiming.drafters import Drafter, ModelDrafter
-from tokentiming.exclusive import InUseError, exclusive
+from tokentiming.exclusive import exclusive
 from tokentiming.lengths import length
 from tokentiming.loop import Decoding, Request, Round
 from tokentiming.methods import Method, resolve
@@ -27,6 +26,7 @@ from tokentiming.probe import refuse_unfaithful
 from tokentiming.processors import criteria_device, end_reason, have_state, warpers
 from tokentiming.prompts import is_batch, parse
 from tokentiming.stats import Stats
+from tokentiming.streaming import announce, ended_on_error
 from tokentiming.vocabulary import Vocabulary
 
 
@@ -159,37 +159,25 @@ class SpeculativeDecoder:
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
         """
         with ended_on_error(streamer):
-            return self._generate(
-                prompt, max_new_tokens, seed, streamer, stop_strings, watch, generate_kwargs
-            )
-
-    def _generate(
-        self,
-        prompt: Any,
-        max_new_tokens: Any,
-        seed: Any,
-        streamer: Any,
-        stop_strings: Any,
-        watch: Any,
-        generate_kwargs: dict[str, Any],
-    ) -> SpeculativeOutput:
-        arguments.refuse_generate_arguments(generate_kwargs)
-        checks.prompt_device(prompt, self.target_model)
-        prompts = parse(prompt, self.target_tokenizer)
-        arguments.refuse_streamer(streamer, len(prompts))
-        arguments.refuse_callbacks(streamer, watch, stop_strings)
-        given = {**generate_kwargs, "max_new_tokens": max_new_tokens}
-        generate_kwargs |= length(given, prompts, self.target_model)
-        asked = stop_strings_of(generate_kwargs, self.target_model)
-        seed = draw_seed() if seed is None else arguments.seed(seed)
-        batches = [
-            prepare(
-                self.target_model, single, of_prompt(generate_kwargs, i, len(prompts))
-            ).stopping_at(asked if stop_strings is None else stop_strings, self.target_tokenizer)
-            for i, single in enumerate(prompts)
-        ]
-        results = self.decode(batches, seed=seed, streamer=streamer, watch=watch)
-        return self.output(results, batch=is_batch(prompt) or len(results) > 1)
+            arguments.refuse_generate_arguments(generate_kwargs)
+            checks.prompt_device(prompt, self.target_model)
+            prompts = parse(prompt, self.target_tokenizer)
+            arguments.refuse_streamer(streamer, len(prompts))
+            arguments.refuse_callbacks(streamer, watch, stop_strings)
+            given = {**generate_kwargs, "max_new_tokens": max_new_tokens}
+            generate_kwargs |= length(given, prompts, self.target_model)
+            asked = stop_strings_of(generate_kwargs, self.target_model)
+            seed = draw_seed() if seed is None else arguments.seed(seed)
+            batches = [
+                prepare(
+                    self.target_model, single, of_prompt(generate_kwargs, i, len(prompts))
+                ).stopping_at(
+                    asked if stop_strings is None else stop_strings, self.target_tokenizer
+                )
+                for i, single in enumerate(prompts)
+            ]
+            results = self.decode(batches, seed=seed, streamer=streamer, watch=watch)
+            return self.output(results, batch=is_batch(prompt) or len(results) > 1)
 
     @torch.no_grad()
     def decode(
@@ -223,7 +211,7 @@ class SpeculativeDecoder:
                     batch.remaining,
                     bool(batch.config.do_sample),
                     Noise(seed, len(results)),
-                    _announce(streamer, watch),
+                    announce(streamer, watch),
                     have_state(processors),
                 )
                 results.append(self._generated(request, batch.config, streamer))
@@ -256,33 +244,5 @@ class SpeculativeDecoder:
         return SpeculativeOutput(sequences=sequences, text=texts[0], stats=stats[0])
 
 
-@contextmanager
-def ended_on_error(streamer: Any) -> Iterator[None]:
-    """End a streamer when a call fails, since its reader would wait forever.
-
-    A streamer in use belongs to another call, and goes on.
-    """
-    try:
-        yield
-    except InUseError:
-        raise
-    except BaseException:
-        if hasattr(streamer, "end"):
-            streamer.end()
-        raise
-
-
 def _named(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _announce(streamer: Any, watch: Callable[[Round], None] | None) -> Callable[[Round], None]:
-    """A function that passes a round on to those who want it."""
-
-    def announce(round_: Round) -> None:
-        if streamer is not None:
-            streamer.put(torch.tensor(round_.tokens, device="cpu"))
-        if watch is not None:
-            watch(round_)
-
-    return announce

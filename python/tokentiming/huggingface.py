@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 from tokentiming import arguments
 from tokentiming.batch import Batch
-from tokentiming.decoder import SpeculativeDecoder, ended_on_error
+from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import ModelDrafter
 from tokentiming.methods import Method, resolve
 from tokentiming.noise import draw_seed
+from tokentiming.streaming import ended_on_error
 
 
 class custom_generate:  # noqa: N801 - used like the function that it makes

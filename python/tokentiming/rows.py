@@ -14,8 +14,8 @@ from tokentiming.noise import State
 class Rows:
     """The target's scores along a proposal, processed as they are asked for.
 
-    Logits processors can cost as much as a row of the forward pass, and a rejection makes the rows
-    behind it needless. Where a look at a result is to wait, all of them together are cheaper still.
+    Logits processors can cost as much as a row of the forward pass, and a rejection makes the
+    later rows needless. Where reading a result synchronizes, all rows together are cheaper still.
 
     Args:
         logits: of all rows, ``[M + 1, V]``.

@@ -42,7 +42,7 @@ REPORTS = Reports(
             "the text ends there, by either way in",
         ),
         "vllm-project/vllm#47616": (
-            "the text is cut at a stop string, and the ids behind it are returned",
+            "the text is cut at a stop string, and the ids after it are returned",
             "ids and text end at the same token",
         ),
         "sgl-project/sglang#31599": (

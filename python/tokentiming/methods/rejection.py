@@ -65,7 +65,7 @@ class Rejection(Method):
         yield from _emitted([], self._scores(rows, last), None, uniforms[-1:])
 
     def _scores(self, rows: TargetRows, asked: range) -> torch.Tensor:
-        return rows.scores(asked)[:, : len(self.target_vocabulary)]  # behind it the head is padded
+        return rows.scores(asked)[:, : len(self.target_vocabulary)]  # the rest pads the head
 
 
 def _emitted(

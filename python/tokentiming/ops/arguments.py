@@ -76,5 +76,5 @@ def new(
 
 
 def first_line(error: Exception) -> str:
-    """What torch says, without the native stack behind it."""
+    """What torch says, without its native stack."""
     return str(error).split("\n", 1)[0]
