@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parent / "python"))
 # How long an example takes is no matter for a test.
 settings.register_profile("tokentiming", deadline=None)
 settings.load_profile("tokentiming")
@@ -27,7 +24,7 @@ def drafts_work(request, caplog):
 
 
 def _real(name: str):
-    from tokentiming import models
+    from tokentiming.cli import demo_models as models
 
     try:
         folder = models.pull(name)

@@ -29,9 +29,11 @@ import torch
 import typer
 
 import tokentiming as tt
-from tokentiming import models, ops, transcode
-from tokentiming.cache import CachedModel
+from tokentiming import ops
+from tokentiming.cli import demo_models as models
 from tokentiming.noise import Noise, State
+from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens import transcode
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 LANGUAGES = ("english", "code", "chinese", "russian")
@@ -47,7 +49,7 @@ class Draft:
 
     def __init__(self, model, tokenizer) -> None:
         self.vocabulary = vocabulary_of(model, tokenizer)
-        self._reader = CachedModel(model)
+        self._reader = TorchRunner(model)
         self._prompt = tokenizer("").input_ids
         self._context: list[int] = []
 
@@ -83,7 +85,7 @@ def vocabulary_of(model, tokenizer) -> tt.Vocabulary:
 
 def target_rows(model, ids: list[int]):
     """Scores before each position, in the target's own reading of the text."""
-    reader = CachedModel(model)
+    reader = TorchRunner(model)
     for start in range(0, len(ids), CHUNK):
         part = ids[: start + CHUNK]
         keep = len(part) - start

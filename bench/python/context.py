@@ -21,7 +21,7 @@ from rich.table import Table
 from timing import summary
 from token_cases import vocabulary
 from tokentiming import Vocabulary
-from tokentiming.transcode import Context, proxies
+from tokentiming.tokens.transcode import Context, proxies
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 COMMITTED, DRAFTED = 5, 8  # target tokens and draft tokens of a round

@@ -31,7 +31,7 @@ from rich.table import Table
 
 import tokentiming as tt
 from clock import Clock
-from tokentiming import models
+from tokentiming.cli import demo_models as models
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 console = Console(width=110)

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 
 import peers
 from case import Case, cold, require
-from tokentiming import Vocabulary, models, ops
+from tokentiming import Vocabulary, ops
+from tokentiming.cli import demo_models as models
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 

@@ -1,28 +1,54 @@
 """Any draft model speeds up any target model, losslessly."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from tokentiming import methods, ops
-from tokentiming.decoder import SpeculativeDecoder
-from tokentiming.drafters import Draft, Drafter, ModelDrafter
-from tokentiming.huggingface import custom_generate
-from tokentiming.output import SpeculativeOutput
-from tokentiming.stats import Stats
-from tokentiming.vocabulary import Vocabulary
-from tokentiming.vocabulary_map import VocabularyMap
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("tokentiming")
+if TYPE_CHECKING:
+    from tokentiming import methods as methods
+    from tokentiming import ops as ops
+    from tokentiming.decoder import SpeculativeDecoder as SpeculativeDecoder
+    from tokentiming.drafters import Draft as Draft
+    from tokentiming.drafters import Drafter as Drafter
+    from tokentiming.drafters import ModelDrafter as ModelDrafter
+    from tokentiming.engine.stats import Stats as Stats
+    from tokentiming.generation.output import SpeculativeOutput as SpeculativeOutput
+    from tokentiming.huggingface import custom_generate as custom_generate
+    from tokentiming.tokens import Vocabulary as Vocabulary
+    from tokentiming.tokens import VocabularyMap as VocabularyMap
 
-__all__ = [
-    "Draft",
-    "Drafter",
-    "ModelDrafter",
-    "SpeculativeDecoder",
-    "SpeculativeOutput",
-    "Stats",
-    "Vocabulary",
-    "VocabularyMap",
-    "custom_generate",
-    "methods",
-    "ops",
-]
+_MODULES = {
+    "Draft": "drafters",
+    "Drafter": "drafters",
+    "ModelDrafter": "drafters",
+    "SpeculativeDecoder": "decoder",
+    "SpeculativeOutput": "generation.output",
+    "Stats": "engine.stats",
+    "Vocabulary": "tokens",
+    "VocabularyMap": "tokens",
+    "custom_generate": "huggingface",
+}
+"""Where each public name is defined. It is imported at its first use (PEP 562), so that
+``tokentiming.ops`` loads no transformers."""
+
+__all__ = ["methods", "ops", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(import_module(f"tokentiming.{_MODULES[name]}"), name)
+    elif name in ("methods", "ops"):
+        value = import_module(f"tokentiming.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("tokentiming")
+    else:
+        raise AttributeError(f"module 'tokentiming' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -10,24 +10,27 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming import arguments, checks, models
-from tokentiming.arguments import integer
-from tokentiming.batch import Batch, of_prompt, prepare, stop_strings_of
-from tokentiming.cache import CachedModel
+from tokentiming import scalars
+from tokentiming.cli import demo_models as models
 from tokentiming.drafters import Drafter, ModelDrafter
-from tokentiming.exclusive import exclusive
-from tokentiming.lengths import length
-from tokentiming.loop import Decoding, Request, Round
+from tokentiming.engine.draft_length import AdaptiveDraftLength, Costs, FixedDraftLength
+from tokentiming.engine.in_use import exclusive
+from tokentiming.engine.loop import Decoding, Request, Round
+from tokentiming.engine.stats import Stats
+from tokentiming.engine.streaming import announce, ended_on_error
+from tokentiming.generation import arguments
+from tokentiming.generation.batch import Batch, of_prompt, prepare, stop_strings_of
+from tokentiming.generation.lengths import length
+from tokentiming.generation.output import SpeculativeOutput, pad
+from tokentiming.generation.processors import criteria_device, end_reason, have_state, warpers
 from tokentiming.methods import Method, resolve
 from tokentiming.noise import Noise, draw_seed
-from tokentiming.output import SpeculativeOutput, pad
-from tokentiming.pace import AdaptivePace, Costs, FixedPace
-from tokentiming.probe import refuse_unfaithful
-from tokentiming.processors import criteria_device, end_reason, have_state, warpers
-from tokentiming.prompts import is_batch, parse
-from tokentiming.stats import Stats
-from tokentiming.streaming import announce, ended_on_error
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.runners import checks
+from tokentiming.runners.probe import refuse_unfaithful
+from tokentiming.runners.torch import TorchRunner
+from tokentiming.scalars import integer
+from tokentiming.tokens.prompts import is_batch, parse
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,14 @@ class SpeculativeDecoder:
         self._fixed = None
         if draft_length is not None:
             drafted = integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
-            self._fixed = FixedPace(drafted)
+            self._fixed = FixedDraftLength(drafted)
         self._costs = Costs()
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,
             eos_token_ids=target_model.generation_config.eos_token_id,
             rows=target_model.get_input_embeddings().weight.shape[0],
         )
-        self._target = CachedModel(target_model)
+        self._target = TorchRunner(target_model)
         refuse_unfaithful(target_model, self._target, "SpeculativeDecoder")
 
     @classmethod
@@ -167,7 +170,7 @@ class SpeculativeDecoder:
             given = {**generate_kwargs, "max_new_tokens": max_new_tokens}
             generate_kwargs |= length(given, prompts, self.target_model)
             asked = stop_strings_of(generate_kwargs, self.target_model)
-            seed = draw_seed() if seed is None else arguments.seed(seed)
+            seed = draw_seed() if seed is None else scalars.seed(seed)
             batches = [
                 prepare(
                     self.target_model, single, of_prompt(generate_kwargs, i, len(prompts))
@@ -218,8 +221,10 @@ class SpeculativeDecoder:
         return results
 
     def _generated(self, request: Request, config: Any, streamer: Any) -> Generated:
-        pace = self._fixed or AdaptivePace(self._costs)
-        decoding = Decoding(self._target, self.vocabulary, self.drafter, self.method, pace, request)
+        draft_length = self._fixed or AdaptiveDraftLength(self._costs)
+        decoding = Decoding(
+            self._target, self.vocabulary, self.drafter, self.method, draft_length, request
+        )
         if streamer is not None:
             streamer.put(torch.tensor([request.prompt.padded], device="cpu"))
         ids = decoding.run(self.target_tokenizer)

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming import arguments
-from tokentiming.batch import Batch
+from tokentiming import scalars
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import ModelDrafter
+from tokentiming.engine.streaming import ended_on_error
+from tokentiming.generation import arguments
+from tokentiming.generation.batch import Batch
 from tokentiming.methods import Method, resolve
 from tokentiming.noise import draw_seed
-from tokentiming.streaming import ended_on_error
 
 
 class custom_generate:  # noqa: N801 - used like the function that it makes
@@ -78,7 +79,7 @@ class custom_generate:  # noqa: N801 - used like the function that it makes
         with ended_on_error(self._streamer):
             results = decoder.decode(
                 [batch.stopping_at(strings, self._target_tokenizer)],
-                seed=draw_seed() if seed is None else arguments.seed(seed),
+                seed=draw_seed() if seed is None else scalars.seed(seed),
                 streamer=self._streamer,
             )
         output = decoder.output(results, batch=True)

@@ -10,7 +10,7 @@ import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
 class State(NamedTuple):

@@ -4,7 +4,7 @@ drafts.
 
 from __future__ import annotations
 
-import toys
+from tests.support import toys
 
 TARGET = toys.letters(["<eos>", "a", "b", "ab", "ba", "c"])
 DRAFT = toys.letters(["<eos>", "b", "a", "aa", "c", "bc", "abc"])
@@ -12,7 +12,7 @@ DRAFT = toys.letters(["<eos>", "b", "a", "aa", "c", "bc", "abc"])
 
 def test_a_seed_gives_one_text_whatever_the_drafter():
     target, waiting = toys.TableModel(len(TARGET), 1), toys.TableModel(len(TARGET), 1)
-    waiting.looking_waits = True
+    waiting.synchronizes = True
     for seed in range(300):
         drafters = [
             None,
@@ -20,8 +20,8 @@ def test_a_seed_gives_one_text_whatever_the_drafter():
             toys.RandomDrafter(TARGET, seed),
             toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
         ]
-        texts = [toys.decode(target, TARGET, d, seed=seed, room=12) for d in drafters]
-        texts.append(toys.decode(waiting, TARGET, drafters[-1], seed=seed, room=12))
+        texts = [toys.decode(target, TARGET, d, seed=seed, remaining=12) for d in drafters]
+        texts.append(toys.decode(waiting, TARGET, drafters[-1], seed=seed, remaining=12))
         assert all(text == texts[0] for text in texts)
 
 
@@ -35,5 +35,5 @@ def test_coupling_accepts_more_than_independent_draws():
             def watch(round_, method=method):
                 accepted[method] += round_.accepted
 
-            toys.decode(target, TARGET, drafter, method=method, seed=seed, room=8, watch=watch)
+            toys.decode(target, TARGET, drafter, method=method, seed=seed, remaining=8, watch=watch)
     assert accepted["coupled"] > 1.5 * accepted["slem"]

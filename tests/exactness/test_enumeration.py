@@ -8,12 +8,12 @@ from itertools import product
 
 import pytest
 
-import toys
-from enumeration import distance, enumerated
-from pairs import DRAFT, PAIRS, TARGET, Adversary, Gram, models
+from tests.support import toys
+from tests.support.enumeration import distance, enumerated
+from tests.support.pairs import DRAFT, PAIRS, TARGET, Adversary, Gram, models
 from tokentiming import methods
+from tokentiming.engine.draft_length import FixedDraftLength
 from tokentiming.methods import Coupled, PointMass, Pushforward, Slem, Slrs, Tli, TokenTiming
-from tokentiming.pace import FixedPace
 
 EXACT = 1e-12
 JUDGING = {
@@ -28,7 +28,7 @@ JUDGING = {
 def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, support)
-    target_model.looking_waits = draft_model.looking_waits = waits
+    target_model.synchronizes = draft_model.synchronizes = waits
     drafter = toys.TableDrafter(draft, draft_model)
     distribution = enumerated(method, target_model, target, drafter, **options)
     return distribution, target_model.joint(3, target.eos_ids)
@@ -47,11 +47,11 @@ def test_methods_that_judge_by_a_distribution_are_exact(method, pair, draft_leng
 
 @pytest.mark.parametrize("method", JUDGING)
 def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
-    class Wary(FixedPace):
+    class Wary(FixedDraftLength):
         def wants_more(self, confidences):
             return confidences[-1] > 0.4
 
-    distribution, target = distribution_and_target(JUDGING[method], "crossing", pace=Wary(2))
+    distribution, target = distribution_and_target(JUDGING[method], "crossing", policy=Wary(2))
     assert distance(distribution, target) < EXACT
 
 

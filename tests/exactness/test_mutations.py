@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from enumeration import RevisitedError, distance
-from mutations import MUTATIONS, Mutation
-from pairs import models
+from tests.support.enumeration import RevisitedError, distance
+from tests.support.mutations import MUTATIONS, Mutation
+from tests.support.pairs import models
 
 EXPECTED = models("crossing")[0].joint(3, (0,))
 

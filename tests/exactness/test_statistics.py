@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-import toys
+from tests.support import toys
 from tokentiming.methods import METHODS
 from tokentiming.noise import Noise, Stream
 
@@ -31,14 +31,18 @@ def triples(method: str, draws: int) -> torch.Tensor:
     alike are counted together. ``draws`` are taken in all three ways. After an end of turn comes
     nothing but itself.
     """
-    size, room = len(TARGET), 20
+    size, remaining = len(TARGET), 20
     counts = torch.zeros((3, size, size, size**3), dtype=torch.int64)
     drafter = toys.TableDrafter(DRAFT, toys.TableModel(size, seed=2, sharpness=0.8))
     row = drawn = 0
     while drawn < draws:
-        new = toys.decode(MODEL, TARGET, drafter, method=method, row=row, room=room, draft_length=2)
+        new = toys.decode(
+            MODEL, TARGET, drafter, method=method, row=row, remaining=remaining, draft_length=2
+        )
         ids = [0, 0, *new, END, END]
-        starts = range(min(len(new), room - 2))  # where a triple has room whatever it will be
+        starts = range(
+            min(len(new), remaining - 2)
+        )  # where a triple fits, whatever it will be
         for i in starts:
             a, b, c, d, e = ids[i : i + 5]
             counts[i % 3, a, b, (c * size + d) * size + e] += 1

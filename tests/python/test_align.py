@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import references
-from tables import Table, offsets
+from tests.support import references
+from tests.support.tables import Table, offsets
 from tokentiming import ops
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tokentiming import models
-from tokentiming.models import ModelError
+from tokentiming.cli import demo_models as models
+from tokentiming.cli.demo_models import ModelError
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ import pytest
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from tiny_model import cache_of, quick, quick_convert, spec, tiny_gguf
-from tokentiming import cli, models
-from tokentiming.models import ModelError, ModelSpec, sources, store
+from tests.support.tiny_model import cache_of, quick, quick_convert, spec, tiny_gguf
+from tokentiming import cli
+from tokentiming.cli import demo_models as models
+from tokentiming.cli.demo_models import ModelError, ModelSpec, sources, store
 
 __all__ = ["quick", "spec", "tiny_gguf"]
 

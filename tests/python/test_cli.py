@@ -20,9 +20,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from tokentiming import SpeculativeDecoder, Stats, Vocabulary, cli, demo, models, ops
-from tokentiming.display_alignment import Tokenization, alignment, blocks, edits, visible
-from tokentiming.display_generation import comparison_table
+from tokentiming import SpeculativeDecoder, Stats, Vocabulary, cli, ops
+from tokentiming.cli import demo
+from tokentiming.cli import demo_models as models
+from tokentiming.cli.alignment import Tokenization, alignment, blocks, edits, visible
+from tokentiming.cli.generation import comparison_table
 
 TEXT = "the theme of these theses, 你好  \n"
 

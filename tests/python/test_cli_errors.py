@@ -13,7 +13,8 @@ import jinja2
 import pytest
 from typer.testing import CliRunner
 
-from tokentiming import cli, models
+from tokentiming import cli
+from tokentiming.cli import demo_models as models
 
 
 def ended(*arguments: str, code: int = 2, input: str | bytes | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tables import Map, Table
+from tests.support.tables import Map, Table
 from tokentiming import ops
 
 TABLE = Table(torch.tensor(list(b"abcd"), dtype=torch.uint8), torch.arange(5))

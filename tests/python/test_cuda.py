@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import gpu
-from tables import Map, Table
+from tests.support import gpu
+from tests.support.tables import Map, Table
 from tokentiming import ops
 
 pytestmark = gpu.NEEDED

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 import tokentiming as tt
-import toys
-from small_models import HEAD as SIZE
-from small_models import TOKENIZER, tiny
-from tokentiming.cache import CachedModel
+from tests.support import toys
+from tests.support.small_models import HEAD as SIZE
+from tests.support.small_models import TOKENIZER, tiny
+from tokentiming.runners.torch import TorchRunner
 
 
 class NeverRun(torch.nn.Module):
@@ -97,7 +97,7 @@ def test_a_cached_model_gives_the_logits_of_a_fresh_one(window):
         (LlamaForCausalLM, LlamaConfig) if window is None else (MistralForCausalLM, MistralConfig)
     )
     model = tiny(*kind, **({} if window is None else {"sliding_window": window}))
-    cached = CachedModel(model)
+    cached = TorchRunner(model)
     generator = torch.Generator().manual_seed(0)
     ids = [1, 2, 3]
     for _ in range(60):

@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import gpu
 import tokentiming as tt
-import toys
-from small_models import SIZES
+from tests.support import gpu, toys
+from tests.support.small_models import SIZES
 from tokentiming.methods import METHODS
 
 pytestmark = gpu.NEEDED

@@ -15,9 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tokentiming import Stats, cli, demo, display, models
-from tokentiming.display_alignment import Tokenization, alignment
-from tokentiming.display_generation import SideBySide, comparison_table, stats_lines
+from tokentiming import Stats, cli
+from tokentiming.cli import demo, display
+from tokentiming.cli import demo_models as models
+from tokentiming.cli.alignment import Tokenization, alignment
+from tokentiming.cli.generation import SideBySide, comparison_table, stats_lines
 
 CHINESE = "为什么中国长城是世界上最古老的建筑之一，它的历史可以追溯到公元前七世纪，全长两万多公里。"
 CONTROLS = [chr(c) for c in (*range(9), *range(11, 32), *range(127, 160))]

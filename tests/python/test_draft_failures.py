@@ -10,11 +10,11 @@ import torch
 from tokenizers import AddedToken
 
 import tokentiming as tt
-import toys
-from small_models import TOKENIZER, lively
-from tokentiming import vocabulary_map
+from tests.support import toys
+from tests.support.small_models import TOKENIZER, lively
 from tokentiming.devices import send
-from tokentiming.prompts import parse
+from tokentiming.tokens import vocabulary_map
+from tokentiming.tokens.prompts import parse
 
 METHODS = tuple(tt.methods.METHODS)
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "to be"}]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from argument_kinds import OnlyDlpack, good_calls
+from tests.support.argument_kinds import OnlyDlpack, good_calls
 from tokentiming import ops
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tables import Map, Table
+from tests.support.tables import Map, Table
 from tokentiming import ops
 
 CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 import tokentiming as tt
-import toys
-from small_models import SHAPE, TOKENIZER, lively, tiny
+from tests.support import toys
+from tests.support.small_models import SHAPE, TOKENIZER, lively, tiny
 
 GREEDY = {"do_sample": False, "max_new_tokens": 8}
 METHODS = tuple(tt.methods.METHODS)

@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
-import references
-import toys
+from tests.support import references, toys
 from tokentiming import Draft, Vocabulary, methods, ops
+from tokentiming.engine.rows import Rows
 from tokentiming.methods import METHODS, Greedy, Proposal, Pushforward, Slrs, Tli, TokenTiming
 from tokentiming.methods.tokentiming import byte_spans
 from tokentiming.noise import Noise, State
-from tokentiming.rows import Rows
-from tokentiming.vocabulary_map import VocabularyMap
+from tokentiming.tokens.vocabulary_map import VocabularyMap
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
 RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))
@@ -113,7 +112,9 @@ def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused():
             return torch.full((len(scores),), -1)
 
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    rows = Rows(torch.zeros(1, len(TARGET)), ids, [State()], LogitsProcessorList(), at_once=1)
+    rows = Rows(
+        torch.zeros(1, len(TARGET)), ids, [State()], LogitsProcessorList(), synchronizes=False
+    )
     with pytest.raises(ValueError, match=r"^generate: the target's scores hold NaN"):
         next(begun(Broken()).verify(rows, Proposal()))
 
@@ -194,7 +195,7 @@ def test_statistics_tell_the_cases_of_the_transfer():
 
     stats = toys.decoding(
         target, TARGET, toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
-        method=Watched("bytes"), room=60, ends=False,
+        method=Watched("bytes"), remaining=60, ends=False,
     ).stats  # fmt: skip
     assert not stats.exact
     assert sum(stats.transfer_cases.values()) == stats.proposed
@@ -210,7 +211,7 @@ def test_the_point_mass_is_accepted_as_often_as_slem():
         rounds = []
         for row in range(150):
             toys.decode(
-                target, TARGET, drafter, method=method, row=row, room=8, watch=rounds.append
+                target, TARGET, drafter, method=method, row=row, remaining=8, watch=rounds.append
             )
         accepted.append(sum(r.accepted for r in rounds) / len(rounds))
     assert accepted[0] == pytest.approx(accepted[1], rel=0.1)
@@ -240,7 +241,7 @@ def test_a_seed_fixes_the_text_for_a_draft_length(method):
         drafter = toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2))
         return toys.decoding(
             target, TARGET, drafter,
-            method=method, seed=seed, room=30, draft_length=draft_length, ends=False,
+            method=method, seed=seed, remaining=30, draft_length=draft_length, ends=False,
         ).ids  # fmt: skip
 
     assert text(5) == text(5)
@@ -253,7 +254,7 @@ def test_a_good_draft_is_accepted_in_part(method):
     single = toys.letters(["a", "b", "c", "d"])
     target = toys.TableModel(len(single), seed=1)
     drafter = toys.TableDrafter(single, target)
-    stats = toys.decoding(target, single, drafter, method=method, room=100).stats
+    stats = toys.decoding(target, single, drafter, method=method, remaining=100).stats
     if method == "slem":
         assert 0.1 < stats.acceptance_rate < 0.9
     else:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-import references
-import toys
+from tests.support import references, toys
 from tokentiming import ops
 from tokentiming.noise import Noise, State, draw_seed
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from argument_kinds import (
+from tests.support.argument_kinds import (
     LIKE_NUMBERS,
     LIKE_TENSORS,
     OnlyDlpack,

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 import tokentiming as tt
-import toys
-from small_models import TOKENIZER, lively
-from tokentiming import processors
+from tests.support import toys
+from tests.support.small_models import TOKENIZER, lively
+from tokentiming.generation import processors
 
 METHODS = tuple(tt.methods.METHODS)
 PAD = 258
@@ -457,7 +457,7 @@ def test_toys_see_rows_one_by_one():
             texts = [
                 toys.decode(
                     target, vocabulary, toys.TableDrafter(vocabulary, draft),
-                    method=method, seed=seed, room=9, emitted_only=one_by_one,
+                    method=method, seed=seed, remaining=9, emitted_only=one_by_one,
                 )
                 for one_by_one in (False, True)
             ]  # fmt: skip

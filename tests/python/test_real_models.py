@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import prompts
 import tokentiming as tt
-import toys
+from tests.support import prompts, toys
 from tokentiming.methods import METHODS, Coupled
 from tokentiming.noise import Noise
 

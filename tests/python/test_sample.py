@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-import references
+from tests.support import references
 from tokentiming import ops
 
 

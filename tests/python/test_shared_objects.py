@@ -8,14 +8,15 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LogitsProcessor
 
 import tokentiming as tt
-from small_models import TOKENIZER, lively
-from tokentiming.exclusive import exclusive
+from tests.support.small_models import TOKENIZER, lively
+from tokentiming.engine.in_use import exclusive
 
 OPTIONS = {"do_sample": False, "max_new_tokens": 12}
 
@@ -211,9 +212,8 @@ def test_custom_generate_can_be_copied(how):
 
 FORKS = """
 import os, sys, torch
-sys.path.insert(0, sys.argv[1])
 import tokentiming as tt
-from small_models import TOKENIZER, lively
+from tests.support.small_models import TOKENIZER, lively
 
 decoder = tt.SpeculativeDecoder(
     lively(), TOKENIZER, tt.ModelDrafter(lively(1).to(torch.bfloat16), TOKENIZER)
@@ -235,7 +235,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_forked_process_works_and_does_not_hang():
-    folder = os.path.dirname(__file__)
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    run = subprocess.run([sys.executable, "-c", FORKS, folder], timeout=120, env=environment)
+    run = subprocess.run([sys.executable, "-c", FORKS], timeout=120, env=environment, cwd=root)
     assert run.returncode == 0

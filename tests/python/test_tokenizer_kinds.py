@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tokenizer_kinds import BYTES_COME_BACK, REAL, TRAINED, tokenizer_and_vocabulary
+from tests.support.tokenizer_kinds import BYTES_COME_BACK, REAL, TRAINED, tokenizer_and_vocabulary
 from tokentiming import VocabularyMap, ops
 from tokentiming.methods.tokentiming import byte_spans
-from tokentiming.transcode import proxies, unfinished
+from tokentiming.tokens.transcode import proxies, unfinished
 
 ALL = (*REAL, *TRAINED)
 TEXT = st.text(max_size=24)

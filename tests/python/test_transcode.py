@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import references
-import toys
+from tests.support import references, toys
 from tokentiming import Vocabulary
-from tokentiming.transcode import Context, proxies, unfinished
+from tokentiming.tokens.transcode import Context, proxies, unfinished
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
 RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))

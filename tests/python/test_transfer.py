@@ -9,8 +9,8 @@ import random
 import pytest
 import torch
 
-import references
-from tables import Map, Table
+from tests.support import references
+from tests.support.tables import Map, Table
 from tokentiming import ops
 
 POINT_MASS, WITHIN, MERGE, INSIDE = range(4)

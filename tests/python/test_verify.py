@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-import references
+from tests.support import references
 from tokentiming import ops
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

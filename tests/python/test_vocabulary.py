@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-import toys
+from tests.support import toys
 from tokentiming import Vocabulary
 
 TEXTS = ["", "hello  world", " a", "\n\n\t x", "日本語 👩‍👩‍👧 ñ e\u0301", "▁ low line", "<eos> <s>"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-import toys
-from tokentiming import Vocabulary, VocabularyMap, vocabulary_map
+from tests.support import toys
+from tokentiming import Vocabulary, VocabularyMap
+from tokentiming.tokens import vocabulary_map
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
 RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))

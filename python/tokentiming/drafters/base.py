@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from tokentiming.noise import State
-from tokentiming.prompts import Prompt
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.tokens.prompts import Prompt
+from tokentiming.tokens.vocabulary import Vocabulary
 
 NOTHING = -2
 """In place of a chosen token: the method draws none here, and the draft ends before it."""
@@ -105,7 +105,7 @@ class Drafter(Protocol):
     vocabulary: Vocabulary
 
     @property
-    def in_one_go(self) -> bool:
+    def synchronizes(self) -> bool:
         """Whether a draft is written to its end before its first token can be looked at."""
 
     @property
@@ -131,5 +131,5 @@ class Drafter(Protocol):
             state: the state at the end of ``text``.
             limit: most tokens to draft, at least 1.
             choose: picks each token.
-            wants_more: asked after each token but the last possible one, unless ``in_one_go``.
+            wants_more: asked after each token but the last possible one, unless ``synchronizes``.
         """

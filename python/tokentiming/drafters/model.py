@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming import checks
-from tokentiming.cache import CachedModel
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.graphed_model import GraphedModel, graphed_or_cached
-from tokentiming.native_model import NativeModel
 from tokentiming.noise import State
-from tokentiming.probe import refuse_unfaithful
-from tokentiming.prompts import Prompt
-from tokentiming.transcode import Context, unfinished
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.runners import checks
+from tokentiming.runners.cuda_graph import CudaGraphRunner, cuda_graph_or_torch
+from tokentiming.runners.native import NativeRunner
+from tokentiming.runners.probe import refuse_unfaithful
+from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens.prompts import Prompt
+from tokentiming.tokens.transcode import Context, unfinished
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
 class ModelDrafter:
@@ -44,14 +44,14 @@ class ModelDrafter:
             rows=model.get_input_embeddings().weight.shape[0],
         )
         self._reader = reader(model)
-        if isinstance(self._reader, CachedModel) and not model.training:
+        if isinstance(self._reader, TorchRunner) and not model.training:
             refuse_unfaithful(model, self._reader, "ModelDrafter")
         self._prompt: list[int] = []
         self._context = Context(self.vocabulary)
 
     @property
-    def in_one_go(self) -> bool:
-        return self._reader.looking_waits
+    def synchronizes(self) -> bool:
+        return self._reader.synchronizes
 
     @property
     def forwards(self) -> int:
@@ -83,11 +83,11 @@ class ModelDrafter:
         read = self._prompt + self._context.follow(text)
         if not read:
             return Draft()
-        room = limit if self._reader.max_length is None else self._reader.max_length - len(read)
-        limit = max(min(limit, room), 0)
+        if self._reader.max_length is not None:
+            limit = max(min(limit, self._reader.max_length - len(read)), 0)
         choices = islice(self._choices(read, state, choose), limit)
         draft = Draft()
-        if self.in_one_go:
+        if self.synchronizes:
             draft.take(list(choices), self.vocabulary.special_ids)
         else:
             for choice in choices:
@@ -119,10 +119,10 @@ class ModelDrafter:
             logits = self._reader.step(token)
 
 
-def reader(model: PreTrainedModel) -> CachedModel | NativeModel:
+def reader(model: PreTrainedModel) -> TorchRunner | NativeRunner:
     """The quickest way to read a draft model."""
-    if NativeModel.runs(model):
-        return NativeModel(model)
-    if GraphedModel.runs(model):
-        return graphed_or_cached(model)
-    return CachedModel(model)
+    if NativeRunner.runs(model):
+        return NativeRunner(model)
+    if CudaGraphRunner.runs(model):
+        return cuda_graph_or_torch(model)
+    return TorchRunner(model)

@@ -9,10 +9,10 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from tokentiming import transcode
 from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
 from tokentiming.noise import Noise
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.tokens import transcode
+from tokentiming.tokens.vocabulary import Vocabulary
 
 Ask = Callable[[int, Choose, WantsMore], Draft]
 """Has the drafter draft at most so many tokens from where the text ends."""
@@ -21,10 +21,12 @@ Ask = Callable[[int, Choose, WantsMore], Draft]
 class TargetRows(Protocol):
     """The target's scores along a proposal of M tokens, row ``j`` being after ``j`` of them.
 
-    They are computed when asked for, so ask for no more than ``at_once`` that may be needless.
+    They are computed when asked for.
     """
 
-    at_once: int
+    synchronizes: bool
+    """Whether reading a result waits for a device. Then all rows are cheaper together than one by
+    one; otherwise the rows after a rejection need not be computed."""
     emitted_only: bool
     """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
     and only once the tokens before it have been emitted."""
@@ -134,8 +136,9 @@ class Matching(Method):
 
     def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
         size = len(proposal.ids) + 1
-        for start in range(0, size, rows.at_once):
-            asked = range(start, min(start + rows.at_once, size))
+        step = size if rows.synchronizes and not rows.emitted_only else 1
+        for start in range(0, size, step):
+            asked = range(start, min(start + step, size))
             chosen = self.choose_target(rows.scores(asked), rows.states(asked)).tolist()
             for row, token in zip(asked, chosen, strict=True):
                 yield valid_token(token)

@@ -11,8 +11,8 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Method, Proposal, TargetRows, valid_token
 from tokentiming.noise import Noise
-from tokentiming.vocabulary import Vocabulary
-from tokentiming.vocabulary_map import VocabularyMap
+from tokentiming.tokens.vocabulary import Vocabulary
+from tokentiming.tokens.vocabulary_map import VocabularyMap
 
 
 class Rejection(Method):

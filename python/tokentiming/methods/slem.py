@@ -7,7 +7,7 @@ import torch
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching
 from tokentiming.noise import Noise
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
 class Slem(Matching):

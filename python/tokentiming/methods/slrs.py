@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tokentiming.arguments import integer
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Draft, WantsMore
 from tokentiming.methods.base import Ask, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.vocabulary_map import NONE
+from tokentiming.scalars import integer
+from tokentiming.tokens.vocabulary_map import NONE
 
 Prefix = tuple[int, ...]
 

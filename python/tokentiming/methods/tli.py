@@ -8,7 +8,7 @@ from tokentiming import ops
 from tokentiming.drafters.base import NOTHING, Choice, Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.vocabulary_map import NONE
+from tokentiming.tokens.vocabulary_map import NONE
 
 
 class Tli(Rejection):

@@ -11,7 +11,7 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.vocabulary import Vocabulary
+from tokentiming.tokens.vocabulary import Vocabulary
 
 """By which case of ``ops.transfer`` a proxy token got its distribution."""
 

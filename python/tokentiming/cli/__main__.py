@@ -1,0 +1,5 @@
+"""``python -m tokentiming.cli``."""
+
+from tokentiming.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The decoding loop and what it keeps: rows, draft length, statistics."""

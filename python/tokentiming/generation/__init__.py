@@ -1,0 +1,1 @@
+"""The interface of transformers' ``generate``: its arguments, processors and results."""

@@ -1,0 +1,190 @@
+"""What `generate` accepts, by either way in, and what it refuses before any model runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, QuantizedCache
+from transformers.generation import GenerationMode
+
+_REFUSED = {
+    "assistant_model": "the drafter is given to SpeculativeDecoder",
+    "assistant_tokenizer": "the drafter is given to SpeculativeDecoder",
+    "custom_generate": "SpeculativeDecoder.generate is one itself",
+    "input_ids": "pass all that the tokenizer returned as the prompt: generate(inputs)",
+    "inputs": "pass ids, or all that the tokenizer returned, as the prompt: generate(inputs)",
+    "inputs_embeds": "proposals are ids; give the prompt as ids or text",
+    "attention_mask": "pass all that the tokenizer returned as the prompt: generate(inputs)",
+    "past_key_values": "the decoder keeps its own cache; give the whole prompt",
+}
+
+_REFUSED_IN_CONFIG = {
+    "output_scores": "rejected rows have no place in it; score out.sequences with the target",
+    "output_logits": "rejected rows have no place in it; score out.sequences with the target",
+    "output_attentions": "run the target over out.sequences instead",
+    "output_hidden_states": "run the target over out.sequences instead",
+}
+
+_WITHOUT_EFFECT = frozenset({"attention_mask", "logits_to_keep", "past_key_values", "use_cache"})
+"""Inputs of a model that are used, or that do not change what it computes."""
+
+_PARAMETERS = (
+    _WITHOUT_EFFECT
+    | {"input_ids", "position_ids", "tokenizer", "token_type_ids", "trust_remote_code"}
+    | set(inspect.signature(GenerationMixin.generate).parameters)
+)
+"""Names that are not for the model alone, or are looked at more closely."""
+
+_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
+
+_DROPPED = {
+    "streamer": "give it to custom_generate(streamer=...)",
+    "assistant_model": "give it to custom_generate(draft_model=...)",
+}
+"""Arguments that `generate` keeps from a `custom_generate` callable."""
+
+
+def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of transformers' ``generate`` that have no meaning here."""
+    for name, way_out in (_REFUSED | _REFUSED_IN_CONFIG).items():
+        if arguments.get(name) is not None and arguments[name] is not False:
+            raise ValueError(f"generate: {name} cannot be honoured: {way_out}")
+    refuse_other_inputs(arguments)
+    config = arguments.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise TypeError(
+            f"generate: generation_config is a {type(config).__name__}; give a GenerationConfig"
+        )
+    for name in ("logits_processor", "stopping_criteria"):
+        if arguments.get(name) is not None and not isinstance(arguments[name], Sequence):
+            raise TypeError(f"generate: {name} is a {type(arguments[name]).__name__}; give a list")
+
+
+def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:
+    """Refuse what cannot be called once the text has begun."""
+    if streamer is not None and not all(hasattr(streamer, name) for name in ("put", "end")):
+        raise TypeError(
+            f"generate: streamer is a {type(streamer).__name__}; give an object with put and end, "
+            "such as transformers' TextStreamer"
+        )
+    if watch is not None and not callable(watch):
+        raise TypeError(f"generate: watch is a {type(watch).__name__}; give a function of a Round")
+    strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+    if strings is None:
+        return
+    if not isinstance(strings, Sequence) or not all(isinstance(s, str) and s for s in strings):
+        raise TypeError(
+            f"generate: stop_strings is {stop_strings!r}; give a string or a list of them, none "
+            "of them empty"
+        )
+
+
+def refuse_config(config: Any) -> None:
+    """Refuse all but greedy decoding and sampling, and outputs that do not exist here.
+
+    Args:
+        config: as `generate` prepared it, so that the model's own settings count too.
+    """
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ValueError(
+            f"generate: {mode.value.replace('_', ' ')} cannot be speculated on; set num_beams=1 "
+            "and leave out what asks for it"
+        )
+    for name, way_out in _REFUSED_IN_CONFIG.items():
+        if getattr(config, name, None):
+            raise ValueError(
+                f"generate: {name} cannot be honoured: {way_out}; set {name}=False if the model's "
+                "generation config asks for it"
+            )
+
+
+def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
+    """Refuse inputs of the model other than ids.
+
+    Args:
+        inputs: what `generate` hands to the model besides the ids.
+        mask: bool ``[B, L]``, False at padding.
+    """
+    cache = inputs.get("past_key_values")
+    lossless = type(cache).__module__ == "transformers.cache_utils"
+    if cache is not None and not (lossless and not isinstance(cache, QuantizedCache)):
+        raise ValueError(
+            f"generate: past_key_values is a {type(cache).__name__}, which may change the target's "
+            "logits; the decoder keeps a cache of its own, so leave it out"
+        )
+    if cache is not None and cache.get_seq_length():
+        raise ValueError(
+            "generate: past_key_values holds tokens already; the decoder keeps its own cache, so "
+            "give the whole prompt"
+        )
+    for name, value in inputs.items():
+        if name in _WITHOUT_EFFECT or value is None or value is False or value == {}:
+            continue
+        if name == "position_ids" and _are_usual_positions(value, mask):
+            continue
+        if name == "token_type_ids" and not value.any():
+            continue
+        _refuse_input(name)
+
+
+def refuse_other_inputs(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of `generate` that are for the model alone, before an encoder runs on them.
+
+    Args:
+        arguments: all that `generate` has no parameter for.
+    """
+    settings = GenerationConfig()
+    for name, value in arguments.items():
+        if not (hasattr(settings, name) or name in _PARAMETERS or value is None or value is False):
+            _refuse_input(name)
+
+
+def _refuse_input(name: str) -> NoReturn:
+    way_out = ", where the target reads ids alone; leave it out, or call the target's own generate"
+    if name in ("drafter", "method", "draft_length"):
+        way_out = "; it is given to SpeculativeDecoder or to custom_generate"
+    elif similar := get_close_matches(name, [*vars(GenerationConfig()), "seed", "streamer"], 1):
+        way_out = f"; did you mean {similar[0]}?"
+    raise ValueError(f"generate: {name} is not used here{way_out}")
+
+
+def _are_usual_positions(positions: torch.Tensor, mask: torch.Tensor) -> bool:
+    if positions.shape != mask.shape:  # axes of their own, which the model makes by itself
+        return positions.ndim > 2
+    usual = mask.cumsum(-1) - 1
+    return bool(((positions == usual) | ~mask).all())
+
+
+def refuse_dropped(model: PreTrainedModel) -> None:
+    """Refuse arguments of the model's `generate` that it does not hand on to a callable.
+
+    They are left in its frame alone. A streamer is told that nothing comes, or its reader would
+    wait for ever.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        given = frame.f_locals
+        if frame.f_code is _GENERATE and given["self"] is model:
+            for name, way_out in _DROPPED.items():
+                if given.get(name) is None:
+                    continue
+                if name == "streamer":
+                    given[name].end()
+                raise ValueError(f"generate: {name} does not reach custom_generate; {way_out}")
+            refuse_other_inputs(given["kwargs"])
+            return
+        frame = frame.f_back
+
+
+def refuse_streamer(streamer: Any, texts: int) -> None:
+    """Refuse to mix several texts in one stream."""
+    if streamer is not None and texts > 1:
+        raise ValueError(
+            f"generate: streamer takes one text at a time and there are {texts}; call generate "
+            "for each"
+        )

@@ -1,0 +1,153 @@
+"""What transformers' ``generate`` prepares before it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+
+from tokentiming.generation import arguments
+from tokentiming.generation.lengths import refuse_lengths
+from tokentiming.generation.processors import for_row
+from tokentiming.tokens.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that share one call of ``generate``."""
+
+    rows: Sequence[Prompt]
+    processors: LogitsProcessorList
+    """For the whole batch."""
+    criteria: StoppingCriteriaList
+    config: Any
+    """The generation config, with the model's own settings and the defaults in it."""
+
+    @classmethod
+    def of(
+        cls,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: Any,
+        model_kwargs: Mapping[str, Any],
+        *,
+        prompt: Prompt | None = None,
+    ) -> Batch:
+        """Take what a ``custom_generate`` callable is called with, and refuse what is not used.
+
+        Args:
+            input_ids: int64 ``[B, L]``, padding included.
+            logits_processor: for the batch.
+            stopping_criteria: for the batch.
+            generation_config: the prepared one.
+            model_kwargs: what else the model would get.
+            prompt: what all rows were made of, if that is known.
+        """
+        arguments.refuse_config(generation_config)
+        mask = model_kwargs.get("attention_mask")
+        kept = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+        arguments.refuse_model_inputs(model_kwargs, kept)
+        rows = [
+            replace(prompt or Prompt([]), ids=ids[row].tolist(), given=ids.tolist())
+            for ids, row in zip(input_ids, kept, strict=True)
+        ]
+        return cls(rows, logits_processor, stopping_criteria, generation_config)
+
+    @property
+    def remaining(self) -> int:
+        """Most new tokens of a row."""
+        return int(self.config.max_length) - len(self.rows[0].padded)
+
+    def check(self, target: PreTrainedModel) -> None:
+        """Refuse prompts that the target cannot read."""
+        for row in self.rows:
+            refuse_lengths(row.ids, self.remaining, target)
+
+    def split(
+        self, *, alone: bool
+    ) -> list[tuple[Prompt, LogitsProcessorList, StoppingCriteriaList]]:
+        """Each row with processors and criteria of its own.
+
+        Args:
+            alone: whether there is only one row in the call. It gets the originals, so that their
+                owner finds in them what they saw.
+        """
+        if alone:
+            return [(self.rows[0], self.processors, self.criteria)]
+        size = len(self.rows)
+        return [
+            (row, *for_row(self.processors, self.criteria, i, size))
+            for i, row in enumerate(self.rows)
+        ]
+
+    def stopping_at(self, strings: str | list[str] | None, tokenizer: Any) -> Batch:
+        """The batch with stop strings among its criteria."""
+        if not strings:
+            return self
+        criterion = StopStringCriteria(tokenizer, strings)
+        return replace(self, criteria=StoppingCriteriaList([*self.criteria, criterion]))
+
+
+def prepare(target: PreTrainedModel, prompt: Prompt, generate_kwargs: Mapping[str, Any]) -> Batch:
+    """What ``target.generate`` makes of a prompt and its arguments; as many rows as it returns."""
+    found: list[Batch] = []
+
+    def custom(
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        **model_kwargs: Any,
+    ) -> None:
+        steps = logits_processor, stopping_criteria
+        batch = Batch.of(input_ids, *steps, generation_config, model_kwargs, prompt=prompt)
+        found.append(batch)
+
+    ids = torch.tensor([prompt.padded], device=target.device)
+    kwargs = dict(generate_kwargs)
+    if prompt.mask is not None:
+        kwargs["attention_mask"] = torch.tensor([prompt.mask], device=target.device)
+    target.generate(ids, custom_generate=custom, **kwargs)
+    return found[0]
+
+
+def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
+    """Arguments of a batch, as one of its prompts gets them."""
+    kwargs = dict(generate_kwargs)
+    if prompts == 1:
+        return kwargs
+    for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][index : index + 1]
+    allowed = kwargs.get("prefix_allowed_tokens_fn")
+    if allowed is not None:
+        first = index * int(kwargs.get("num_return_sequences") or 1)
+        kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(first + row, ids)
+    return kwargs
+
+
+def stop_strings_of(
+    generate_kwargs: dict[str, Any], target: PreTrainedModel
+) -> str | list[str] | None:
+    """Stop strings that a generation config asks for, the model's own too.
+
+    They are taken out of the arguments: transformers wants the tokenizer for them, and drops it on
+    the way to a callable.
+    """
+    generate_kwargs.pop("tokenizer", None)
+    for config in (generate_kwargs.get("generation_config"), target.generation_config):
+        strings: str | list[str] | None = getattr(config, "stop_strings", None)
+        if strings is not None:
+            generate_kwargs["stop_strings"] = None
+            return strings
+    return None

@@ -1,0 +1,175 @@
+"""How the target spells each token of the draft: what carries a distribution from one to the
+other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import accumulate, chain
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tokentiming.cache_folder import cache_folder
+from tokentiming.ops import Origins
+from tokentiming.tokens.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+NONE = -1
+"""In place of a target token: there is none."""
+
+_LAYOUT = 1  # of the cached file; to be raised when its content comes to mean something else
+_WORTH_A_FILE = 4096  # draft tokens; a smaller map is built as quickly as it is read
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """The draft's vocabulary in the target's tokens, of D draft tokens.
+
+    An end-of-turn id maps to the target's end of turn; no other special token has a counterpart,
+    and none is one. Between vocabularies that are the same each token maps to itself.
+    """
+
+    exact: torch.Tensor
+    """int32 ``[D]``: the target token with the same bytes, or -1."""
+    first: torch.Tensor
+    """int32 ``[D]``: first target token of the expansion, or -1 where there is none."""
+    expansion_offsets: torch.Tensor
+    """int64 ``[D + 1]``: token ``d`` expands to ``expansion_ids[offsets[d]:offsets[d + 1]]``."""
+    expansion_ids: torch.Tensor
+    """int32 ``[E]``: what encoding each draft token's bytes on their own gives, end to end.
+
+    Empty where the target's tokens cannot spell these bytes.
+    """
+
+    @classmethod
+    def build(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
+        """The map of two vocabularies, read from the user's cache if it has been built before.
+
+        A map of a quarter of a million tokens takes some seconds. Its file, in ``maps`` of the
+        cache folder, is named by the hashes of both vocabularies and of the target's encoder.
+        Where no file can be written, the map is built anew each time.
+        """
+        if len(draft) < _WORTH_A_FILE:
+            return cls._built(draft, target)
+        try:
+            path = _path(draft, target)
+        except (OSError, RuntimeError, ValueError) as error:  # no home, or no folder to be made
+            _keep_in_memory(error)
+            return cls._built(draft, target)
+        found = cls._read(path)
+        if found is None:
+            found = cls._built(draft, target)
+            try:
+                found._write(path)
+            except OSError as error:
+                _keep_in_memory(error)
+        return found
+
+    def on(self, device: torch.device | str) -> VocabularyMap:
+        """The map in a device's memory, copied there once."""
+        device = torch.device(device)
+        if device == self.first.device:
+            return self
+        if device not in self._on:
+            parts = (getattr(self, field.name).to(device) for field in fields(self))
+            self._on[device] = VocabularyMap(*parts)
+        return self._on[device]
+
+    @cached_property
+    def _on(self) -> dict[torch.device, VocabularyMap]:
+        return {}
+
+    @cached_property
+    def exact_origins(self) -> Origins:
+        """``exact`` the other way round, for ``ops.restrict`` on a GPU."""
+        return Origins.of(self.exact)
+
+    @cached_property
+    def first_origins(self) -> Origins:
+        """``first`` the other way round, for ``ops.transfer`` on a GPU."""
+        return Origins.of(self.first)
+
+    def expansion(self, token: int) -> list[int]:
+        """The target tokens that spell a draft token; none where the target cannot."""
+        start, end = self.expansion_offsets[token : token + 2].tolist()
+        ids: list[int] = self.expansion_ids[start:end].tolist()
+        return ids
+
+    def push_forward(self, distribution: torch.Tensor, columns: int) -> torch.Tensor:
+        """The distribution of the first target token, ``q(t) = sum of distribution(d) over first(d)
+        = t``.
+
+        Args:
+            distribution: float ``[D]``.
+            columns: V_t.
+
+        Returns:
+            ``[V_t]``; what has no expansion is missing from its sum.
+        """
+        mass = torch.where(self.first == NONE, 0, distribution)
+        return distribution.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
+
+    @classmethod
+    def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
+        if draft.fingerprint == target.fingerprint:
+            every = torch.arange(len(draft), dtype=torch.int32, device="cpu")
+            offsets = torch.arange(len(draft) + 1, device="cpu")
+            return cls(every, every.clone(), offsets, every.clone())
+        table = [draft.token_bytes(i) for i in range(len(draft))]
+        exact = [target.owners.get(data, NONE) for data in table]
+        expansions = [
+            ids if target.decode(ids) == data else []
+            for ids, data in zip(target.encode_all(table), table, strict=True)
+        ]
+        for token in draft.eos_ids if target.eos_ids else ():
+            exact[token] = target.eos_ids[0]
+            expansions[token] = [target.eos_ids[0]]
+        firsts = [(ids or [NONE])[0] for ids in expansions]
+        ends = list(accumulate(map(len, expansions)))
+        return cls(
+            exact=torch.tensor(exact, dtype=torch.int32, device="cpu"),
+            first=torch.tensor(firsts, dtype=torch.int32, device="cpu"),
+            expansion_offsets=torch.tensor([0, *ends], dtype=torch.int64, device="cpu"),
+            expansion_ids=torch.tensor(
+                list(chain.from_iterable(expansions)), dtype=torch.int32, device="cpu"
+            ),
+        )
+
+    @classmethod
+    def _read(cls, path: Path) -> VocabularyMap | None:
+        try:
+            return cls(**load_file(path))
+        except (OSError, SafetensorError, TypeError):  # absent, cut short, or of another layout
+            return None
+
+    def _write(self, path: Path) -> None:
+        """Write beside the path and rename, so that the file is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            partial = Path(file.name)
+        try:
+            save_file({field.name: getattr(self, field.name) for field in fields(self)}, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _keep_in_memory(error: Exception) -> None:
+    logger.warning(
+        "VocabularyMap.build: the map cannot be kept in a file (%s) and is built again next time; "
+        "set TOKENTIMING_CACHE to a folder that can be written",
+        error,
+    )
+
+
+def _path(draft: Vocabulary, target: Vocabulary) -> Path:
+    hashes = (draft.fingerprint, target.fingerprint, target.encoder_fingerprint)
+    return cache_folder() / "maps" / f"{'-'.join(h[:16] for h in hashes)}.{_LAYOUT}.safetensors"

@@ -1,0 +1,1 @@
+"""What several tests share: models, vocabularies, references and proofs by enumeration."""

@@ -1,0 +1,89 @@
+"""Toy pairs that are not nested: what they hold between them is what could go wrong."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+
+from tests.support import toys
+from tokentiming import Draft, Vocabulary
+
+Distribution = dict[tuple[int, ...], Fraction]
+"""Probabilities of sequences of tokens."""
+
+
+class Gram(toys.ToyModel):
+    """A distribution over a few tokens, given the last two of them.
+
+    Probabilities are multiples of 1/64, some of them 0, and float64 holds their logarithms.
+    """
+
+    def __init__(self, size: int, seed: int, support: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        support = min(support, size)
+        self.distribution = torch.zeros(size, size, size, dtype=torch.int64)
+        for row in self.distribution.view(-1, size):
+            kept = torch.randperm(size, generator=generator)[:support]
+            draws = torch.randint(support, (64 - support,), generator=generator)
+            row[kept] = 1 + torch.bincount(draws, minlength=support)
+        self._scores = (self.distribution.double() / 64).log()
+
+    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
+        rows = range(len(ids) - keep, len(ids))
+        return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
+
+    def joint(self, length: int, ends: tuple[int, ...]) -> Distribution:
+        """Distribution of the next tokens after ``[0, 0]``, up to an end of turn."""
+        distribution: Distribution = {}
+
+        def go(ids: list[int], weight: Fraction) -> None:
+            new = tuple(ids[2:])
+            if len(new) == length or (new and new[-1] in ends):
+                distribution[new] = weight
+                return
+            for token, w in enumerate(self.distribution[ids[-2], ids[-1]].tolist()):
+                if w:
+                    go([*ids, token], weight * Fraction(w, 64))
+
+        go([0, 0], Fraction(1))
+        return distribution
+
+
+class Adversary:
+    """Drafts the same string in every round, whatever the text."""
+
+    forwards = 0
+    synchronizes = False
+
+    def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
+        self.vocabulary = vocabulary
+        self._drawn = drawn
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+        draft = Draft()
+        choices = [toys.choice(token) for token in self._drawn[:limit]]
+        draft.take(choices, self.vocabulary.special_ids)
+        return draft
+
+
+# A merge on each side, a token that begins another, equal bytes twice, a token without bytes, and
+# draft tokens whose expansions begin alike and end or go on.
+TARGET = toys.letters(["<eos>", "a", "b", "ab", "a", ""])
+DRAFT = toys.letters(["<eos>", "a", "b", "ba", "bab", ""])
+
+# The target merges what the draft draws apart, and has an end of turn under another id.
+MERGING = toys.letters(["b", "bb", "a", "<eos>", "aab"])
+APART = toys.letters(["<eos>", "b", "a", "aa"])
+
+PAIRS = {"crossing": (DRAFT, TARGET), "merging": (APART, MERGING), "same": (TARGET, TARGET)}
+TARGET_SEED, DRAFT_SEED = 1, 2
+
+
+def models(pair: str, support: int = 4) -> tuple[Gram, Gram]:
+    """Target and draft of a pair."""
+    draft, target = PAIRS[pair]
+    return Gram(len(target), TARGET_SEED, support), Gram(len(draft), DRAFT_SEED, support)
