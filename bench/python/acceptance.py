@@ -128,7 +128,7 @@ def position(draft: Draft, target, mapped, row, seeds: int, offset: int) -> dict
         p = torch.softmax(row / temperature, 0)
         distribution = torch.softmax(draft.scores() / temperature, 0)
         pushed = mapped.push_forward(distribution, len(target))
-        shared = ops.restrict(distribution[None], mapped.exact, columns=len(target))[0]
+        shared = ops.restrict(distribution[None], mapped.core, columns=len(target))[0]
         result[str(temperature)] = {
             "pushforward": float(torch.minimum(p, pushed).sum()),
             "tli": float(torch.minimum(p, shared).sum()),

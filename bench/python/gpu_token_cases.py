@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Pieces:
     def __init__(self, pairs: int, tokens: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.ids: list[list[int]] = [[], []]
-        self.tables: list[tuple[Tensor, Tensor]] = []
+        self.tables: list[ops.ByteTable] = []
         found: list[dict[bytes, int]] = [{}, {}]
         for _ in range(pairs):
             text = bytes(torch.randint(97, 123, (5 * tokens,), generator=generator).tolist())
@@ -35,36 +36,34 @@ class Pieces:
                     self.ids[side].append(known.setdefault(text[start:end], len(known)))
         for known in found:
             offsets = torch.tensor([0, *itertools.accumulate(map(len, known))])
-            self.tables.append((torch.tensor(list(b"".join(known)), dtype=torch.uint8), offsets))
+            joined = torch.tensor(list(b"".join(known)), dtype=torch.uint8)
+            self.tables.append(ops.ByteTable(joined, offsets))
 
-
-class Table:
-    """A byte table in one place."""
-
-    def __init__(self, table: tuple[Tensor, Tensor], device: str) -> None:
-        self.bytes, self.offsets = (part.to(device) for part in table)
+    def arguments(self, device: str, offsets: Tensor) -> dict[str, Any]:
+        """Of `ops.align`."""
+        ids = [torch.tensor(side, device=device) for side in self.ids]
+        tables = [table.to(device) for table in self.tables]
+        return {
+            "draft_ids": ids[0],
+            "target_ids": ids[1],
+            "draft_table": tables[0],
+            "target_table": tables[1],
+            "draft_offsets": offsets.to(device),
+            "target_offsets": offsets.to(device),
+        }
 
 
 def align_case(pairs: int = 256, tokens: int = 16) -> GpuCase:
     pieces = Pieces(pairs, tokens)
     offsets = torch.arange(pairs + 1) * tokens
-
-    def call(device: str, out: ops.Alignment | None = None) -> ops.Alignment:
-        ids = [torch.tensor(side, device=device) for side in pieces.ids]
-        tables = [Table(table, device) for table in pieces.tables]
-        starts = offsets.to(device)
-        return ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts, out=out)
-
-    ids = [torch.tensor(side, device="cuda") for side in pieces.ids]
-    tables = [Table(table, "cuda") for table in pieces.tables]
-    starts = offsets.cuda()
-    out = ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts)
+    on_gpu = pieces.arguments("cuda", offsets)
+    out = ops.align(**on_gpu)
 
     def ours(_: int) -> ops.Alignment:
-        return ops.align(*ids, *tables, draft_offsets=starts, target_offsets=starts, out=out)
+        return ops.align(**on_gpu, out=out)
 
     def check() -> None:
-        expected = call("cpu")
+        expected = ops.align(**pieces.arguments("cpu", offsets))
         found = ours(0)
         require(torch.equal(found.target_spans.cpu(), expected.target_spans), "the CPU: spans")
         require(torch.equal(found.cost.cpu(), expected.cost), "the CPU: costs")
@@ -88,10 +87,10 @@ def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
     """Sequences of one token, so that every distribution is a push-forward."""
     first = vocabulary_map().int()
     every = torch.arange(DRAFT + 1)
-    origins = ops.Origins.of(first)
+    mapped = ops.VocabularyMap(first, first, every, first)
     generator = torch.Generator("cuda").manual_seed(0)
     ids = torch.randint(DRAFT, (tokens,), generator=generator, device="cuda")
-    one_byte = (torch.zeros(TARGET, dtype=torch.uint8), torch.arange(TARGET + 1))
+    one_byte = ops.ByteTable(torch.zeros(TARGET, dtype=torch.uint8), torch.arange(TARGET + 1))
     spans = torch.tensor([[0, 1]], dtype=torch.int32).repeat(tokens, 1)
     offsets = torch.arange(tokens + 1)
     rows = [
@@ -99,20 +98,21 @@ def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
         for _ in range(sets)
     ]
 
-    class Expansions:
-        def __init__(self, device: str) -> None:
-            self.first = first.to(device)
-            self.expansion_offsets = every.to(device)
-            self.expansion_ids = self.first
-            self.first_origins = ops.Origins(*(part.to(device) for part in origins))
-
-    def arguments(device: str, k: int) -> tuple[object, ...]:
-        table = Table(one_byte, device)
-        moved = (rows[k], ids, first.cuda()[ids].long(), spans)
-        return (*(t.to(device) for t in moved), table, table, Expansions(device))
+    def arguments(device: str, k: int) -> dict[str, Any]:
+        table, starts = one_byte.to(device), offsets.to(device)
+        return {
+            "draft_probs": rows[k].to(device),
+            "draft_ids": ids.to(device),
+            "target_ids": first.cuda()[ids].long().to(device),
+            "target_spans": spans.to(device),
+            "draft_table": table,
+            "target_table": table,
+            "vocabulary_map": mapped.to(device),
+            "draft_offsets": starts,
+            "target_offsets": starts,
+        }
 
     on_gpu = [arguments("cuda", k) for k in range(sets)]
-    starts = offsets.cuda()
     outs = [
         ops.Transfer(
             torch.empty(tokens, TARGET, device="cuda"),
@@ -123,15 +123,13 @@ def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
     places = first.cuda().long()
 
     def ours(k: int) -> ops.Transfer:
-        return ops.transfer(*on_gpu[k], draft_offsets=starts, target_offsets=starts, out=outs[k])
+        return ops.transfer(**on_gpu[k], out=outs[k])
 
     def plain(k: int) -> Tensor:
         return rows[k].new_zeros(tokens, TARGET).index_add_(1, places, rows[k])
 
     def check() -> None:
-        expected = ops.transfer(
-            *arguments("cpu", 0), draft_offsets=offsets, target_offsets=offsets, columns=TARGET
-        )
+        expected = ops.transfer(**arguments("cpu", 0), columns=TARGET)
         found = ours(0)
         require(torch.equal(found.probs.cpu(), expected.probs), "the CPU: distributions")
         require(torch.equal(found.cases.cpu(), expected.cases), "the CPU: cases")
@@ -145,7 +143,8 @@ def transfer_case(tokens: int = 64, sets: int = 3) -> GpuCase:
 def restrict_case(rows_count: int = 64, sets: int = 3) -> GpuCase:
     exact = vocabulary_map().int()
     exact = torch.where(exact < 300, -1, exact)
-    origins = ops.Origins(*(part.cuda() for part in ops.Origins.of(exact)))
+    none = torch.zeros(DRAFT + 1, dtype=torch.int64)
+    mapped = ops.VocabularyMap(exact, torch.full_like(exact, -1), none, exact[:0])
     shared = torch.nonzero(exact >= 0)[:, 0].cuda()
     places = exact.cuda()[shared].long()
     generator = torch.Generator("cuda").manual_seed(0)
@@ -154,10 +153,10 @@ def restrict_case(rows_count: int = 64, sets: int = 3) -> GpuCase:
         for _ in range(sets)
     ]
     outs = [torch.empty(rows_count, TARGET, device="cuda") for _ in range(sets)]
-    on_gpu = exact.cuda()
+    on_gpu = mapped.to("cuda")
 
     def ours(k: int) -> Tensor:
-        return ops.restrict(rows[k], on_gpu, columns=TARGET, origins=origins, out=outs[k])
+        return ops.restrict(rows[k], on_gpu, columns=TARGET, out=outs[k])
 
     def plain(k: int) -> Tensor:
         out = rows[k].new_zeros(rows_count, TARGET)
@@ -165,7 +164,7 @@ def restrict_case(rows_count: int = 64, sets: int = 3) -> GpuCase:
         return out.div_(out.sum(-1, keepdim=True))
 
     def check() -> None:
-        expected = ops.restrict(rows[0].cpu(), exact, columns=TARGET)
+        expected = ops.restrict(rows[0].cpu(), mapped, columns=TARGET)
         require(torch.allclose(ours(0).cpu(), expected, rtol=1e-6), "the CPU: distributions")
         require(torch.allclose(plain(0), ours(0), rtol=1e-4), "torch: distributions")
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import peers
 from case import Case, cold, require
-from tokentiming import Vocabulary, ops
+from tokentiming import Vocabulary, VocabularyMap, ops
 from tokentiming.cli import demo_models as models
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
@@ -63,23 +63,40 @@ def align_case(tokens: int = 16, band: int = 8, count: int = 64) -> Case:
         torch.empty(len(pairs), dtype=torch.int64),
     )
 
+    draft_table, target_table = draft_vocab.table, target_vocab.table
+
     def ours() -> None:
         for draft, target in pairs:
-            ops.align(draft, target, draft_vocab, target_vocab, band=band, out=out)
+            ops.align(
+                draft_ids=draft,
+                target_ids=target,
+                draft_table=draft_table,
+                target_table=target_table,
+                band=band,
+                out=out,
+            )
 
-    def ours_allocating() -> None:
-        for draft, target in pairs:
-            ops.align(draft, target, draft_vocab, target_vocab, band=band)
+    def ours_allocating() -> list[ops.Alignment]:
+        return [
+            ops.align(
+                draft_ids=draft,
+                target_ids=target,
+                draft_table=draft_table,
+                target_table=target_table,
+                band=band,
+            )
+            for draft, target in pairs
+        ]
 
     def core() -> ops.Alignment:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             return ops.align(
-                draft_ids,
-                target_ids,
-                draft_vocab,
-                target_vocab,
+                draft_ids=draft_ids,
+                target_ids=target_ids,
+                draft_table=draft_table,
+                target_table=target_table,
                 band=band,
                 draft_offsets=offsets,
                 target_offsets=offsets,
@@ -100,10 +117,7 @@ def align_case(tokens: int = 16, band: int = 8, count: int = 64) -> Case:
 
     def check() -> None:
         ours()
-        single = [
-            ops.align(draft, target, draft_vocab, target_vocab, band=band).target_spans
-            for draft, target in pairs
-        ]
+        single = [found.target_spans for found in ours_allocating()]
         require(torch.equal(out.target_spans, single[-1]), "out=: spans")
         require(torch.equal(core().target_spans, torch.cat(single)), "a batch of pairs: spans")
         expected = [list(map(tuple, spans.tolist())) for spans in single]
@@ -119,34 +133,28 @@ def align_case(tokens: int = 16, band: int = 8, count: int = 64) -> Case:
     return Case("align", f"{tokens} x {tokens} tokens, band {band}", ways, check, count=len(pairs))
 
 
-class Expansions:
-    """Every SmolLM2 token in Gemma's tokens."""
-
-    def __init__(self) -> None:
-        draft_vocab, target_vocab = vocabulary("smollm2-135m"), vocabulary("gemma-3-270m")
-        self.lists = [
-            target_vocab.encode(draft_vocab.token_bytes(d)) for d in range(len(draft_vocab))
-        ]
-        self.first = torch.tensor([e[0] if e else -1 for e in self.lists])
-        self.expansion_offsets = torch.tensor([0, *itertools.accumulate(map(len, self.lists))])
-        self.expansion_ids = torch.tensor([i for e in self.lists for i in e])
-
-
 def transfer_case(tokens: int = 8) -> Case:
     draft_vocab, target_vocab = vocabulary("smollm2-135m"), vocabulary("gemma-3-270m")
-    expansions = Expansions()
-    plain = peers.TorchTransfer(expansions.first, expansions.lists)
+    mapped = VocabularyMap.build(draft_vocab, target_vocab)
+    expansions = [mapped.expansion(d) for d in range(len(draft_vocab))]
+    plain = peers.TorchTransfer(mapped.first.long(), expansions)
     columns = len(target_vocab)
     texts = [draft for draft, _ in token_pairs(tokens, 8)]
 
     def inputs(seed: int) -> dict[str, Any]:
         draft_ids = texts[seed % len(texts)]
         target_ids = torch.tensor(target_vocab.encode(draft_vocab.decode(draft_ids.tolist())))
-        spans = ops.align(draft_ids, target_ids, draft_vocab, target_vocab).target_spans
+        ours: dict[str, Any] = {
+            "draft_ids": draft_ids,
+            "target_ids": target_ids,
+            "draft_table": draft_vocab.table,
+            "target_table": target_vocab.table,
+        }
+        spans = ops.align(**ours).target_spans
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(tokens, len(draft_vocab), generator=generator).softmax(-1)
-        ours = (rows, draft_ids, target_ids, spans, draft_vocab, target_vocab, expansions)
-        cases = ops.transfer(*ours).cases
+        ours |= {"draft_probs": rows, "target_spans": spans, "vocabulary_map": mapped.core}
+        cases = ops.transfer(**ours).cases
         given = (draft_ids.tolist(), target_ids.tolist(), spans.tolist(), cases.tolist())
         out = ops.Transfer(torch.empty(len(target_ids), columns), torch.empty_like(cases))
         return {"ours": ours, "plain": (rows, *given), "out": out}
@@ -157,7 +165,7 @@ def transfer_case(tokens: int = 8) -> Case:
 
     def ours() -> ops.Transfer:
         one = next(turn)
-        return ops.transfer(*one["ours"], out=one["out"])
+        return ops.transfer(**one["ours"], out=one["out"])
 
     def torch_way() -> Tensor:
         one = next(plain_turn)
@@ -165,13 +173,13 @@ def transfer_case(tokens: int = 8) -> Case:
 
     def check() -> None:
         for one in sets:
-            expected = ops.transfer(*one["ours"]).probs
+            expected = ops.transfer(**one["ours"]).probs
             found = plain(*one["plain"], torch.empty_like(expected))
             require(torch.allclose(found, expected, rtol=1e-4, atol=1e-9), "torch: distributions")
 
     # Rows that no proxy token starts with are not read; here all but merged ones are.
-    proxies = sum(len(one["ours"][2]) for one in sets) / len(sets)
-    least = 4 * tokens * len(draft_vocab) + 8 * len(draft_vocab) + int(4 * proxies * columns)
+    proxies = sum(len(one["ours"]["target_ids"]) for one in sets) / len(sets)
+    least = 4 * tokens * len(draft_vocab) + 4 * len(draft_vocab) + int(4 * proxies * columns)
     size_name = f"{tokens} x {len(draft_vocab):,} to {proxies:.1f} x {columns:,}"
     return Case("transfer", size_name, {"ours, out=": ours, "plain torch": torch_way}, check, least)
 
@@ -183,6 +191,8 @@ def restrict_case(rows: int = 8) -> Case:
         [ids.get(draft_vocab.token_bytes(d), -1) if draft_vocab.token_bytes(d) else -1
          for d in range(len(draft_vocab))]
     )  # fmt: skip
+    no_offsets = torch.zeros(len(exact) + 1, dtype=torch.int64)
+    mapped = ops.VocabularyMap(exact.int(), exact.int(), no_offsets, exact[:0].int())
     # Of draft tokens with equal bytes the last keeps the place, so that plain indexing agrees.
     shared = torch.nonzero(exact >= 0)[:, 0]
     places = exact[shared]
@@ -194,13 +204,13 @@ def restrict_case(rows: int = 8) -> Case:
         probs = torch.randn(rows, len(draft_vocab), generator=generator).softmax(-1)
         return probs, torch.empty(rows, columns)
 
-    least = 4 * rows * (len(draft_vocab) + columns) + 8 * len(draft_vocab)
+    least = 4 * rows * (len(draft_vocab) + columns) + 4 * len(draft_vocab)
     sets = cold(inputs, least)
     turn, plain_turn = itertools.cycle(sets), itertools.cycle(sets)
 
     def ours() -> Tensor:
         probs, out = next(turn)
-        return ops.restrict(probs, exact, columns=columns, out=out)
+        return ops.restrict(probs, mapped, columns=columns, out=out)
 
     def torch_way() -> Tensor:
         probs, out = next(plain_turn)

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   tokentiming::python::bind_align(module);
   tokentiming::python::bind_linear(module);
   tokentiming::python::bind_sample(module);
+  tokentiming::python::bind_tables(module);
   tokentiming::python::bind_tensor(module);
   tokentiming::python::bind_transfer(module);
   tokentiming::python::bind_transformer(module);

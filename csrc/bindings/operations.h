@@ -1,4 +1,5 @@
-// Each operation's binding is a file that registers itself here; bind_tensor is what they share.
+// Each operation's binding is a file that registers itself here; bind_tables and bind_tensor are
+// what they share.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,6 +9,7 @@ namespace tokentiming::python {
 void bind_align(pybind11::module_& module);
 void bind_linear(pybind11::module_& module);
 void bind_sample(pybind11::module_& module);
+void bind_tables(pybind11::module_& module);
 void bind_tensor(pybind11::module_& module);
 void bind_transfer(pybind11::module_& module);
 void bind_transformer(pybind11::module_& module);

@@ -1,14 +1,17 @@
-// Matrices of any floating-point type out of Python tensors.
+// Matrices out of Python tensors.
 #pragma once
 
+#include "dtypes.h"
 #include "tensor.h"
 #include "tokentiming/rows.h"
 
 namespace tokentiming::python {
 
-// The rows of a tensor [R, V], or of [B, R, V] one batch after another. Rows may be any distance
-// apart, as long as it is the same for all; refuses anything else by name.
-inline AnyRows any_rows(const Tensor& tensor) {
+// The rows of a tensor [R, V], or of [B, R, V] one batch after another, of elements known to be
+// Number. Rows may be any distance apart, as long as it is the same for all; refuses anything else
+// by name.
+template <class Number>
+Rows<const Number> rows_of(const Tensor& tensor) {
   const int last = tensor.dimensions() - 1;
   if (tensor.size(last) > 1 && tensor.stride(last) != 1) {
     tensor.refuse("must be contiguous along the vocabulary; use .contiguous()");
@@ -23,16 +26,21 @@ inline AnyRows any_rows(const Tensor& tensor) {
     }
     rows *= batch;
   }
-  const auto as = [&]<class Number>(Number) -> AnyRows {
-    return Rows<const Number>{tensor.data<const Number>(), static_cast<std::size_t>(rows),
-                              static_cast<std::size_t>(tensor.size(last)), stride};
-  };
-  const DLDataType dtype = tensor.dtype();
-  if (same_dtype(dtype, kDlpack<float>)) return as(float{});
-  if (same_dtype(dtype, kDlpack<BFloat16>)) return as(BFloat16{});
-  if (same_dtype(dtype, kDlpack<Half>)) return as(Half{});
-  if (same_dtype(dtype, kDlpack<double>)) return as(double{});
-  tensor.refuse_dtype("float16, bfloat16, float32 or float64");
+  return {tensor.data<const Number>(), static_cast<std::size_t>(rows),
+          static_cast<std::size_t>(tensor.size(last)), stride};
+}
+
+// The same, of whichever floating-point type they are.
+inline AnyRows any_rows(const Tensor& tensor) {
+  return with_float_type(tensor,
+                         [&]<class Number>(Number) -> AnyRows { return rows_of<Number>(tensor); });
+}
+
+// The contiguous rows of a tensor [R, V] to write.
+template <class Number>
+Rows<Number> writable_rows(const Tensor& tensor) {
+  return {tensor.writable_elements<Number>().data(), static_cast<std::size_t>(tensor.size(0)),
+          static_cast<std::size_t>(tensor.size(1)), tensor.size(1)};
 }
 
 }  // namespace tokentiming::python

@@ -1,8 +1,9 @@
 #include "tokentiming/sample.h"
 
 #include "operations.h"
+#include "rows.h"
+#include "run.h"
 #include "scalars.h"
-#include "tensor.h"
 
 namespace tokentiming::python {
 namespace {
@@ -36,34 +37,19 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, py::handle
   logits.require_dimensions(2, "[R, V]");
   keys.require_dimensions(1, "[N]");
   out.require_dimensions(1, "[R]");
-  if (logits.size(1) > 1 && logits.stride(1) != 1) {
-    logits.refuse("must be contiguous along the vocabulary; use .contiguous()");
-  }
   const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
   const auto draws = as_states(states);
   const auto ids = out.writable_elements<std::int64_t>();
   require_apart({&out}, {&logits, &keys, &states});
   const std::uint64_t seed = Scalar(seed_object, kSample, "seed").as_uint64();
 
-  const auto run = [&]<class Logit>(Logit) {
-    const Rows<const Logit> rows{logits.data<const Logit>(),
-                                 static_cast<std::size_t>(logits.size(0)),
-                                 static_cast<std::size_t>(logits.size(1)), logits.stride(0)};
-    if (place.on_gpu()) {
-      const Scratch scratch(place, cuda::sample_workspace(rows.rows, token_keys.size()));
-      const cuda::Stream stream = place.stream();
-      const Unlocked unlocked;
-      return cuda::sample(rows, token_keys, seed, draws, ids, scratch.bytes(), stream);
-    }
-    const Unlocked unlocked;
-    sample(rows, token_keys, seed, draws, ids);
-  };
-  const DLDataType dtype = logits.dtype();
-  if (dtype.code == kDLBfloat && dtype.bits == 16) return run(BFloat16{});
-  if (dtype.code == kDLFloat && dtype.bits == 16) return run(Half{});
-  if (dtype.code == kDLFloat && dtype.bits == 32) return run(float{});
-  if (dtype.code == kDLFloat && dtype.bits == 64) return run(double{});
-  logits.refuse_dtype("float16, bfloat16, float32 or float64");
+  with_float_type(logits, [&]<class Logit>(Logit) {
+    const auto rows = rows_of<Logit>(logits);
+    using cuda::sample;
+    using tokentiming::sample;
+    run(place, cuda::sample_workspace(rows.rows, token_keys.size()),
+        [&](const auto&... on_gpu) { sample(rows, token_keys, seed, draws, ids, on_gpu...); });
+  });
 }
 
 void log_noise_tensors(py::handle keys_object, py::handle seed_object, py::handle states_object,
@@ -80,13 +66,9 @@ void log_noise_tensors(py::handle keys_object, py::handle seed_object, py::handl
   require_apart({&out}, {&keys, &states});
   const std::uint64_t seed = Scalar(seed_object, kLogNoise, "seed").as_uint64();
   if (values.size() != token_keys.size() * draws.size()) out.refuse("must be [R, N]");
-  if (place.on_gpu()) {
-    const cuda::Stream stream = place.stream();
-    const Unlocked unlocked;
-    return cuda::log_noise(token_keys, seed, draws, values, stream);
-  }
-  const Unlocked unlocked;
-  log_noise(token_keys, seed, draws, values);
+  using cuda::log_noise;
+  using tokentiming::log_noise;
+  run(place, [&](const auto&... on_gpu) { log_noise(token_keys, seed, draws, values, on_gpu...); });
 }
 
 }  // namespace

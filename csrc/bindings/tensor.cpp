@@ -102,19 +102,23 @@ std::string name(DLDevice device) {
 
 }  // namespace
 
-void Place::admit(const Tensor& tensor, DLDevice device, const DLPackExchangeAPI* api) {
+void Place::admit(const char* function, const char* argument, DLDevice device,
+                  const DLPackExchangeAPI* api) {
+  const auto refuse = [&](const std::string& reason) {
+    throw std::invalid_argument(std::string(function) + ": " + argument + " " + reason);
+  };
   const bool on_gpu = device.device_type == kDLCUDA;
   if (!on_gpu) device = {kDLCPU, 0};
   if (first_ != nullptr) {
     if (device.device_type == device_.device_type && device.device_id == device_.device_id) return;
-    tensor.refuse("is " + name(device) + ", " + first_ + " is " + name(device_) +
-                  "; all have to be on one device");
+    refuse("is " + name(device) + ", " + first_ + " is " + name(device_) +
+           "; all have to be on one device");
   }
   if (on_gpu && api == nullptr) {
-    tensor.refuse("is on a GPU and no torch tensor; use torch.from_dlpack (torch >= 2.10)");
+    refuse("is on a GPU and no torch tensor; use torch.from_dlpack (torch >= 2.10)");
   }
-  function_ = tensor.function();
-  first_ = tensor.argument();
+  function_ = function;
+  first_ = argument;
   device_ = device;
   api_ = api;
 }
@@ -174,7 +178,7 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument, Pl
   const DLDeviceType device = view_.device.device_type;
   const bool reached = device == kDLCPU || device == kDLCUDAHost || (place && device == kDLCUDA);
   if (!reached) refuse("is not in CPU memory; move it with .cpu()");
-  if (place) place->admit(*this, view_.device, api);
+  if (place) place->admit(function, argument, view_.device, api);
   if (view_.data == nullptr && count() > 0) refuse("has no memory behind it (a fake tensor?)");
 
   // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;
@@ -275,19 +279,26 @@ Tensor::Memory Tensor::memory() const {
 }
 
 void require_apart(std::initializer_list<const Tensor*> outputs,
-                   std::initializer_list<const Tensor*> inputs) {
+                   std::initializer_list<const Tensor*> inputs,
+                   std::initializer_list<Parts> tables) {
   for (const Tensor* const* output = outputs.begin(); output != outputs.end(); ++output) {
     const auto [begin, end] = (*output)->memory();
+    const auto refuse = [&](const std::string& other) {
+      (*output)->refuse("shares memory with " + other + "; give a tensor of its own");
+    };
+    const auto overlaps = [begin, end](const Tensor::Memory& other) {
+      return begin < other.end && other.begin < end;
+    };
     const auto require_apart_from = [&](const Tensor* other) {
-      if (other == nullptr) return;
-      const auto [other_begin, other_end] = other->memory();
-      if (begin < other_end && other_begin < end) {
-        (*output)->refuse(std::string("shares memory with ") + other->argument() +
-                          "; give a tensor of its own");
-      }
+      if (other != nullptr && overlaps(other->memory())) refuse(other->argument());
     };
     std::for_each(inputs.begin(), inputs.end(), require_apart_from);
     std::for_each(output + 1, outputs.end(), require_apart_from);
+    for (const Parts& table : tables) {
+      for (const Part& part : table.parts) {
+        if (overlaps(part.memory)) refuse(std::string(table.argument) + "." + part.name);
+      }
+    }
   }
 }
 

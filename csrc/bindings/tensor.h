@@ -48,7 +48,12 @@ class Tensor;
 class Place {
  public:
   // Refuses a tensor that is elsewhere than those before it.
-  void admit(const Tensor& tensor, DLDevice device, const DLPackExchangeAPI* api);
+  void admit(const char* function, const char* argument, DLDevice device,
+             const DLPackExchangeAPI* api);
+  // Refuses an argument whose tensors are elsewhere than those before it.
+  void admit(const char* function, const char* argument, const Place& other) {
+    admit(function, argument, other.device_, other.api_);
+  }
 
   bool on_gpu() const { return device_.device_type == kDLCUDA; }
   // The stream that torch works on at present.
@@ -146,10 +151,21 @@ class Tensor {
   bool read_only_ = false;
 };
 
+// The memory of one tensor of an argument that has several.
+struct Part {
+  const char* name;
+  Tensor::Memory memory;
+};
+struct Parts {
+  const char* argument;
+  std::span<const Part> parts;
+};
+
 // Refuses an output that shares memory with an input or with another output. A call names all its
-// tensors here, with null for an optional one that is not there.
+// tensors here, with null for an optional one that is not there, and its arguments of several.
 void require_apart(std::initializer_list<const Tensor*> outputs,
-                   std::initializer_list<const Tensor*> inputs);
+                   std::initializer_list<const Tensor*> inputs,
+                   std::initializer_list<Parts> tables = {});
 
 // True where both name integers or floats of the same kind and width.
 inline bool same_dtype(DLDataType a, DLDataType b) {

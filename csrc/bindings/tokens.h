@@ -1,15 +1,16 @@
-// Ragged batches of tokens and byte tables out of Python tensors.
+// Ragged batches of tokens out of Python tensors.
 #pragma once
 
 #include <array>
 #include <optional>
 
+#include "dtypes.h"
 #include "tensor.h"
 #include "tokentiming/align.h"
 
 namespace tokentiming::python {
 
-// One side's offsets; without any, the side is one sequence, which on a GPU needs none to say so.
+// Offsets of a batch; without any, it is one sequence, which on a GPU needs no offsets.
 class Offsets {
  public:
   Offsets(py::handle object, const char* function, const char* argument, std::int64_t tokens,
@@ -37,18 +38,41 @@ class Offsets {
   std::optional<Tensor> tensor_;
 };
 
-inline ByteTable byte_table(const Tensor& bytes, const Tensor& offsets) {
-  bytes.require_dimensions(1, "[N]");
-  offsets.require_dimensions(1, "[V + 1]");
-  return {bytes.elements<std::uint8_t>(), offsets.elements<std::int64_t>()};
-}
+// The names of the arguments of one side of a batch.
+struct SideNames {
+  const char* ids;
+  const char* axes;
+  const char* offsets;
+};
+inline constexpr SideNames kDraftSide{"draft_ids", "[K]", "draft_offsets"};
+inline constexpr SideNames kTargetSide{"target_ids", "[M]", "target_offsets"};
 
-// Calls run(Id{}) with the type of the tensor's elements, int32 or int64.
-template <class Run>
-void with_id_type(const Tensor& ids, const Run& run) {
-  if (same_dtype(ids.dtype(), kDlpack<std::int64_t>)) return run(std::int64_t{});
-  if (same_dtype(ids.dtype(), kDlpack<std::int32_t>)) return run(std::int32_t{});
-  ids.refuse_dtype("int32 or int64");
-}
+// The token ids of one side, and their offsets or None.
+class Side {
+ public:
+  Side(const SideNames& names, py::handle ids, py::handle offsets, const char* function,
+       Place& place)
+      : ids_(checked(names, ids, function, place)),
+        offsets_(offsets, function, names.offsets, ids_.count(), place) {}
+
+  const Tensor& ids() const { return ids_; }
+  const Tensor* offsets() const { return offsets_.tensor(); }
+
+  template <class Id>
+  Ragged<Id> get() const {
+    return {ids_.elements<Id>(), offsets_.get()};
+  }
+
+ private:
+  static Tensor checked(const SideNames& names, py::handle ids, const char* function,
+                        Place& place) {
+    Tensor tensor(ids, function, names.ids, &place);
+    tensor.require_dimensions(1, names.axes);
+    return tensor;
+  }
+
+  Tensor ids_;
+  Offsets offsets_;
+};
 
 }  // namespace tokentiming::python

@@ -6,6 +6,7 @@
 
 #include "operations.h"
 #include "rows.h"
+#include "run.h"
 #include "scalars.h"
 #include "tokens.h"
 
@@ -59,9 +60,9 @@ std::pair<std::int64_t, std::int64_t> verify_shape(py::handle draft_ids,
   return {batch, longest + 1};
 }
 
-void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle target_logits,
-                    py::handle target_probs, py::handle draft_logits, py::handle draft_probs,
-                    py::handle temperature_object, py::handle uniforms_object,
+void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle target_probs,
+                    py::handle draft_logits, py::handle draft_probs, py::handle uniforms_object,
+                    py::handle temperature_object, py::handle offsets_object,
                     py::handle tokens_object, py::handle accepted_object) {
   Place place;
   const Tensor ids(draft_ids, kVerify, "draft_ids", &place);
@@ -102,9 +103,7 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
   const Tensor accepted(accepted_object, kVerify, "out.accepted", &place);
   tokens.require_dimensions(2, "[B, K + 1]");
   accepted.require_dimensions(1, "[B]");
-  const Rows<std::int32_t> tokens_out{tokens.writable_elements<std::int32_t>().data(),
-                                      static_cast<std::size_t>(tokens.size(0)),
-                                      static_cast<std::size_t>(tokens.size(1)), tokens.size(1)};
+  const auto tokens_out = writable_rows<std::int32_t>(tokens);
   const auto accepted_out = accepted.writable_elements<std::int32_t>();
   std::optional<Offsets> offsets;
   std::vector<std::int64_t> even;
@@ -123,7 +122,7 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
   require_apart({&tokens, &accepted}, {&ids, offsets ? offsets->tensor() : nullptr, &*target,
                                        pointer(draft), pointer(uniforms)});
 
-  const auto run = [&]<class Id>(Id) {
+  with_id_type(ids, [&]<class Id>(Id) {
     Chains<Id> chains{
         {ids.elements<Id>(), starts},
         std::nullopt,
@@ -133,24 +132,14 @@ void verify_tensors(py::handle draft_ids, py::handle offsets_object, py::handle 
     if (draft)
       chains.proposals = distributions(*draft, draft_logits, length, "[B, K, V]", "[T, V]");
     if (uniforms) {
-      if (same_dtype(uniforms->dtype(), kDlpack<float>)) {
-        chains.uniforms = uniforms->elements<float>();
-      } else if (same_dtype(uniforms->dtype(), kDlpack<double>)) {
-        chains.uniforms = uniforms->elements<double>();
-      } else {
-        uniforms->refuse_dtype("float32 or float64");
-      }
+      with_wide_type(*uniforms,
+                     [&]<class Number>(Number) { chains.uniforms = uniforms->elements<Number>(); });
     }
-    if (place.on_gpu()) {
-      const Scratch scratch(place, cuda::verify_workspace(tokens_out.rows));
-      const cuda::Stream stream = place.stream();
-      const Unlocked unlocked;
-      return cuda::verify(chains, tokens_out, accepted_out, scratch.bytes(), stream);
-    }
-    const Unlocked unlocked;
-    verify(chains, tokens_out, accepted_out);
-  };
-  with_id_type(ids, run);
+    using cuda::verify;
+    using tokentiming::verify;
+    run(place, cuda::verify_workspace(tokens_out.rows),
+        [&](const auto&... on_gpu) { verify(chains, tokens_out, accepted_out, on_gpu...); });
+  });
 }
 
 }  // namespace

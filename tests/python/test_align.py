@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import references
-from tests.support.tables import Table, offsets
+from tests.support.tables import offsets, table_of
 from tokentiming import ops
 
 
 def align_pair(draft: list[bytes], target: list[bytes], band: int = 8) -> ops.Alignment:
     return ops.align(
-        torch.arange(len(draft)),
-        torch.arange(len(target)),
-        Table.of(draft),
-        Table.of(target),
+        draft_ids=torch.arange(len(draft)),
+        target_ids=torch.arange(len(target)),
+        draft_table=table_of(draft),
+        target_table=table_of(target),
         band=band,
     )
 
@@ -48,10 +48,10 @@ def test_equals_the_reference(dtype: torch.dtype, band: int, longest: int) -> No
         drafts.append(rng.choices(range(300), weights, k=k))
         targets.append(rng.choices(range(300), weights, k=m))
     result = ops.align(
-        torch.tensor(list(itertools.chain(*drafts)), dtype=dtype),
-        torch.tensor(list(itertools.chain(*targets)), dtype=dtype),
-        Table.of(draft_tokens),
-        Table.of(target_tokens),
+        draft_ids=torch.tensor(list(itertools.chain(*drafts)), dtype=dtype),
+        target_ids=torch.tensor(list(itertools.chain(*targets)), dtype=dtype),
+        draft_table=table_of(draft_tokens),
+        target_table=table_of(target_tokens),
         band=band,
         draft_offsets=offsets(drafts),
         target_offsets=offsets(targets),
@@ -122,20 +122,32 @@ def test_empty_sides() -> None:
     with pytest.raises(ValueError, match=r"^align: target_ids of sequence 0 is empty"):
         align_pair([b"a"], [])
     none = torch.empty(0, dtype=torch.int64)
-    table = Table.of([b"a"])
+    table, start = table_of([b"a"]), torch.tensor([0])
     batch = ops.align(
-        none, none, table, table, draft_offsets=torch.tensor([0]), target_offsets=torch.tensor([0])
+        draft_ids=none,
+        target_ids=none,
+        draft_table=table,
+        target_table=table,
+        draft_offsets=start,
+        target_offsets=start,
     )
     assert batch.cost.shape == (0,)
 
 
 def test_numpy_inputs_and_out() -> None:
-    table = Table.of([b"a", b"bc", b"ab", b"c"])
+    table = table_of([b"a", b"bc", b"ab", b"c"])
     ids = np.array([0, 1])
     ids.flags.writeable = False
     out = ops.Alignment(torch.full((2, 2), -1, dtype=torch.int32), torch.tensor(-1))
-    arrays = Table(table.bytes.numpy(), table.offsets.numpy())
-    assert ops.align(ids, np.array([2, 3]), arrays, table, out=out) is out
+    arrays = ops.ByteTable(table.bytes.numpy(), table.offsets.numpy())
+    result = ops.align(
+        draft_ids=ids,
+        target_ids=np.array([2, 3]),
+        draft_table=arrays,
+        target_table=table,
+        out=out,
+    )
+    assert result is out
     assert out.cost == 2
     assert out.target_spans.tolist() == [[0, 1], [1, 2]]
 
@@ -147,7 +159,7 @@ def test_threads_do_not_matter() -> None:
     flat, starts, table = (
         torch.tensor(list(itertools.chain(*drafts))),
         offsets(drafts),
-        Table.of(tokens),
+        table_of(tokens),
     )
     threads = torch.get_num_threads()
     results = []
@@ -156,7 +168,12 @@ def test_threads_do_not_matter() -> None:
             torch.set_num_threads(n)
             results.append(
                 ops.align(
-                    flat, flat.flip(0), table, table, draft_offsets=starts, target_offsets=starts
+                    draft_ids=flat,
+                    target_ids=flat.flip(0),
+                    draft_table=table,
+                    target_table=table,
+                    draft_offsets=starts,
+                    target_offsets=starts,
                 )
             )
     finally:
@@ -166,15 +183,16 @@ def test_threads_do_not_matter() -> None:
         assert torch.equal(results[0].cost, other.cost)
 
 
-TABLE = Table.of([b"a", b"bc"])
+TABLE = table_of([b"a", b"bc"])
 IDS = torch.tensor([0, 1])
+GOOD = {"draft_ids": IDS, "target_ids": IDS, "draft_table": TABLE, "target_table": TABLE}
 
 
 def test_a_cost_that_shares_memory_with_the_offsets_is_refused() -> None:
     starts = torch.tensor([0, 1, 2])
     out = ops.Alignment(torch.zeros(2, 2, dtype=torch.int32), starts[1:])
     with pytest.raises(ValueError, match=r"^align: out.cost shares memory with draft_offsets"):
-        ops.align(IDS, IDS, TABLE, TABLE, draft_offsets=starts, target_offsets=starts, out=out)
+        ops.align(**GOOD, draft_offsets=starts, target_offsets=starts, out=out)
     assert starts.tolist() == [0, 1, 2]
 
 
@@ -190,9 +208,9 @@ def test_a_cost_that_shares_memory_with_the_offsets_is_refused() -> None:
         ({"band": -1}, ValueError, "band is -1"),
         ({"band": 1.5}, TypeError, "band must be an integer in 64 bits, got float"),
         (
-            {"draft_vocab": "words"},
+            {"draft_table": "words"},
             TypeError,
-            "draft_vocab has no bytes, got str; give a Vocabulary",
+            r"draft_table must be an ops.ByteTable, got str; give an ops.ByteTable, such as voc",
         ),
         ({"draft_ids": IDS.float()}, TypeError, "draft_ids must be int32 or int64, got float32"),
         (
@@ -223,14 +241,9 @@ def test_a_cost_that_shares_memory_with_the_offsets_is_refused() -> None:
             "draft_offsets must be int64, got int32",
         ),
         (
-            {"draft_vocab": Table(TABLE.bytes, torch.tensor([0, 1, 9]))},
-            ValueError,
-            r"draft_vocab.offsets of token 1 are 1..9",
-        ),
-        (
-            {"target_vocab": Table(TABLE.bytes.int(), TABLE.offsets)},
+            {"target_table": (TABLE.bytes, TABLE.offsets)},
             TypeError,
-            "target_vocab.bytes must be uint8",
+            "target_table must be an ops.ByteTable, got tuple",
         ),
         (
             {"out": ops.Alignment(torch.empty(3, 2, dtype=torch.int32), torch.tensor(0))},
@@ -250,11 +263,12 @@ def test_a_cost_that_shares_memory_with_the_offsets_is_refused() -> None:
     ],
 )
 def test_refusals(changes: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {
-        "draft_ids": IDS,
-        "target_ids": IDS,
-        "draft_vocab": TABLE,
-        "target_vocab": TABLE,
-    } | changes
     with pytest.raises(error, match=f"^align: {message}"):
-        ops.align(**arguments)
+        ops.align(**GOOD | changes)
+
+
+def test_a_table_changed_after_it_was_made_is_refused_where_it_is_read() -> None:
+    table = table_of([b"a", b"bc"])
+    table.offsets[2] = 9
+    with pytest.raises(ValueError, match=r"^align: draft_table.offsets of token 1 are 1..9"):
+        ops.align(**GOOD | {"draft_table": table})

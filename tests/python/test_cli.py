@@ -79,7 +79,13 @@ def test_align_shows_both_sides_and_the_path(
         for folder in pair
     ]
     ids = [torch.tensor(vocabulary.encode(TEXT.encode())) for vocabulary in vocabularies]
-    cost = int(ops.align(ids[0], ids[1], vocabularies[0], vocabularies[1]).cost)
+    aligned = ops.align(
+        draft_ids=ids[0],
+        target_ids=ids[1],
+        draft_table=vocabularies[0].table,
+        target_table=vocabularies[1].table,
+    )
+    cost = int(aligned.cost)
     assert f"{len(ids[0])} and {len(ids[1])} tokens" in result.stdout
     assert f"path cost {cost} byte edits" in " ".join(result.stdout.split())
     assert max(cell_len(line) for line in result.stdout.splitlines()) <= width

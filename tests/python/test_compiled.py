@@ -1,4 +1,4 @@
-"""The operations as torch operators: opcheck, torch.compile and meta tensors."""
+"""The operations under torch.compile, for meta tensors, and as torch operators: opcheck."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.support.tables import Map, Table
+from tests.support.tables import map_of, table_of
 from tokentiming import ops
 
-TABLE = Table(torch.tensor(list(b"abcd"), dtype=torch.uint8), torch.arange(5))
-MAP = Map(torch.arange(4), torch.arange(5), torch.arange(4))
+TABLE = table_of([b"a", b"b", b"c", b"d"])
+MAP = map_of([[0], [1], [2], [3]], exact=[0, 1, 2, 3])
 IDS = torch.tensor([0, 1, 2])
 OFFSETS = torch.tensor([0, 1, 3])
 SPANS = torch.tensor([[0, 1], [1, 2], [2, 3]], dtype=torch.int32)
@@ -22,94 +23,131 @@ UNIFORMS = torch.full((5,), 0.5)
 KEYS, STATES = torch.arange(4), torch.zeros(5, 3, dtype=torch.int64)
 NARROW = torch.ones(3, 4).bfloat16()
 
-# Each operator, its arguments, and the function that stands before it.
-CASES: list[tuple[str, tuple[Any, ...], Callable[..., Any]]] = [
+# Operators: the function, its arguments, and those given by name.
+OPERATORS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
+    (ops.sample, (LOGITS, KEYS), {"seed": 2**64 - 1, "states": STATES}),
     (
-        "align",
-        (IDS, IDS, *TABLE, *TABLE, 8, None, None),
-        lambda d, t, db, ds, tb, ts, band, do, to: ops.align(
-            d, t, Table(db, ds), Table(tb, ts), band=band, draft_offsets=do, target_offsets=to
-        ),
+        ops.verify,
+        (IDS[None],),
+        {
+            "target_logits": LOGITS[None, :4],
+            "draft_probs": ROWS[None],
+            "uniforms": UNIFORMS[None, :4],
+            "temperature": 0.5,
+        },
     ),
     (
-        "align",
-        (IDS, IDS, *TABLE, *TABLE, 8, OFFSETS, OFFSETS),
-        lambda d, t, db, ds, tb, ts, band, do, to: ops.align(
-            d, t, Table(db, ds), Table(tb, ts), band=band, draft_offsets=do, target_offsets=to
-        ),
+        ops.verify,
+        (IDS,),
+        {
+            "target_logits": LOGITS,
+            "draft_probs": ROWS,
+            "uniforms": UNIFORMS,
+            "temperature": 1.0,
+            "offsets": OFFSETS,
+        },
     ),
-    (
-        "sample",
-        (LOGITS, KEYS, -1, STATES),
-        lambda logits, keys, seed, states: ops.sample(
-            logits, keys, seed=seed % 2**64, states=states
-        ),
-    ),
-    (
-        "verify",
-        (IDS[None], LOGITS[None, :4], None, None, ROWS[None], UNIFORMS[None, :4], 0.5, None),
-        lambda ids, logits, _p, _l, probs, u, temperature, _o: ops.verify(
-            ids, target_logits=logits, draft_probs=probs, uniforms=u, temperature=temperature
-        ),
-    ),
-    (
-        "verify",
-        (IDS, LOGITS, None, None, ROWS, UNIFORMS, 1.0, OFFSETS),
-        lambda ids, logits, _p, _l, probs, u, temperature, offsets: ops.verify(
-            ids, target_logits=logits, draft_probs=probs, uniforms=u, offsets=offsets
-        ),
-    ),
-    (
-        "transfer",
-        (ROWS, IDS, IDS, SPANS, *TABLE, *TABLE, *MAP, None, None, 6),
-        lambda rows, d, t, s, db, ds, tb, ts, f, eo, ei, _d, _t, columns: ops.transfer(
-            rows, d, t, s, Table(db, ds), Table(tb, ts), Map(f, eo, ei), columns=columns
-        ),
-    ),
-    (
-        "restrict",
-        (ROWS, MAP.first, 6),
-        lambda rows, exact, columns: ops.restrict(rows, exact, columns=columns),
-    ),
-    ("linear", (NARROW, NARROW, None), ops.linear),
+    (ops.linear, (NARROW, NARROW, None), {}),
 ]
 NAMED = pytest.mark.parametrize(
-    ("name", "arguments", "function"), CASES, ids=[f"{c[0]}{i}" for i, c in enumerate(CASES)]
+    ("function", "arguments", "options"),
+    OPERATORS,
+    ids=[f"{case[0].__name__}{i}" for i, case in enumerate(OPERATORS)],
 )
+
+# Operations at which a graph breaks.
+SIDES = {"draft_ids": IDS, "target_ids": IDS, "draft_table": TABLE, "target_table": TABLE}
+BATCH = {"draft_offsets": OFFSETS, "target_offsets": OFFSETS}
+BREAKING: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "align": (ops.align, SIDES),
+    "align a batch": (ops.align, SIDES | BATCH | {"band": 2}),
+    "align, out=": (
+        ops.align,
+        SIDES | {"out": ops.Alignment(torch.zeros_like(SPANS), torch.tensor(-1))},
+    ),
+    "transfer": (
+        ops.transfer,
+        SIDES | {"draft_probs": ROWS, "target_spans": SPANS, "vocabulary_map": MAP, "columns": 6},
+    ),
+    "restrict": (
+        ops.restrict,
+        {"draft_probs": ROWS, "vocabulary_map": MAP, "columns": 6},
+    ),
+}
+EACH_BREAKING = pytest.mark.parametrize("name", BREAKING)
 
 
 def flat(result: Any) -> tuple[torch.Tensor, ...]:
     return (result,) if isinstance(result, torch.Tensor) else tuple(result)
 
 
+def to_meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+
 @NAMED
-def test_opcheck(name: str, arguments: tuple[Any, ...], function: Callable[..., Any]) -> None:
-    torch.library.opcheck(getattr(torch.ops.tokentiming, name).default, arguments)
+def test_opcheck(
+    function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    signed = {name: -1 if name == "seed" else value for name, value in options.items()}
+    operator = getattr(torch.ops.tokentiming, function.__name__).default
+    torch.library.opcheck(operator, arguments, signed)
 
 
 @NAMED
 def test_compiled_equals_eager(
-    name: str, arguments: tuple[Any, ...], function: Callable[..., Any]
+    function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
-    for got, expected in zip(flat(compiled(*arguments)), flat(function(*arguments)), strict=True):
-        assert torch.equal(got, expected)
+    found, expected = compiled(*arguments, **options), function(*arguments, **options)
+    for got, wanted in zip(flat(found), flat(expected), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@EACH_BREAKING
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of torch, about the graph that breaks
+def test_right_between_two_graphs(name: str) -> None:
+    function, arguments = BREAKING[name]
+
+    def doubled(**given: Any) -> tuple[torch.Tensor, ...]:
+        before = {k: v * 1 if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+        return tuple(2 * part for part in flat(function(**before)))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(doubled, backend="aot_eager")
+    expected = [2 * part for part in flat(function(**arguments))]
+    for _ in range(2):
+        for got, wanted in zip(compiled(**arguments), expected, strict=True):
+            assert torch.equal(got, wanted)
 
 
 @NAMED
 def test_meta_tensors_have_shapes_alone(
-    name: str, arguments: tuple[Any, ...], function: Callable[..., Any]
+    function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    to_meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
-    if name == "verify" and arguments[-1] is not None:
+    given = [*map(to_meta, arguments)], {name: to_meta(value) for name, value in options.items()}
+    if "offsets" in options:
         with pytest.raises(ValueError, match=r"^verify: offsets are meta tensors"):
-            function(*to_meta)
+            function(*given[0], **given[1])
         return
-    for got, expected in zip(flat(function(*to_meta)), flat(function(*arguments)), strict=True):
+    found, expected = function(*given[0], **given[1]), function(*arguments, **options)
+    for got, wanted in zip(flat(found), flat(expected), strict=True):
         assert got.is_meta
-        assert got.shape == expected.shape
-        assert got.dtype == expected.dtype
+        assert got.shape == wanted.shape
+        assert got.dtype == wanted.dtype
+
+
+@EACH_BREAKING
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_tensors_without_memory_are_refused_by_name(name: str, kind: str) -> None:
+    function, arguments = BREAKING[name]
+    for changed, value in arguments.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        without = to_meta(value) if kind == "meta" else FakeTensorMode().from_tensor(value)
+        with pytest.raises(ops.ArgumentValueError, match=rf"^{function.__name__}: {changed} "):
+            function(**arguments | {changed: without})
 
 
 def test_out_is_refused_where_nothing_is_written() -> None:

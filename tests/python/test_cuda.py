@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.support import gpu
-from tests.support.tables import Map, Table
+from tests.support.tables import exact_map, map_of, table_of
 from tokentiming import ops
 
 pytestmark = gpu.NEEDED
@@ -29,6 +29,8 @@ def to_gpu(value: Any) -> Any:
         return place.copy_(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(to_gpu, value))
+    if isinstance(value, (ops.ByteTable, ops.VocabularyMap)):
+        return value.to("cuda")
     return value
 
 
@@ -51,8 +53,7 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
     def on_cpu(self) -> list[Tensor]:
-        options = {k: v for k, v in self.options.items() if k != "origins"}
-        return flat(self.function(*self.arguments, **options))
+        return flat(self.function(*self.arguments, **self.options))
 
     def to_gpu(self) -> Call:
         options = {name: to_gpu(value) for name, value in self.options.items()}
@@ -125,9 +126,9 @@ def verify_call(
     return Call(ops.verify, (ids.view(batch, drafted),), options | probs)
 
 
-def table(generator: torch.Generator, size: int) -> Table:
+def table(generator: torch.Generator, size: int) -> ops.ByteTable:
     lengths = torch.randint(0, 12, (size,), generator=generator).tolist()
-    return Table.of(
+    return table_of(
         [bytes(torch.randint(97, 100, (n,), generator=generator).tolist()) for n in lengths]
     )
 
@@ -138,27 +139,38 @@ def align_call(generator: torch.Generator, batch: int | None = None) -> Call:
     lengths = torch.randint(1, 30, (2, batch), generator=generator)
     starts = torch.cat([torch.zeros(2, 1, dtype=torch.int64), lengths.cumsum(1)], 1)
     ids = [torch.randint(0, 50, (int(n[-1]),), generator=generator).to(dtype) for n in starts]
-    tables = (table(generator, 50), table(generator, 50))
-    draft_offsets, target_offsets = starts[0].clone(), starts[1].clone()
-    options = {"draft_offsets": draft_offsets, "target_offsets": target_offsets}
-    return Call(ops.align, (*ids, *tables), options | {"band": integer(generator, 0, 12)})
+    options = {
+        "draft_ids": ids[0],
+        "target_ids": ids[1],
+        "draft_table": table(generator, 50),
+        "target_table": table(generator, 50),
+        "draft_offsets": starts[0].clone(),
+        "target_offsets": starts[1].clone(),
+        "band": integer(generator, 0, 12),
+    }
+    return Call(ops.align, (), options)
 
 
 def transfer_call(generator: torch.Generator, tokens: int | None = None) -> Call:
     """One sequence in two vocabularies of single letters and their pairs."""
     tokens = integer(generator, 0, 10) if tokens is None else tokens
     pieces = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc"]
-    words = Table.of(pieces)
+    words = table_of(pieces)
     spelled = [[0], [1], [2], [0, 1], [4], [2, 0], [3, 2]]
-    expansions = Map.of(spelled)
     draft = torch.randint(0, len(pieces), (tokens,), generator=generator)
     target = torch.tensor([i for d in draft.tolist() for i in spelled[d]], dtype=torch.int64)
-    spans = ops.align(draft, target, words, words).target_spans
+    options: dict[str, Any] = {
+        "draft_ids": draft,
+        "target_ids": target,
+        "draft_table": words,
+        "target_table": words,
+    }
+    options["target_spans"] = ops.align(**options).target_spans
+    options["vocabulary_map"] = map_of(spelled)
+    options["columns"] = integer(generator, 7, 5000)
     rows = torch.randn(tokens, len(pieces), generator=generator).softmax(-1)
     rows = rows.to([torch.float32, torch.float64][integer(generator, 0, 2)])
-    arguments = (apart(rows, generator), draft, target, spans, words, words, expansions)
-    options = {"columns": integer(generator, 7, 5000), "origins": ops.Origins.of(expansions.first)}
-    return Call(ops.transfer, arguments, options)
+    return Call(ops.transfer, (apart(rows, generator),), options)
 
 
 def restrict_call(generator: torch.Generator, rows: int | None = None) -> Call:
@@ -167,8 +179,7 @@ def restrict_call(generator: torch.Generator, rows: int | None = None) -> Call:
     exact = torch.randint(-1, columns, (draft,), generator=generator)
     exact[0] = 0
     probs = torch.randn(rows, draft, generator=generator).softmax(-1)
-    options = {"columns": columns, "origins": ops.Origins.of(exact)}
-    return Call(ops.restrict, (apart(probs, generator), exact), options)
+    return Call(ops.restrict, (apart(probs, generator), exact_map(exact)), {"columns": columns})
 
 
 CALLS = {
@@ -306,10 +317,28 @@ def test_tensors_on_two_devices_are_refused() -> None:
         ops.sample(logits, keys, seed=0, states=states)
 
 
-def test_maps_the_other_way_round_are_needed() -> None:
-    call = restrict_call(torch.Generator().manual_seed(8), 2).to_gpu()
-    with pytest.raises(ValueError, match=r"^restrict: origins are missing"):
-        ops.restrict(*call.arguments, columns=call.options["columns"])
+def test_tables_and_maps_elsewhere_are_refused() -> None:
+    call = restrict_call(torch.Generator().manual_seed(8), 2)
+    probs, vocabulary_map = call.arguments
+    with pytest.raises(ValueError, match=r"^restrict: vocabulary_map is in CPU memory, draft_pro"):
+        ops.restrict(probs.cuda(), vocabulary_map, **call.options)
+    call = align_call(torch.Generator().manual_seed(8), 2).to_gpu()
+    with pytest.raises(ValueError, match=r"^align: target_table is in CPU memory, draft_ids is on"):
+        ops.align(**call.options | {"target_table": call.options["target_table"].to("cpu")})
+
+
+def test_tables_and_maps_move_there_and_back() -> None:
+    table, mapped = table_of([b"a", b"bc"]), map_of([[0, 1], [], [1]], exact=[-1, -1, 1])
+    for moved, names in (
+        (table, ("bytes", "offsets")),
+        (mapped, ("exact", "first", "expansion_offsets", "expansion_ids")),
+    ):
+        there = moved.to("cuda")
+        assert there.to("cuda") is there
+        assert len(there) == len(moved)
+        for name in names:
+            assert getattr(there, name).is_cuda
+            assert torch.equal(getattr(there.to("cpu"), name), getattr(moved, name))
 
 
 def test_the_noise_is_that_of_the_cpu() -> None:

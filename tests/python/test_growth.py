@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.tables import Map, Table
+from tests.support.tables import map_of, table_of
 from tokentiming import ops
 
 CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes
 ALLOWED = 2**20
 
 
-TABLE = Table(torch.tensor(list(b"ab"), dtype=torch.uint8), torch.arange(3))
-MAP = Map(torch.arange(2), torch.arange(3), torch.arange(2))
+TABLE = table_of([b"a", b"b"])
+MAP = map_of([[0], [1]], exact=[0, 1])
 IDS = torch.tensor([0, 1])
+PAIR = {"draft_ids": IDS, "target_ids": IDS, "draft_table": TABLE, "target_table": TABLE}
 OFFSETS = torch.tensor([0, 1, 2])
 SPANS = torch.tensor([[0, 1], [1, 2]], dtype=torch.int32)
 ROWS = torch.full((1, 2, 2), 0.5)
@@ -32,23 +33,21 @@ VERIFICATION = ops.Verification(
 )
 TRANSFER = ops.Transfer(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int8))
 DRAWN = torch.zeros(2, dtype=torch.int64)
-ARRAY, KEYS = ROWS[0].numpy(), MAP.first.numpy()
+ARRAY, KEYS = ROWS[0].numpy(), IDS.numpy()
 
 
 def refused() -> None:
     with pytest.raises(ValueError, match=r"^align: band"):
-        ops.align(IDS, IDS, TABLE, TABLE, band=-1, out=ALIGNMENT)
+        ops.align(**PAIR, band=-1, out=ALIGNMENT)
     with pytest.raises(TypeError, match=r"^sample: logits"):
         ops.sample(IDS[None], IDS, seed=0, states=STATES, out=DRAWN)
 
 
 CASES: dict[str, tuple[int, Callable[[], object]]] = {
-    "align": (CALLS, lambda: ops.align(IDS, IDS, TABLE, TABLE, out=ALIGNMENT)),
+    "align": (CALLS, lambda: ops.align(**PAIR, out=ALIGNMENT)),
     "align a batch": (
         CALLS // 2,
-        lambda: ops.align(
-            IDS, IDS, TABLE, TABLE, draft_offsets=OFFSETS, target_offsets=OFFSETS, out=BATCH
-        ),
+        lambda: ops.align(**PAIR, draft_offsets=OFFSETS, target_offsets=OFFSETS, out=BATCH),
     ),
     "verify": (
         CALLS,
@@ -58,11 +57,12 @@ CASES: dict[str, tuple[int, Callable[[], object]]] = {
     ),
     "transfer": (
         CALLS // 2,
-        lambda: ops.transfer(ROWS[0], IDS, IDS, SPANS, TABLE, TABLE, MAP, out=TRANSFER),
+        lambda: ops.transfer(ROWS[0], **PAIR, target_spans=SPANS, vocabulary_map=MAP, out=TRANSFER),
     ),
-    "restrict": (CALLS, lambda: ops.restrict(ROWS[0], MAP.first, columns=2)),
+    "restrict": (CALLS, lambda: ops.restrict(ROWS[0], MAP, columns=2)),
     "sample": (CALLS, lambda: ops.sample(ROWS[0], IDS, seed=0, states=STATES, out=DRAWN)),
     "NumPy arrays": (CALLS // 2, lambda: ops.sample(ARRAY, KEYS, seed=0, states=STATES, out=DRAWN)),
+    "tables and maps": (CALLS // 20, lambda: (table_of([b"ab", b"c"]), map_of([[0], [1]]))),
     "refusals": (CALLS // 20, refused),
 }
 

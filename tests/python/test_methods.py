@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from tests.support import references, toys
-from tokentiming import Draft, Vocabulary, methods, ops
+from tokentiming import Draft, Vocabulary, methods
 from tokentiming.engine.rows import Rows
 from tokentiming.methods import METHODS, Greedy, Proposal, Pushforward, Slrs, Tli, TokenTiming
-from tokentiming.methods.tokentiming import byte_spans
+from tokentiming.methods.tokentiming import byte_spans, warped_spans
 from tokentiming.noise import Noise, State
 from tokentiming.tokens.vocabulary_map import VocabularyMap
 
@@ -268,11 +268,8 @@ def test_spans_are_what_the_transfer_expects(text, alignment):
     ids, proxies = torch.tensor(LEFT.encode(data)), torch.tensor(RIGHT.encode(data))
     if not len(ids):
         return
-    spans = (
-        ops.align(ids, proxies, LEFT, RIGHT).target_spans
-        if alignment == "dtw"
-        else byte_spans(ids, proxies, LEFT, RIGHT)
-    ).tolist()
+    make_spans = warped_spans if alignment == "dtw" else byte_spans
+    spans = make_spans(ids, proxies, LEFT, RIGHT).tolist()
     assert spans[0][0] == 0
     assert spans[-1][1] == len(ids)
     assert all(lo < hi for lo, hi in spans)

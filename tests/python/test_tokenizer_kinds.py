@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support.tokenizer_kinds import BYTES_COME_BACK, REAL, TRAINED, tokenizer_and_vocabulary
-from tokentiming import VocabularyMap, ops
-from tokentiming.methods.tokentiming import byte_spans
+from tokentiming import VocabularyMap
+from tokentiming.methods.tokentiming import byte_spans, warped_spans
 from tokentiming.tokens.transcode import proxies, unfinished
 
 ALL = (*REAL, *TRAINED)
@@ -97,7 +97,7 @@ def test_alignments_are_whole_and_byte_offsets_partition_both_sides(pair, data):
     assume(draft.can_spell(data) and target.can_spell(data))
     ids, others = torch.tensor(draft.encode(data)), torch.tensor(target.encode(data))
     for spans in (
-        ops.align(ids, others, draft, target).target_spans.tolist(),
+        warped_spans(ids, others, draft, target).tolist(),
         byte_spans(ids, others, draft, target).tolist(),
     ):
         assert spans[0][0] == 0

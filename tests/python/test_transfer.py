@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.support import references
-from tests.support.tables import Map, Table
+from tests.support.tables import exact_map, map_of, table_of
 from tokentiming import ops
 
 POINT_MASS, WITHIN, MERGE, INSIDE = range(4)
@@ -40,23 +40,22 @@ def random_rows(count: int, dtype: torch.dtype, generator: torch.Generator) -> t
     return torch.stack([p.bincount(minlength=len(DRAFT)) for p in picks]).to(dtype) / 64
 
 
-def run(rows, draft, target, spans, *, map_dtype=torch.int64, ids=torch.int64, **options):
+def run(rows, draft, target, spans, *, ids=torch.int64, **options):
     return ops.transfer(
         rows,
-        torch.tensor(draft, dtype=ids),
-        torch.tensor(target, dtype=ids),
-        torch.tensor(spans, dtype=torch.int32).view(-1, 2),
-        Table.of(DRAFT),
-        Table.of(TARGET),
-        Map.of(EXPANSIONS, map_dtype),
+        draft_ids=torch.tensor(draft, dtype=ids),
+        target_ids=torch.tensor(target, dtype=ids),
+        target_spans=torch.tensor(spans, dtype=torch.int32).view(-1, 2),
+        draft_table=table_of(DRAFT),
+        target_table=table_of(TARGET),
+        vocabulary_map=map_of(EXPANSIONS),
         **options,
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-@pytest.mark.parametrize("map_dtype", [torch.int32, torch.int64])
-def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype, map_dtype: torch.dtype) -> None:
+def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> None:
     rng, generator = random.Random(1), torch.Generator().manual_seed(1)
     drafts, targets, spans = [], [], []
     for _ in range(400):
@@ -66,7 +65,10 @@ def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype, map_dtype: t
             target = rng.choices(range(len(TARGET)), k=rng.randint(1, 6))
         target = target or [6]
         aligned = ops.align(
-            torch.tensor(draft), torch.tensor(target), Table.of(DRAFT), Table.of(TARGET)
+            draft_ids=torch.tensor(draft),
+            target_ids=torch.tensor(target),
+            draft_table=table_of(DRAFT),
+            target_table=table_of(TARGET),
         ).target_spans.tolist()
         if rng.random() < 0.2:
             aligned = [sorted(rng.choices(range(len(draft) + 1), k=2)) for _ in target]
@@ -80,7 +82,6 @@ def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype, map_dtype: t
         list(itertools.chain(*targets)),
         list(itertools.chain(*spans)),
         ids=ids,
-        map_dtype=map_dtype,
         draft_offsets=torch.tensor([0, *itertools.accumulate(map(len, drafts))]),
         target_offsets=torch.tensor([0, *itertools.accumulate(map(len, targets))]),
     )
@@ -123,12 +124,12 @@ def test_inside_a_token_the_distribution_is_conditioned_on_going_on() -> None:
     rows = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
     result = ops.transfer(
         rows,
-        torch.tensor([1]),
-        torch.tensor([0, 1, 2]),
-        torch.tensor([[0, 1]] * 3, dtype=torch.int32),
-        Table.of(draft),
-        Table.of(target),
-        Map.of(expansions),
+        draft_ids=torch.tensor([1]),
+        target_ids=torch.tensor([0, 1, 2]),
+        target_spans=torch.tensor([[0, 1]] * 3, dtype=torch.int32),
+        draft_table=table_of(draft),
+        target_table=table_of(target),
+        vocabulary_map=map_of(expansions),
     )
     assert result.cases.tolist() == [WITHIN, INSIDE, INSIDE]
     expected = torch.tensor([[1, 0, 0, 0], [0, 0.5, 0, 0.5], [0, 0, 1, 0]], dtype=torch.float64)
@@ -145,11 +146,19 @@ def test_a_case_without_mass_is_a_point_mass() -> None:
 
 def test_equal_vocabularies_keep_the_rows() -> None:
     rows = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
-    table = Table.of([b"a", b"b", b"c", b"d", b"ee"])
+    table = table_of([b"a", b"b", b"c", b"d", b"ee"])
     ids = torch.tensor([4, 0, 2])
     spans = torch.tensor([[0, 1], [1, 2], [2, 3]], dtype=torch.int32)
-    same = Map.of([[i] for i in range(5)])
-    result = ops.transfer(rows, ids, ids, spans, table, table, same)
+    same = map_of([[i] for i in range(5)])
+    result = ops.transfer(
+        rows,
+        draft_ids=ids,
+        target_ids=ids,
+        target_spans=spans,
+        draft_table=table,
+        target_table=table,
+        vocabulary_map=same,
+    )
     assert torch.equal(result.probs, rows)
     assert result.cases.tolist() == [WITHIN] * 3
 
@@ -170,9 +179,9 @@ def test_threads_do_not_matter() -> None:
     size, count = 20_000, 12
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(count, size, generator=generator)
-    table = Table.of([b"x"] * size)
-    tied = torch.randint(size, (size,), generator=generator)
-    expansions = Map(tied, torch.arange(size + 1), tied)
+    table = table_of([b"x"] * size)
+    tied = torch.randint(size, (size,), generator=generator, dtype=torch.int32)
+    mapped = ops.VocabularyMap(tied, tied, torch.arange(size + 1), tied)
     ids = torch.randint(size, (count,), generator=generator)
     spans = torch.stack([torch.arange(count), torch.arange(count) + 1], 1).int()
     threads = torch.get_num_threads()
@@ -180,7 +189,16 @@ def test_threads_do_not_matter() -> None:
     try:
         for n in (1, 2, 5):
             torch.set_num_threads(n)
-            results.append(ops.transfer(rows, ids, ids, spans, table, table, expansions).probs)
+            result = ops.transfer(
+                rows,
+                draft_ids=ids,
+                target_ids=ids,
+                target_spans=spans,
+                draft_table=table,
+                target_table=table,
+                vocabulary_map=mapped,
+            )
+            results.append(result.probs)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])
@@ -193,14 +211,18 @@ GOOD = {
     "draft_ids": torch.tensor([3, 6]),
     "target_ids": torch.tensor([4]),
     "target_spans": torch.tensor([[0, 2]], dtype=torch.int32),
-    "draft_vocab": Table.of(DRAFT),
-    "target_vocab": Table.of(TARGET),
-    "expansions": Map.of(EXPANSIONS),
+    "draft_table": table_of(DRAFT),
+    "target_table": table_of(TARGET),
+    "vocabulary_map": map_of(EXPANSIONS),
 }
 
 
-def mapped(**changes: torch.Tensor) -> Map:
-    return Map(**Map.of(EXPANSIONS)._asdict() | changes)
+def changed_map(**changes: torch.Tensor) -> ops.VocabularyMap:
+    """A map whose tensors have been written to since it was made."""
+    changed = map_of(EXPANSIONS)
+    for name, values in changes.items():
+        getattr(changed, name).copy_(values)
+    return changed
 
 
 def with_entry(value: float) -> torch.Tensor:
@@ -236,8 +258,11 @@ def with_entry(value: float) -> torch.Tensor:
         ({"target_spans": torch.tensor([[0, 2]])}, TypeError, "target_spans must be int32"),
         ({"columns": -1}, ValueError, r"columns is -1; it must be in \[0, 2\*\*31\)"),
         ({"columns": 9.0}, TypeError, "columns must be an integer"),
-        ({"expansions": [0]}, TypeError, "expansions has no first, got list; give a VocabularyMap"),
-        ({"origins": (0, 1)}, TypeError, r"origins must be ops\.Origins, got tuple"),
+        (
+            {"vocabulary_map": [0]},
+            TypeError,
+            r"vocabulary_map must be an ops\.VocabularyMap, got list; give an ops\.VocabularyMap",
+        ),
         ({"draft_offsets": torch.tensor([0, 2])}, ValueError, "target_offsets is missing"),
         (
             {"draft_offsets": torch.tensor([0, 1]), "target_offsets": torch.tensor([0, 1])},
@@ -245,19 +270,9 @@ def with_entry(value: float) -> torch.Tensor:
             "draft_offsets must rise from 0",
         ),
         (
-            {"expansions": mapped(first=torch.full((11,), 9))},
+            {"vocabulary_map": changed_map(first=torch.full((11,), 9))},
             ValueError,
             "first has an entry that is neither -1 nor one of the 9 columns",
-        ),
-        (
-            {"expansions": mapped(expansion_offsets=torch.tensor([0, 1]))},
-            ValueError,
-            "expansion_offsets must have 12 entries",
-        ),
-        (
-            {"expansions": mapped(expansion_ids=torch.zeros(3, dtype=torch.int32))},
-            TypeError,
-            "expansions.expansion_ids must be int64",
         ),
         (
             {"out": ops.Transfer(torch.empty(2, 9), torch.empty(1, dtype=torch.int8))},
@@ -276,46 +291,48 @@ def test_refusals(changes: dict[str, object], error: type[Exception], message: s
         ops.transfer(**GOOD | changes)
 
 
+# An expansion that begins with token 0 and goes on with one that does not exist, and a map whose
+# offsets have been written to since it was made.
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("broken", "message"),
     [
-        ({"expansion_ids": torch.full((sum(map(len, EXPANSIONS)),), 9)}, "expansion of draft tok"),
-        ({"expansion_offsets": torch.full((12,), 99)}, "expansion_offsets of draft token 0 are 99"),
+        (map_of([[0, 9], *[[]] * 10]), "expansion of draft token"),
+        (
+            changed_map(first=torch.zeros(11), expansion_offsets=torch.full((12,), 99)),
+            "expansion_offsets of draft token 0 are 99",
+        ),
     ],
 )
-def test_a_broken_map_is_refused_where_it_is_read(
-    changes: dict[str, torch.Tensor], message: str
-) -> None:
+def test_a_broken_map_is_refused_where_it_is_read(broken: ops.VocabularyMap, message: str) -> None:
     arguments = GOOD | {
         "draft_probs": ROWS[:1],
         "draft_ids": torch.tensor([0]),
-        "draft_vocab": Table.of([b"aa", *DRAFT[1:]]),
+        "draft_table": table_of([b"aa", *DRAFT[1:]]),
         "target_ids": torch.tensor([0, 0]),
         "target_spans": torch.tensor([[0, 1]] * 2, dtype=torch.int32),
-        "expansions": mapped(**changes, first=torch.zeros(11, dtype=torch.int64)),
+        "vocabulary_map": broken,
     }
-    if "expansion_ids" in changes:
-        # An expansion that begins with token 0 and goes on with one that does not exist.
-        arguments["expansions"] = arguments["expansions"]._replace(
-            expansion_offsets=torch.tensor([0, *[2] * 11]), expansion_ids=torch.tensor([0, 9])
-        )
     with pytest.raises(ValueError, match=f"^transfer: {message}"):
         ops.transfer(**arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-def test_restrict_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> None:
+def test_restrict_equals_the_reference(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(7, 50, generator=generator, dtype=dtype)
     exact = torch.randint(-1, 30, (45,), generator=generator)
-    result = ops.restrict(rows, exact.to(ids), columns=30)
+    mapped = exact_map(exact)
+    result = ops.restrict(rows, mapped, columns=30)
     expected = [references.restrict(row, exact.tolist(), 30) for row in rows.tolist()]
     assert torch.allclose(result.double(), torch.tensor(expected).double(), rtol=0, atol=1e-6)
     assert torch.allclose(result.sum(1), torch.ones(7, dtype=dtype))
     out = torch.full((7, 30), -1, dtype=dtype)
-    assert ops.restrict(rows, exact, columns=30, out=out) is out
+    assert ops.restrict(rows, mapped, columns=30, out=out) is out
     assert torch.equal(out, result)
+
+
+def of_exact(exact: torch.Tensor) -> dict[str, ops.VocabularyMap]:
+    return {"vocabulary_map": exact_map(exact)}
 
 
 @pytest.mark.parametrize(
@@ -323,10 +340,15 @@ def test_restrict_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> 
     [
         ({"draft_probs": ROWS.half()}, TypeError, "draft_probs must be float32 or float64"),
         ({"draft_probs": with_entry(math.inf)}, ValueError, r"draft_probs\[0\] holds NaN, inf"),
-        ({"exact": torch.full((11,), -1)}, ValueError, r"draft_probs\[[01]\] has no mass on the"),
-        ({"exact": torch.full((11,), 5)}, ValueError, "exact has an entry that is neither -1"),
-        ({"exact": torch.full((11,), -2)}, ValueError, "exact has an entry that is neither -1"),
-        ({"exact": torch.zeros(12).long()}, ValueError, "exact has 12 entries, draft_probs only"),
+        (of_exact(torch.full((11,), -1)), ValueError, r"draft_probs\[[01]\] has no mass on the"),
+        (of_exact(torch.full((11,), 5)), ValueError, "exact has an entry that is neither -1"),
+        (of_exact(torch.full((11,), -2)), ValueError, "exact has an entry that is neither -1"),
+        (of_exact(torch.zeros(12)), ValueError, "exact has 12 entries, draft_probs only"),
+        (
+            {"vocabulary_map": torch.zeros(11, dtype=torch.int32)},
+            TypeError,
+            r"vocabulary_map must be an ops\.VocabularyMap, got Tensor; give",
+        ),
         ({"columns": -1}, ValueError, "columns is -1"),
         ({"out": torch.empty(1, 5)}, ValueError, "out has 1 rows, draft_probs has 2"),
         ({"out": torch.empty(2, 6)}, ValueError, "out has 6 columns, columns is 5"),
@@ -335,6 +357,6 @@ def test_restrict_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> 
 def test_restrict_refusals(
     changes: dict[str, object], error: type[Exception], message: str
 ) -> None:
-    good = {"draft_probs": ROWS, "exact": torch.zeros(11, dtype=torch.int64), "columns": 5}
+    good = {"draft_probs": ROWS, "columns": 5} | of_exact(torch.zeros(11))
     with pytest.raises(error, match=f"^restrict: {message}"):
         ops.restrict(**good | changes)

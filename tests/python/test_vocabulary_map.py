@@ -43,7 +43,7 @@ def test_special_tokens_map_by_role_only():
 
 def test_of_equal_bytes_encoding_decides():
     target = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b")]))
-    target._table[2] = b"ab"  # another spelling, which encoding never gives
+    target._tokens[2] = b"ab"  # another spelling, which encoding never gives
     draft = toys.letters(["ab"])
     assert VocabularyMap.build(draft, target).expansion(0) == target.encode(b"ab")
 

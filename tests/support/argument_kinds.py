@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.support.tables import Map, Table
+from tests.support.tables import map_of, table_of
 from tokentiming import ops
 
 
@@ -80,7 +80,8 @@ TENSORS: dict[str, Callable[[Tensor], Any]] = {
     "array class": lambda _: np.ndarray,
     "unready": lambda _: Unready(),
     "tokenizer": lambda _: TOKENIZER,
-    "table": lambda tensor: Table(tensor, tensor),
+    "several tensors": lambda tensor: ops.Transfer(tensor, tensor),
+    "table": lambda _: table_of([b"a", b"b"]),
     "0 dimensions": lambda tensor: tensor.flatten()[0],
     "4 dimensions": lambda tensor: tensor.reshape(1, 1, 1, -1),
     "complex": lambda tensor: tensor.to(torch.complex64),
@@ -109,7 +110,29 @@ TENSORS: dict[str, Callable[[Tensor], Any]] = {
 }
 LIKE_TENSORS = {"subclass", "array", "read-only array", "dlpack"}
 
-# In place of a table, a map, or several results.
+# In place of a table or a map.
+TABLES: dict[str, Callable[[Any], Any]] = {
+    "None": lambda _: None,
+    "int": lambda _: 3,
+    "float": lambda _: math.nan,
+    "bool": lambda _: True,
+    "str": lambda _: "text",
+    "tuple": lambda table: tuple(parts_of(table).values()),
+    "list": lambda table: list(parts_of(table).values()),
+    "dict": lambda table: parts_of(table),
+    "object": lambda _: object(),
+    "class": type,
+    "tensor": lambda table: next(iter(parts_of(table).values())),
+    "array": lambda table: next(iter(parts_of(table).values())).numpy(),
+    "another table": lambda table: (
+        map_of([[0], [1]]) if isinstance(table, ops.ByteTable) else table_of([b"a", b"b"])
+    ),
+    "several tensors": lambda _: ops.Verification(torch.zeros(2), torch.zeros(2)),
+    "unready": lambda _: Unready(),
+    "tokenizer": lambda _: TOKENIZER,
+}
+
+# In place of several results.
 PARTS: dict[str, Callable[[Any], Any]] = {
     "None": lambda _: None,
     "int": lambda _: 3,
@@ -160,13 +183,12 @@ LIKE_NUMBERS = {"NumPy's", "tensor"}
 def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Each operation with and without optional arguments; sizes of two and more, all different."""
     ids, int32 = torch.tensor([0, 1, 0]), torch.int32
-    table = Table.of([b"a", b"b"])
+    table = table_of([b"a", b"b"])
     pairs = torch.tensor([[0, 1], [1, 2], [0, 1]], dtype=int32)
     starts = torch.tensor([0, 2, 3])
     rows = torch.full((3, 2), 0.5)
-    same = Map.of([[0], [1]])
-    origins = ops.Origins.of(same.first)
-    align = {"draft_ids": ids, "target_ids": ids, "draft_vocab": table, "target_vocab": table}
+    same = map_of([[0], [1]], exact=[0, 1])
+    align = {"draft_ids": ids, "target_ids": ids, "draft_table": table, "target_table": table}
     batch = {"draft_offsets": starts, "target_offsets": starts}
     alignment = ops.Alignment(torch.zeros(3, 2, dtype=int32), torch.zeros(2, dtype=torch.int64))
     transfer = {
@@ -174,9 +196,9 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "draft_ids": ids,
         "target_ids": ids,
         "target_spans": pairs,
-        "draft_vocab": table,
-        "target_vocab": table,
-        "expansions": same,
+        "draft_table": table,
+        "target_table": table,
+        "vocabulary_map": same,
         **batch,
     }
     moved = ops.Transfer(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int8))
@@ -203,28 +225,42 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "weight": torch.ones(4, 3).bfloat16(),
         "bias": torch.ones(4).bfloat16(),
     }
-    restrict = {"draft_probs": rows, "exact": same.first, "columns": 4}
+    restrict = {"draft_probs": rows, "vocabulary_map": same, "columns": 4}
     return {
         "align": (ops.align, align | batch | {"band": 8}),
         "align, out=": (ops.align, align | batch | {"band": 8, "out": alignment}),
         "transfer": (ops.transfer, transfer | {"columns": 2}),
-        "transfer, out=": (ops.transfer, transfer | {"origins": origins, "out": moved}),
+        "transfer, out=": (ops.transfer, transfer | {"out": moved}),
         "verify": (ops.verify, padded),
         "verify, out=": (ops.verify, padded | {"out": verified}),
         "verify, ragged": (ops.verify, ragged),
         "restrict": (ops.restrict, restrict),
-        "restrict, out=": (ops.restrict, restrict | {"origins": origins, "out": torch.zeros(3, 4)}),
+        "restrict, out=": (ops.restrict, restrict | {"out": torch.zeros(3, 4)}),
         "sample": (ops.sample, noise | {"logits": rows}),
         "sample, out=": (ops.sample, noise | {"logits": rows, "out": drawn}),
         "log_noise": (ops.log_noise, noise),
         "linear": (ops.linear, layer),
         "linear, out=": (ops.linear, layer | {"out": torch.zeros(2, 4).bfloat16()}),
-        "Origins.of": (ops.Origins.of, {"targets": torch.tensor([1, 0, -1])}),
+        "ByteTable": (ops.ByteTable, parts_of(table)),
+        "VocabularyMap": (ops.VocabularyMap, parts_of(map_of([[0, 1], [1], []]))),
     }
 
 
+_TABLE_PARTS = {
+    ops.ByteTable: ("bytes", "offsets"),
+    ops.VocabularyMap: ("exact", "first", "expansion_offsets", "expansion_ids"),
+}
+
+
 def parts_of(value: Any) -> dict[str, Tensor]:
+    """The tensors of a table, a map or several results."""
+    if is_table(value):
+        return {name: getattr(value, name) for name in _TABLE_PARTS[type(value)]}
     return value._asdict() if hasattr(value, "_asdict") else {}
+
+
+def is_table(value: Any) -> bool:
+    return type(value) in _TABLE_PARTS
 
 
 def kinds_for(value: Any) -> dict[str, Callable[[Any], Any]]:
@@ -232,6 +268,8 @@ def kinds_for(value: Any) -> dict[str, Callable[[Any], Any]]:
         if value.dtype == torch.bfloat16:  # which NumPy does not have
             return {kind: make for kind, make in TENSORS.items() if "array" not in kind}
         return TENSORS
+    if is_table(value):
+        return TABLES
     return PARTS if parts_of(value) else NUMBERS
 
 
@@ -249,15 +287,20 @@ def at(arguments: dict[str, Any], place: str) -> Any:
 
 def replaced(arguments: dict[str, Any], place: str, new: Any) -> dict[str, Any]:
     name, _, part = place.partition(".")
-    return arguments | {name: arguments[name]._replace(**{part: new}) if part else new}
+    old = arguments[name]
+    return arguments | {name: type(old)(**parts_of(old) | {part: new}) if part else new}
 
 
 def rows(calls: Collection[str]) -> list[tuple[str, str, str]]:
-    """Calls, places of their arguments, and kinds to put there."""
+    """Calls, places of their arguments, and kinds to put there.
+
+    The tensors of a table are arguments of the call that makes it.
+    """
     return [
         (call, place, kind)
         for call, (_, arguments) in good_calls().items()
         if call in calls
         for place in places_of(arguments)
+        if not is_table(arguments[place.partition(".")[0]]) or "." not in place
         for kind in kinds_for(at(arguments, place))
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -72,13 +73,20 @@ def bonus_from_draft(ids, *, target_logits, draft_probs, uniforms):
     return with_last(result, draw(distribution / distribution.sum(), uniforms))
 
 
-def forgets_that_it_goes_on(probs, drawn, ids, spans, draft, target, expansions):
+def forgets_that_it_goes_on(probs, *, target_ids, target_spans, vocabulary_map, **others):
     """Inside an expansion: conditions on its beginning alone, so that ending there keeps mass."""
-    moved = transfer(probs, drawn, ids, spans, draft, target, expansions)
-    every = [expansions.expansion(d) for d in range(probs.shape[1])]
-    lows = spans[:, 0].tolist()
+    moved = transfer(
+        probs,
+        target_ids=target_ids,
+        target_spans=target_spans,
+        vocabulary_map=vocabulary_map,
+        **others,
+    )
+    starts = vocabulary_map.expansion_offsets.tolist()
+    every = [vocabulary_map.expansion_ids[a:b].tolist() for a, b in pairwise(starts)]
+    lows = target_spans[:, 0].tolist()
     for j in (moved.cases == 3).nonzero()[:, 0].tolist():
-        taken = ids[lows.index(lows[j]) : j].tolist()
+        taken = target_ids[lows.index(lows[j]) : j].tolist()
         begun = [d for d, expansion in enumerate(every) if expansion[: len(taken)] == taken]
         on = [d for d in begun if len(every[d]) > len(taken)]
         moved.probs[j] *= probs[lows[j], on].sum() / probs[lows[j], begun].sum()

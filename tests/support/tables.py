@@ -1,39 +1,44 @@
-"""Byte tables and expansions as the operations take them."""
+"""Byte tables and vocabulary maps as the operations take them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import NamedTuple
 
 import torch
 
+from tokentiming import ops
 
-class Table(NamedTuple):
+
+def table_of(tokens: Sequence[bytes]) -> ops.ByteTable:
     """A vocabulary's tokens laid end to end."""
-
-    bytes: torch.Tensor
-    offsets: torch.Tensor
-
-    @classmethod
-    def of(cls, tokens: Sequence[bytes]) -> Table:
-        return cls(torch.tensor(list(b"".join(tokens)), dtype=torch.uint8), offsets(tokens))
+    return ops.ByteTable(torch.tensor(list(b"".join(tokens)), dtype=torch.uint8), offsets(tokens))
 
 
-class Map(NamedTuple):
-    """What each draft token becomes in the target's tokens."""
+def map_of(
+    expansions: Sequence[Sequence[int]], exact: Sequence[int] | None = None
+) -> ops.VocabularyMap:
+    """What each draft token becomes in the target's tokens; no token is shared without `exact`."""
+    return ops.VocabularyMap(
+        _ids([-1] * len(expansions) if exact is None else exact),
+        _ids([e[0] if e else -1 for e in expansions]),
+        offsets(expansions),
+        _ids(list(chain(*expansions))),
+    )
 
-    first: torch.Tensor
-    expansion_offsets: torch.Tensor
-    expansion_ids: torch.Tensor
 
-    @classmethod
-    def of(cls, expansions: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> Map:
-        return cls(
-            torch.tensor([e[0] if e else -1 for e in expansions], dtype=dtype),
-            offsets(expansions),
-            torch.tensor(list(chain(*expansions)), dtype=dtype),
-        )
+def exact_map(exact: torch.Tensor) -> ops.VocabularyMap:
+    """A map of whole tokens alone."""
+    return ops.VocabularyMap(
+        exact.int(),
+        torch.full((len(exact),), -1, dtype=torch.int32),
+        torch.zeros(len(exact) + 1, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int32),
+    )
+
+
+def _ids(ids: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(ids, dtype=torch.int32)
 
 
 def offsets(sequences: Sequence[Sequence[object] | bytes]) -> torch.Tensor:

@@ -147,7 +147,13 @@ def align(
         sides.append(display_alignment.Tokenization(_label(model), cut))
         vocabularies.append(vocabulary)
         ids.append(torch.tensor(tokens))
-    found = ops.align(ids[0], ids[1], vocabularies[0], vocabularies[1], band=band)
+    found = ops.align(
+        draft_ids=ids[0],
+        target_ids=ids[1],
+        draft_table=vocabularies[0].table,
+        target_table=vocabularies[1].table,
+        band=band,
+    )
     spans = [(int(low), int(high)) for low, high in found.target_spans.tolist()]
     console = display.output()
     view = display_alignment.alignment(sides[0], sides[1], spans, band=band, width=console.width)

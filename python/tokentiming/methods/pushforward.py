@@ -46,12 +46,12 @@ class Pushforward(Rejection):
         lo = torch.arange(len(drawn), device="cpu").repeat_interleave(lengths)[: len(proposal.ids)]
         moved = ops.transfer(
             probs,
-            send(drawn, device),
-            send(torch.tensor(proposal.ids, dtype=torch.int64, device="cpu"), device),
-            send(torch.stack((lo, lo + 1), 1).int(), device),
-            self.draft_vocabulary.on(device),
-            self.target_vocabulary.on(device),
-            self.map.on(device),
+            draft_ids=send(drawn, device),
+            target_ids=send(torch.tensor(proposal.ids, dtype=torch.int64, device="cpu"), device),
+            target_spans=send(torch.stack((lo, lo + 1), 1).int(), device),
+            draft_table=self.draft_vocabulary.on(device).table,
+            target_table=self.target_vocabulary.on(device).table,
+            vocabulary_map=self.map.on(device).core,
         ).probs
         if proposal.missed:
             first_missed = int((lengths == 0).nonzero()[0])

@@ -39,11 +39,7 @@ class Tli(Rejection):
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if draft.probs:
             probs = torch.cat(draft.probs)
-            here = self.map.on(probs.device)
             proposal.probs = ops.restrict(
-                probs,
-                here.exact,
-                columns=len(self.target_vocabulary),
-                origins=here.exact_origins if probs.is_cuda else None,
+                probs, self.map.on(probs.device).core, columns=len(self.target_vocabulary)
             )
         return proposal

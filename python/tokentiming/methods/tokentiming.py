@@ -65,12 +65,14 @@ class TokenTiming(Rejection):
         device = rows.device
         proposal.probs, proposal.cases = ops.transfer(
             rows,
-            send(drawn, device),
-            send(proxies, device),
-            send(self._spans(drawn, proxies, draft_vocabulary, target_vocabulary), device),
-            draft_vocabulary.on(device),
-            target_vocabulary.on(device),
-            self.map.on(device),
+            draft_ids=send(drawn, device),
+            target_ids=send(proxies, device),
+            target_spans=send(
+                self._spans(drawn, proxies, draft_vocabulary, target_vocabulary), device
+            ),
+            draft_table=draft_vocabulary.on(device).table,
+            target_table=target_vocabulary.on(device).table,
+            vocabulary_map=self.map.on(device).core,
         )
         return proposal
 
@@ -91,7 +93,9 @@ def warped_spans(
     drawn: torch.Tensor, proxies: torch.Tensor, draft: Vocabulary, target: Vocabulary
 ) -> torch.Tensor:
     """Draft tokens beside each proxy token on the path of time warping, int32 ``[M, 2]``."""
-    return ops.align(drawn, proxies, draft, target).target_spans
+    return ops.align(
+        draft_ids=drawn, target_ids=proxies, draft_table=draft.table, target_table=target.table
+    ).target_spans
 
 
 def byte_spans(

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.arguments import new, require_parts
+from tokentiming.ops.arguments import new, require_both, require_parts
 from tokentiming.ops.devices import device_of
-from tokentiming.ops.errors import ArgumentValueError
-from tokentiming.ops.recording import record
-from tokentiming.ops.tracing import traced
-
-
-class ByteTable(Protocol):
-    """A vocabulary as a table ``id -> bytes``.
-
-    Token ``id`` is ``bytes[offsets[id]:offsets[id + 1]]``.
-    """
-
-    @property
-    def bytes(self) -> Tensor:
-        """All tokens' bytes end to end, uint8 ``[N]``."""
-
-    @property
-    def offsets(self) -> Tensor:
-        """Where each token begins, and N, int64 ``[V + 1]``, non-decreasing."""
+from tokentiming.ops.tables import ByteTable
 
 
 class Alignment(NamedTuple):
@@ -47,11 +30,11 @@ class Alignment(NamedTuple):
 
 
 def align(
+    *,
     draft_ids: Tensor,
     target_ids: Tensor,
-    draft_vocab: ByteTable,
-    target_vocab: ByteTable,
-    *,
+    draft_table: ByteTable,
+    target_table: ByteTable,
     band: int = 8,
     draft_offsets: Tensor | None = None,
     target_offsets: Tensor | None = None,
@@ -67,8 +50,8 @@ def align(
     Args:
         draft_ids: int32 or int64 ``[K]``, contiguous.
         target_ids: the same dtype, ``[M]``, contiguous.
-        draft_vocab: bytes of the draft's tokens; a ``Vocabulary`` is one.
-        target_vocab: bytes of the target's tokens.
+        draft_table: bytes of the draft's tokens, such as ``draft_vocabulary.table``.
+        target_table: bytes of the target's tokens.
         band: how far, in tokens, the path may stray from the diagonal; 0 or more.
         draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end in
             ``draft_ids``: sequence ``b`` is ``draft_ids[draft_offsets[b]:draft_offsets[b + 1]]``.
@@ -80,7 +63,7 @@ def align(
         The spans and the cost, new or ``out``.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor.
+        TypeError: an argument has another dtype, is no tensor, or is no ``ByteTable``.
         ValueError: an id outside its vocabulary, a negative band, malformed offsets, a tensor that
             is not contiguous, tensors that are not all in CPU memory or all on one GPU, or one side
             of a pair empty and the other not.
@@ -90,55 +73,45 @@ def align(
     -1 and spans of -1.
 
     Source: TokenTiming, arXiv 2510.15545; band after Sakoe and Chiba, 1978.
+
+    The draft spells "token" as ``to``, ``ken``, the target as ``tok``, ``e``, ``n``:
+
+    >>> table = ByteTable(
+    ...     torch.tensor(list(b"tokentoken"), dtype=torch.uint8), torch.tensor([0, 2, 5, 8, 9, 10])
+    ... )
+    >>> alignment = align(
+    ...     draft_ids=torch.tensor([0, 1]),
+    ...     target_ids=torch.tensor([2, 3, 4]),
+    ...     draft_table=table,
+    ...     target_table=table,
+    ... )
+    >>> alignment.target_spans.tolist(), alignment.cost
+    ([[0, 1], [0, 1], [1, 2]], tensor(5))
     """
-    if (draft_offsets is None) != (target_offsets is None):
-        missing = "draft_offsets" if draft_offsets is None else "target_offsets"
-        raise ArgumentValueError(
-            f"align: {missing} is missing; give offsets for both sides or neither"
-        )
+    require_both("align", draft_offsets, target_offsets)
     try:
-        if traced(draft_ids):
-            return Alignment(
-                *record(
-                    "align",
-                    out,
-                    draft_ids=draft_ids,
-                    target_ids=target_ids,
-                    draft_bytes=draft_vocab.bytes,
-                    draft_starts=draft_vocab.offsets,
-                    target_bytes=target_vocab.bytes,
-                    target_starts=target_vocab.offsets,
-                    band=band,
-                    draft_offsets=draft_offsets,
-                    target_offsets=target_offsets,
-                )
-            )
-        filled = out
-        if filled is None:
-            tokens = _core.length(target_ids, "align", "target_ids", "[M]")
-            shape: tuple[int, ...] = ()
-            if target_offsets is not None:
-                offsets = _core.length(target_offsets, "align", "target_offsets", "[B + 1]")
-                shape = (max(offsets - 1, 0),)
-            device = device_of(target_ids)
-            filled = Alignment(
-                new("align", "target_ids", (tokens, 2), torch.int32, device),
-                new("align", "target_offsets", shape, torch.int64, device),
-            )
+        filled = _new(target_ids, target_offsets) if out is None else out
         _core.align(
             draft_ids,
-            draft_offsets,
             target_ids,
-            target_offsets,
-            draft_vocab.bytes,
-            draft_vocab.offsets,
-            target_vocab.bytes,
-            target_vocab.offsets,
+            draft_table,
+            target_table,
             band,
+            draft_offsets,
+            target_offsets,
             filled.target_spans,
             filled.cost,
         )
     except Exception:
-        require_parts("align", draft_vocab=draft_vocab, target_vocab=target_vocab, out=out)
+        require_parts("align", Alignment, out)
         raise
     return filled
+
+
+def _new(target_ids: Tensor, target_offsets: Tensor | None) -> Alignment:
+    spans, cost = _core.align_shapes(target_ids, target_offsets)
+    device = device_of(target_ids)
+    return Alignment(
+        new("align", "target_ids", spans, torch.int32, device),
+        new("align", "target_offsets", cost, torch.int64, device),
+    )

@@ -7,46 +7,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from tokentiming import _core
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
-
-_VOCABULARY = ("bytes", "offsets"), "give a Vocabulary or another ops.ByteTable"
-_PARTS = {
-    ("align", "out"): (("target_spans", "cost"), "give an ops.Alignment(...)"),
-    ("transfer", "out"): (("probs", "cases"), "give an ops.Transfer(...)"),
-    ("verify", "out"): (("tokens", "accepted"), "give an ops.Verification(...)"),
-    ("align", "draft_vocab"): _VOCABULARY,
-    ("align", "target_vocab"): _VOCABULARY,
-    ("transfer", "draft_vocab"): _VOCABULARY,
-    ("transfer", "target_vocab"): _VOCABULARY,
-    ("transfer", "expansions"): (
-        ("first", "expansion_offsets", "expansion_ids"),
-        "give a VocabularyMap or another ops.Expansions",
-    ),
-}
+from tokentiming.ops.operators import without_memory
 
 
-def require_parts(function: str, **arguments: Any) -> None:
-    """Refuse an argument that lacks one of its tensors.
+def require_parts(function: str, kind: type[tuple[Any, ...]], out: object) -> None:
+    """Refuse an ``out`` that lacks one of its tensors.
 
     To be asked once a call has failed: a good call goes straight to the attributes.
     """
-    for name, value in arguments.items():
-        if name != "out" or value is not None:
-            _require_parts(function, name, value)
-
-
-def _require_parts(function: str, name: str, value: Any) -> None:
-    attributes, way_out = _PARTS[function, name]
-    for attribute in attributes:
+    if out is None:
+        return
+    for attribute in kind._fields:  # type: ignore[attr-defined]
         try:
-            getattr(value, attribute)
+            getattr(out, attribute)
         except Exception as error:  # noqa: PERF203 - the call has failed
             raise ArgumentTypeError(
-                f"{function}: {name} has no {attribute}, got {type(value).__name__}; {way_out}"
+                f"{function}: out has no {attribute}, got {type(out).__name__};"
+                f" give an ops.{kind.__name__}(...)"
             ) from error
+
+
+def require_both(function: str, draft_offsets: object, target_offsets: object) -> None:
+    """Refuse offsets of one side alone."""
+    if (draft_offsets is None) != (target_offsets is None):
+        missing = "draft_offsets" if draft_offsets is None else "target_offsets"
+        raise ArgumentValueError(
+            f"{function}: {missing} is missing; give offsets for both sides or neither"
+        )
 
 
 def dtype_of(function: str, argument: str, rows: Any) -> torch.dtype:
@@ -55,13 +45,19 @@ def dtype_of(function: str, argument: str, rows: Any) -> torch.dtype:
     return torch.float64 if found in (torch.float64, "float64") else torch.float32
 
 
-def as_tensor(value: Any) -> Tensor:
-    """A torch tensor on the memory of what the core has found to be a tensor."""
-    return value if isinstance(value, Tensor) else from_dlpack(value)
+def length(function: str, argument: str, axes: str, value: Any) -> int | torch.SymInt:
+    """How long the first axis of a tensor of these axes is."""
+    if without_memory(value):
+        return value.shape[0]  # type: ignore[no-any-return]
+    return _core.length(value, function, argument, axes)
 
 
 def new(
-    function: str, arguments: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    function: str,
+    arguments: str,
+    shape: Sequence[int | torch.SymInt],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """A tensor for a result, as large as the arguments, those named, ask for."""
     try:

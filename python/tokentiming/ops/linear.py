@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.arguments import new
-from tokentiming.ops.devices import CPU
-from tokentiming.ops.recording import record
-from tokentiming.ops.tracing import traced
+from tokentiming.ops.arguments import length, new
+from tokentiming.ops.devices import device_of
+from tokentiming.ops.operators import NARROW, record, register, traced
 
 
 def linear(
@@ -34,16 +33,32 @@ def linear(
         TypeError: an argument has another dtype or is no tensor.
         ValueError: shapes disagree, or a tensor is not contiguous, requires grad, or is not in CPU
             memory, or ``out`` shares memory with an input.
+
+    >>> linear(torch.ones(1, 2).bfloat16(), torch.tensor([[1, 2], [3, 4]]).bfloat16())
+    tensor([[3., 7.]], dtype=torch.bfloat16)
     """
     if traced(input):
         product: Tensor = record("linear", out, input=input, weight=weight, bias=bias)
         return product
     if out is None:
-        rows = _core.length(input, "linear", "input", "[R, K]")
-        columns = _core.length(weight, "linear", "weight", "[N, K]")
-        out = new("linear", "input and weight", (rows, columns), torch.bfloat16, CPU)
+        out = _new(input, weight)
     _core.linear(input, weight, bias, out)
     return out
+
+
+def _new(input: Tensor, weight: Tensor, **_: object) -> Tensor:
+    rows = length("linear", "input", "[R, K]", input)
+    columns = length("linear", "weight", "[N, K]", weight)
+    return new("linear", "input and weight", (rows, columns), torch.bfloat16, device_of(input))
+
+
+register(
+    linear,
+    Tensor,
+    _new,
+    {"input": ("[R, K]", NARROW), "weight": ("[N, K]", NARROW), "bias": ("[N]", NARROW)},
+    devices="cpu",
+)
 
 
 def linear_is_fast() -> bool:

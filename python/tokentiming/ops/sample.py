@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.arguments import new
+from tokentiming.ops.arguments import length, new
 from tokentiming.ops.devices import device_of
-from tokentiming.ops.recording import record
-from tokentiming.ops.tracing import compiling, refuse_out, traced
+from tokentiming.ops.operators import (
+    FLOATS,
+    INT64,
+    compiling,
+    record,
+    refuse_out,
+    register,
+    traced,
+)
 
 
 def sample(
@@ -51,6 +58,10 @@ def sample(
     gets the id -1.
 
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
+
+    >>> keys, states = torch.arange(3), torch.tensor([[0, 0, 0], [0, 5, 0]])
+    >>> sample(torch.zeros(2, 3), keys, seed=7, states=states)
+    tensor([1, 1])
     """
     if out is None:
         if traced(logits):
@@ -58,12 +69,28 @@ def sample(
                 "sample", out, logits=logits, keys=keys, seed=seed, states=states
             )
             return drawn
-        rows = _core.length(logits, "sample", "logits", "[R, V]")
-        out = new("sample", "logits", (rows,), torch.int64, device_of(logits))
+        out = _new(logits)
     elif compiling():  # the core itself refuses tensors without memory
         refuse_out("sample", "logits", out)
     _core.sample(logits, keys, seed, states, out)
     return out
+
+
+def _new(logits: Tensor, **_: object) -> Tensor:
+    rows = length("sample", "logits", "[R, V]", logits)
+    return new("sample", "logits", (rows,), torch.int64, device_of(logits))
+
+
+register(
+    sample,
+    Tensor,
+    _new,
+    {
+        "logits": ("[R, V]", FLOATS),
+        "keys": ("[N]", INT64),
+        "states": ("[R, 3]", INT64),
+    },
+)
 
 
 def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
@@ -83,9 +110,12 @@ def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
             GPU.
 
     On a GPU the noise is the same, and NaN where a state is out of range.
+
+    >>> log_noise(torch.arange(2), seed=7, states=torch.tensor([[0, 0, 0]]))
+    tensor([[ 0.3244, -1.9469]], dtype=torch.float64)
     """
-    rows = _core.length(states, "log_noise", "states", "[R, 3]")
-    columns = _core.length(keys, "log_noise", "keys", "[N]")
+    rows = length("log_noise", "states", "[R, 3]", states)
+    columns = length("log_noise", "keys", "[N]", keys)
     out = new("log_noise", "states and keys", (rows, columns), torch.float64, device_of(keys))
     _core.log_noise(keys, seed, states, out)
     return out

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.align import ByteTable
-from tokentiming.ops.arguments import dtype_of, new, require_parts
-from tokentiming.ops.devices import device_of, on_gpu
-from tokentiming.ops.errors import ArgumentValueError
-from tokentiming.ops.origins import Origins, tensors_of
-from tokentiming.ops.recording import record
-from tokentiming.ops.tracing import traced
-
-
-class Expansions(Protocol):
-    """The draft's vocabulary as the target spells it.
-
-    The bytes of draft token ``d``, encoded by the target's tokenizer, are the tokens
-    ``expansion_ids[expansion_offsets[d]:expansion_offsets[d + 1]]``.
-    """
-
-    @property
-    def first(self) -> Tensor:
-        """First of these tokens, or -1 where there are none: int32 or int64 ``[D]``."""
-
-    @property
-    def expansion_offsets(self) -> Tensor:
-        """int64 ``[D + 1]``, non-decreasing."""
-
-    @property
-    def expansion_ids(self) -> Tensor:
-        """All expansions end to end, of the dtype of ``first``: ``[E]``."""
+from tokentiming.ops.arguments import dtype_of, new, require_both, require_parts
+from tokentiming.ops.devices import device_of
+from tokentiming.ops.tables import ByteTable, VocabularyMap
 
 
 class Transfer(NamedTuple):
@@ -54,17 +30,16 @@ class Transfer(NamedTuple):
 
 def transfer(
     draft_probs: Tensor,
+    *,
     draft_ids: Tensor,
     target_ids: Tensor,
     target_spans: Tensor,
-    draft_vocab: ByteTable,
-    target_vocab: ByteTable,
-    expansions: Expansions,
-    *,
+    draft_table: ByteTable,
+    target_table: ByteTable,
+    vocabulary_map: VocabularyMap,
     draft_offsets: Tensor | None = None,
     target_offsets: Tensor | None = None,
     columns: int | None = None,
-    origins: Origins | None = None,
     out: Transfer | None = None,
 ) -> Transfer:
     """Move the draft's probabilities to proxy tokens along an alignment.
@@ -81,8 +56,8 @@ def transfer(
        the proxy tokens already taken from ``d_lo`` and go on; ``x`` is what they go on with.
     0. Anything else, and a case without mass: ``q(t) = 1``.
 
-    Byte offsets decide the case. A span that is not the one they speak of is of case 0, as is a
-    proxy token without bytes beside a draft token that has some.
+    Byte offsets decide the case. A span that disagrees with them is of case 0, as is a proxy token
+    without bytes beside a draft token that has some.
 
     Args:
         draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the
@@ -91,15 +66,14 @@ def transfer(
         target_ids: proxy tokens, the same dtype, ``[M]``, contiguous.
         target_spans: int32 ``[M, 2]``, contiguous: draft tokens beside each proxy token, counted
             from the first of their own sequence, as ``align`` returns them; may be empty ranges.
-        draft_vocab: bytes of the draft's tokens.
-        target_vocab: bytes of the target's tokens.
-        expansions: D entries, D <= V_d; columns of ``draft_probs`` from D on are not read.
+        draft_table: bytes of the draft's tokens.
+        target_table: bytes of the target's tokens.
+        vocabulary_map: the draft's D tokens in the target's, D <= V_d; columns of ``draft_probs``
+            from D on are not read.
         draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end.
         target_offsets: the same for ``target_ids``; give both or neither.
-        columns: V_t, by default as many as ``target_vocab`` has tokens; more where the model's head
+        columns: V_t, by default as many as ``target_table`` has tokens; more where the model's head
             is padded.
-        origins: ``Origins.of(expansions.first)``, needed on a GPU unless ``expansions`` has it as
-            ``first_origins``, as a ``VocabularyMap`` does.
         out: tensors to fill instead of new ones; ``probs`` of the dtype of ``draft_probs``.
 
     Returns:
@@ -107,123 +81,89 @@ def transfer(
         threads.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor.
+        TypeError: an argument has another dtype, is no tensor, or is no ``ByteTable`` or
+            ``VocabularyMap``.
         ValueError: sizes disagree, an id or a span is out of range, offsets are malformed, a tensor
             is not contiguous where it must be or requires grad, or tensors are not all in CPU
             memory or all on one GPU; or, when ``out`` may have been written in part, what is read
-            of ``draft_probs`` holds NaN, infinity or a negative probability, or of ``expansions``
-            is out of range.
+            of ``draft_probs`` holds NaN, infinity or a negative probability, or of
+            ``vocabulary_map`` is out of range.
 
     On a GPU distributions and cases are the same to the last bit, and a sequence has at most 128
     tokens on a side. Values are not looked at by the host: where it would raise, the proxy token
     gets the case -1 and a distribution of zeros.
 
     Source: TokenTiming, arXiv 2510.15545.
+
+    Draft tokens ``a``, ``b``, ``ab`` are spelled as target tokens ``a``, ``b``, and ``a`` ``b``:
+
+    >>> letters = torch.tensor(list(b"abab"), dtype=torch.uint8)
+    >>> exact = torch.tensor([0, 1, -1], dtype=torch.int32)
+    >>> first = torch.tensor([0, 1, 0], dtype=torch.int32)
+    >>> expansion_ids = torch.tensor([0, 1, 0, 1], dtype=torch.int32)
+    >>> moved = transfer(
+    ...     torch.tensor([[0.5, 0.25, 0.25]]),
+    ...     draft_ids=torch.tensor([2]),
+    ...     target_ids=torch.tensor([0, 1]),
+    ...     target_spans=torch.tensor([[0, 1], [0, 1]], dtype=torch.int32),
+    ...     draft_table=ByteTable(letters, torch.tensor([0, 1, 2, 4])),
+    ...     target_table=ByteTable(letters, torch.tensor([0, 1, 2])),
+    ...     vocabulary_map=VocabularyMap(exact, first, torch.tensor([0, 1, 2, 4]), expansion_ids),
+    ... )
+    >>> moved.probs.tolist(), moved.cases.tolist()
+    ([[0.75, 0.25], [0.0, 1.0]], [1, 3])
     """
-    if (draft_offsets is None) != (target_offsets is None):
-        missing = "draft_offsets" if draft_offsets is None else "target_offsets"
-        raise ArgumentValueError(
-            f"transfer: {missing} is missing; give offsets for both sides or neither"
-        )
+    require_both("transfer", draft_offsets, target_offsets)
     try:
-        if origins is None and on_gpu(draft_probs):
-            origins = getattr(expansions, "first_origins", None)
-        if origins is None:
-            origin_offsets = origin_ids = None
-        else:
-            origin_offsets, origin_ids = tensors_of("transfer", origins)
-        if traced(draft_probs):
-            return Transfer(
-                *record(
-                    "transfer",
-                    out,
-                    draft_probs=draft_probs,
-                    draft_ids=draft_ids,
-                    target_ids=target_ids,
-                    target_spans=target_spans,
-                    draft_bytes=draft_vocab.bytes,
-                    draft_starts=draft_vocab.offsets,
-                    target_bytes=target_vocab.bytes,
-                    target_starts=target_vocab.offsets,
-                    first=expansions.first,
-                    expansion_offsets=expansions.expansion_offsets,
-                    expansion_ids=expansions.expansion_ids,
-                    draft_offsets=draft_offsets,
-                    target_offsets=target_offsets,
-                    columns=_width(target_vocab) if columns is None else columns,
-                    origin_offsets=origin_offsets,
-                    origin_ids=origin_ids,
-                )
-            )
-        filled = out
-        if filled is None:
-            tokens = _core.length(target_ids, "transfer", "target_ids", "[M]")
-            if columns is None:
-                offsets = target_vocab.offsets
-                size = _core.length(offsets, "transfer", "target_vocab.offsets", "[V + 1]")
-                columns = max(size - 1, 0)
-            columns = _core.columns(columns, "transfer")
-            dtype, device = dtype_of("transfer", "draft_probs", draft_probs), device_of(draft_probs)
-            filled = Transfer(
-                new("transfer", "target_ids and columns", (tokens, columns), dtype, device),
-                new("transfer", "target_ids", (tokens,), torch.int8, device),
-            )
+        filled = _new(draft_probs, target_ids, target_table, columns) if out is None else out
         _core.transfer(
             draft_probs,
             draft_ids,
-            draft_offsets,
             target_ids,
-            target_offsets,
             target_spans,
-            draft_vocab.bytes,
-            draft_vocab.offsets,
-            target_vocab.bytes,
-            target_vocab.offsets,
-            expansions.first,
-            expansions.expansion_offsets,
-            expansions.expansion_ids,
-            origin_offsets,
-            origin_ids,
+            draft_table,
+            target_table,
+            vocabulary_map,
+            draft_offsets,
+            target_offsets,
             columns,
             filled.probs,
             filled.cases,
         )
     except Exception:
-        require_parts(
-            "transfer",
-            draft_vocab=draft_vocab,
-            target_vocab=target_vocab,
-            expansions=expansions,
-            out=out,
-        )
+        require_parts("transfer", Transfer, out)
         raise
     return filled
 
 
-def _width(vocab: ByteTable) -> int:
-    """How many tokens a table of tensors without memory has; what is no table is refused later."""
-    offsets = vocab.offsets
-    return offsets.shape[0] - 1 if isinstance(offsets, Tensor) and offsets.ndim == 1 else 0
+def _new(
+    draft_probs: Tensor, target_ids: Tensor, target_table: ByteTable, columns: int | None
+) -> Transfer:
+    shape = _core.transfer_shape(target_ids, target_table, columns)
+    dtype, device = dtype_of("transfer", "draft_probs", draft_probs), device_of(draft_probs)
+    return Transfer(
+        new("transfer", "target_ids and columns", shape, dtype, device),
+        new("transfer", "target_ids", shape[:1], torch.int8, device),
+    )
 
 
 def restrict(
     draft_probs: Tensor,
-    exact: Tensor,
+    vocabulary_map: VocabularyMap,
     *,
     columns: int,
-    origins: Origins | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Restrict distributions to the tokens that both vocabularies have, and normalise what is left.
 
-    ``out[r, exact[d]]`` is ``draft_probs[r, d]`` over the sum of all that are shared.
+    ``out[r, exact[d]]`` is ``draft_probs[r, d]`` over the sum of all that are shared, with
+    ``exact`` of ``vocabulary_map``.
 
     Args:
         draft_probs: float32 or float64 ``[R, V_d]``, contiguous along the vocabulary.
-        exact: int32 or int64 ``[D]``, D <= V_d: the target token with the bytes of each draft
-            token, or -1. Columns from D on are not read.
+        vocabulary_map: of the draft's D tokens, D <= V_d; columns of ``draft_probs`` from D on are
+            not read, nor is anything of the map but ``exact``.
         columns: V_t, the width of the target's head.
-        origins: ``Origins.of(exact)``, needed on a GPU.
         out: ``[R, V_t]`` of the dtype of ``draft_probs``, contiguous, to fill instead of a new
             tensor.
 
@@ -231,37 +171,25 @@ def restrict(
         Distributions over the target's vocabulary, ``[R, V_t]``.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor.
+        TypeError: an argument has another dtype, is no tensor, or is no ``VocabularyMap``.
         ValueError: sizes disagree; or, when ``out`` may have been written in part, a row holds NaN,
             infinity or a negative probability or has no mass on shared tokens, or ``exact`` is out
             of range.
 
-    On a GPU ``origins`` stand for ``exact``. Values are not looked at by the host: a row that would
-    raise becomes NaN throughout.
+    On a GPU values are not looked at by the host: a row that would raise becomes NaN throughout.
 
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
+
+    Of three draft tokens the last is not shared:
+
+    >>> exact = torch.tensor([1, 0, -1], dtype=torch.int32)
+    >>> vocabulary_map = VocabularyMap(exact, exact, torch.tensor([0, 1, 2, 2]), exact[:2])
+    >>> restrict(torch.tensor([[0.25, 0.5, 0.25]]), vocabulary_map, columns=2)
+    tensor([[0.6667, 0.3333]])
     """
-    if origins is None:
-        origin_offsets = origin_ids = None
-    else:
-        origin_offsets, origin_ids = tensors_of("restrict", origins)
-    if traced(draft_probs):
-        restricted: Tensor = record(
-            "restrict",
-            out,
-            draft_probs=draft_probs,
-            exact=exact,
-            columns=columns,
-            origin_offsets=origin_offsets,
-            origin_ids=origin_ids,
-        )
-        return restricted
     if out is None:
-        columns = _core.columns(columns, "restrict")
-        rows = _core.length(draft_probs, "restrict", "draft_probs", "[R, V_d]")
-        dtype = dtype_of("restrict", "draft_probs", draft_probs)
-        out = new(
-            "restrict", "draft_probs and columns", (rows, columns), dtype, device_of(draft_probs)
-        )
-    _core.restrict(draft_probs, exact, columns, origin_offsets, origin_ids, out)
+        shape = _core.restrict_shape(draft_probs, columns)
+        dtype, device = dtype_of("restrict", "draft_probs", draft_probs), device_of(draft_probs)
+        out = new("restrict", "draft_probs and columns", shape, dtype, device)
+    _core.restrict(draft_probs, vocabulary_map, columns, out)
     return out

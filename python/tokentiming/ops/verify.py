@@ -11,8 +11,18 @@ from tokentiming import _core
 from tokentiming.ops.arguments import new, require_parts
 from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
-from tokentiming.ops.recording import number, record
-from tokentiming.ops.tracing import compiling, traced
+from tokentiming.ops.operators import (
+    FLOATS,
+    IDS,
+    INT64,
+    WIDE,
+    compiling,
+    number,
+    record,
+    register,
+    traced,
+    without_memory,
+)
 
 
 class Verification(NamedTuple):
@@ -101,6 +111,18 @@ def verify(
     that would raise, for what is read of it, gets ``accepted`` -1 and tokens -1.
 
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
+
+    Token 1 is accepted, since 0.5 < 0.25 / 0.25; token 0 is not, since 0.5 >= 0.25 / 0.75, and
+    token 1 is drawn from ``norm(max(p - q, 0))``:
+
+    >>> verification = verify(
+    ...     torch.tensor([[1, 0]]),
+    ...     target_probs=torch.tensor([[[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]]),
+    ...     draft_probs=torch.tensor([[[0.75, 0.25], [0.75, 0.25]]]),
+    ...     uniforms=torch.full((1, 3), 0.5),
+    ... )
+    >>> verification.tokens.tolist(), verification.accepted.tolist()
+    ([[1, 1, -1]], [1])
     """
     if (target_logits is None) == (target_probs is None):
         raise ArgumentTypeError("verify: give one of target_logits and target_probs")
@@ -123,29 +145,45 @@ def verify(
                     offsets=offsets,
                 )
             )
-        filled = out
-        if filled is None:
-            shape, device = _core.verify_shape(draft_ids, offsets), device_of(draft_ids)
-            filled = Verification(
-                new("verify", "draft_ids", shape, torch.int32, device),
-                new("verify", "draft_ids", shape[:1], torch.int32, device),
-            )
+        filled = _new(draft_ids, offsets=offsets) if out is None else out
         _core.verify(
             draft_ids,
-            offsets,
             target_logits,
             target_probs,
             draft_logits,
             draft_probs,
-            temperature,
             uniforms,
+            temperature,
+            offsets,
             filled.tokens,
             filled.accepted,
         )
     except Exception:
-        require_parts("verify", out=out)
+        require_parts("verify", Verification, out)
         raise
     return filled
+
+
+def _new(draft_ids: Tensor, *, offsets: Tensor | None = None, **_: object) -> Verification:
+    shape = _shape(draft_ids, offsets)
+    device = device_of(draft_ids)
+    return Verification(
+        new("verify", "draft_ids", shape, torch.int32, device),
+        new("verify", "draft_ids", shape[:1], torch.int32, device),
+    )
+
+
+def _shape(draft_ids: Tensor, offsets: Tensor | None) -> tuple[int | torch.SymInt, ...]:
+    """The shape of ``out.tokens``."""
+    if not without_memory(draft_ids):
+        return _core.verify_shape(draft_ids, offsets)
+    if offsets is None:
+        return draft_ids.shape[0], draft_ids.shape[1] + 1
+    batch = offsets.shape[0] - 1
+    if draft_ids.is_cuda:
+        return batch, draft_ids.shape[0] + 1
+    # As wide as the longest chain, which only the values of the offsets tell.
+    return batch, torch.library.get_ctx().new_dynamic_size(min=1)
 
 
 def _recorded(out: Verification | None, **arguments: Any) -> Any:
@@ -164,3 +202,19 @@ def _recorded(out: Verification | None, **arguments: Any) -> Any:
             "verify: offsets are meta tensors, and the result is as wide as they say"
         )
     return record("verify", out, **arguments)
+
+
+register(
+    verify,
+    tuple[Tensor, Tensor],
+    _new,
+    {
+        "draft_ids": ("[T] or [B, K]", IDS),
+        "target_logits": ("[T + B, V] or [B, K + 1, V]", FLOATS),
+        "target_probs": ("[T + B, V] or [B, K + 1, V]", FLOATS),
+        "draft_logits": ("[T, V] or [B, K, V]", FLOATS),
+        "draft_probs": ("[T, V] or [B, K, V]", FLOATS),
+        "uniforms": ("[T + B] or [B, K + 1]", WIDE),
+        "offsets": ("[B + 1]", INT64),
+    },
+)

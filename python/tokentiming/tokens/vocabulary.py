@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 
+from tokentiming import ops
 from tokentiming.tokens import byte_tables
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,9 @@ _BATCH = 1 << 14
 
 
 class TokenTable(NamedTuple):
-    """What the operations ask of a vocabulary, as ``Vocabulary`` has it, in a device's memory."""
+    """What the operations take of a vocabulary, as ``Vocabulary`` has it, in a device's memory."""
 
-    bytes: torch.Tensor
-    offsets: torch.Tensor
+    table: ops.ByteTable
     keys: torch.Tensor
     advances: torch.Tensor
 
@@ -42,6 +42,7 @@ class Vocabulary:
     Attributes:
         bytes: uint8 tensor ``[N]``, the bytes of all tokens, one after another.
         offsets: int64 tensor ``[V + 1]``; token ``i`` is ``bytes[offsets[i]:offsets[i + 1]]``.
+        table: these two as the operations take them, ``ops.ByteTable``, in CPU memory.
         keys: int64 tensor ``[V]``, the 64-bit keys of the shared noise (bit patterns).
         eos_ids: ids that end a turn, the one to propose first.
         special_ids: ids without bytes: special tokens and holes in the numbering.
@@ -56,14 +57,15 @@ class Vocabulary:
         special_ids: Iterable[int] = (),
         byte_ids: Sequence[int | None] = (None,) * 256,
     ) -> None:
-        self._table = list(table)
+        self._tokens = list(table)
         self._encoder = encoder
         self.eos_ids = tuple(eos_ids)
         self.special_ids = frozenset(special_ids)
         self.byte_ids = tuple(byte_ids)
-        lengths = torch.tensor([0, *map(len, self._table)], device="cpu")
+        lengths = torch.tensor([0, *map(len, self._tokens)], device="cpu")
         self.offsets = torch.cumsum(lengths, 0)
-        self.bytes = torch.frombuffer(bytearray(b"".join(self._table) or b"\0"), dtype=torch.uint8)
+        self.bytes = torch.frombuffer(bytearray(b"".join(self._tokens) or b"\0"), dtype=torch.uint8)
+        self.table = ops.ByteTable(self.bytes, self.offsets)
 
     @classmethod
     def from_tokenizer(
@@ -133,11 +135,12 @@ class Vocabulary:
         )
 
     def on(self, device: torch.device | str) -> TokenTable:
-        """The byte table and the keys in a device's memory, copied there once."""
+        """The byte table, keys and advances in the memory of a device, copied there once."""
         device = torch.device(device)
         if device not in self._on:
-            parts = (getattr(self, name).to(device) for name in TokenTable._fields)
-            self._on[device] = TokenTable(*parts)
+            self._on[device] = TokenTable(
+                self.table.to(device), self.keys.to(device), self.advances.to(device)
+            )
         return self._on[device]
 
     @cached_property
@@ -145,11 +148,11 @@ class Vocabulary:
         return {}
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._tokens)
 
     def token_bytes(self, token: int) -> bytes:
         """Bytes of one token; none for a special one, nor for an id that pads the model's head."""
-        return self._table[token] if token < len(self._table) else b""
+        return self._tokens[token] if token < len(self._tokens) else b""
 
     def decode(self, ids: Iterable[int]) -> bytes:
         """Bytes of a sequence of tokens."""
@@ -160,7 +163,7 @@ class Vocabulary:
         """The one token that stands for its bytes: what encoding them gives, else the lowest id."""
         owners: dict[bytes, int] = {}
         fallback = {i for i in self.byte_ids if i is not None}
-        for i, data in enumerate(self._table):
+        for i, data in enumerate(self._tokens):
             if data:
                 owner = owners.setdefault(data, i)
                 if owner in fallback and i not in fallback:
@@ -175,7 +178,7 @@ class Vocabulary:
         id has the key of that role.
         """
         keys = bytearray()
-        for i, data in enumerate(self._table):
+        for i, data in enumerate(self._tokens):
             if data and self.owners[data] == i:
                 keys += _key(data, "bytes")
             elif self.eos_ids and i == self.eos_ids[0]:

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tokentiming import ops
 from tokentiming.cache_folder import cache_folder
-from tokentiming.ops import Origins
 from tokentiming.tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class VocabularyMap:
         return found
 
     def on(self, device: torch.device | str) -> VocabularyMap:
-        """The map in a device's memory, copied there once."""
+        """The map in the memory of a device, copied there once."""
         device = torch.device(device)
         if device == self.first.device:
             return self
@@ -88,14 +88,9 @@ class VocabularyMap:
         return {}
 
     @cached_property
-    def exact_origins(self) -> Origins:
-        """``exact`` the other way round, for ``ops.restrict`` on a GPU."""
-        return Origins.of(self.exact)
-
-    @cached_property
-    def first_origins(self) -> Origins:
-        """``first`` the other way round, for ``ops.transfer`` on a GPU."""
-        return Origins.of(self.first)
+    def core(self) -> ops.VocabularyMap:
+        """The map as the operations take it; on a GPU it is made at first use."""
+        return ops.VocabularyMap(*(getattr(self, field.name) for field in fields(self)))
 
     def expansion(self, token: int) -> list[int]:
         """The target tokens that spell a draft token; none where the target cannot."""

@@ -1,7 +1,14 @@
-"""Calls as torch operators, for torch.compile and for tensors that have a shape but no memory."""
+"""Operations as torch operators, ``torch.ops.tokentiming.*``.
+
+An operator stands in for its function under torch.compile and for tensors that have a shape but no
+memory; any other call goes straight to the core, which is faster by ten microseconds. Its schema is
+the signature of the function without ``out``. Operations that take a ``ByteTable`` or a
+``VocabularyMap`` have none: torch.compile breaks its graph at them.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable
@@ -12,90 +19,95 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
-from tokentiming.ops.tracing import compiling, refuse_out
 
-_BYTES, _INT32, _INT64 = (torch.uint8,), (torch.int32,), (torch.int64,)
-_IDS = (torch.int32, torch.int64)
-_NARROW = (torch.bfloat16,)
-_WIDE = (torch.float32, torch.float64)
-_ROWS = (torch.float16, *_NARROW, *_WIDE)
-_Tensors = dict[str, tuple[str, str, tuple[torch.dtype, ...]]]
+INT64 = (torch.int64,)
+IDS = (torch.int32, torch.int64)
+NARROW = (torch.bfloat16,)
+WIDE = (torch.float32, torch.float64)
+FLOATS = (torch.float16, *NARROW, *WIDE)
 
-_TABLES: _Tensors = {
-    "draft_bytes": ("draft_vocab.bytes", "[N]", _BYTES),
-    "draft_starts": ("draft_vocab.offsets", "[V + 1]", _INT64),
-    "target_bytes": ("target_vocab.bytes", "[N]", _BYTES),
-    "target_starts": ("target_vocab.offsets", "[V + 1]", _INT64),
-}
-_SEQUENCES: _Tensors = {
-    "draft_ids": ("draft_ids", "[K]", _IDS),
-    "target_ids": ("target_ids", "[M]", _IDS),
-    "draft_offsets": ("draft_offsets", "[B + 1]", _INT64),
-    "target_offsets": ("target_offsets", "[B + 1]", _INT64),
-}
-_ORIGINS: _Tensors = {
-    "origin_offsets": ("origins.offsets", "[T + 1]", _INT32),
-    "origin_ids": ("origins.draft_ids", "[N]", _INT32),
-}
-_TENSORS: dict[str, _Tensors] = {
-    "align": {**_SEQUENCES, **_TABLES},
-    "sample": {
-        "logits": ("logits", "[R, V]", _ROWS),
-        "keys": ("keys", "[N]", _INT64),
-        "states": ("states", "[R, 3]", _INT64),
-    },
-    "verify": {
-        "draft_ids": ("draft_ids", "[T] or [B, K]", _IDS),
-        "target_logits": ("target_logits", "[T + B, V] or [B, K + 1, V]", _ROWS),
-        "target_probs": ("target_probs", "[T + B, V] or [B, K + 1, V]", _ROWS),
-        "draft_logits": ("draft_logits", "[T, V] or [B, K, V]", _ROWS),
-        "draft_probs": ("draft_probs", "[T, V] or [B, K, V]", _ROWS),
-        "uniforms": ("uniforms", "[T + B] or [B, K + 1]", _WIDE),
-        "offsets": ("offsets", "[B + 1]", _INT64),
-    },
-    "transfer": {
-        "draft_probs": ("draft_probs", "[K, V_d]", _WIDE),
-        "target_spans": ("target_spans", "[M, 2]", _INT32),
-        "first": ("expansions.first", "[D]", _IDS),
-        "expansion_offsets": ("expansions.expansion_offsets", "[D + 1]", _INT64),
-        "expansion_ids": ("expansions.expansion_ids", "[E]", _IDS),
-        **_SEQUENCES,
-        **_TABLES,
-        **_ORIGINS,
-    },
-    "restrict": {
-        "draft_probs": ("draft_probs", "[R, V_d]", _WIDE),
-        "exact": ("exact", "[D]", _IDS),
-        **_ORIGINS,
-    },
-    "linear": {
-        "input": ("input", "[R, K]", _NARROW),
-        "weight": ("weight", "[N, K]", _NARROW),
-        "bias": ("bias", "[N]", _NARROW),
-    },
-}
-"""Of each operator's tensors what the function calls them, their shapes, and their dtypes."""
+compiling = torch.compiler.is_dynamo_compiling
 
-_REQUIRED = {
-    "align": {"draft_ids", "target_ids", *_TABLES},
-    "sample": set(_TENSORS["sample"]),
-    "verify": {"draft_ids"},  # and what the function itself has asked for
-    "transfer": set(_TENSORS["transfer"]) - {"draft_offsets", "target_offsets", *_ORIGINS},
-    "restrict": {"draft_probs", "exact"},
-    "linear": {"input", "weight"},
-}
-_LIMITS = {"band": 2**63, "columns": 2**31, "seed": 2**64}
+Shapes = dict[str, tuple[str, tuple[torch.dtype, ...]]]
+_shapes: dict[str, Shapes] = {}
+_LIMITS = {"seed": 2**64}
+
+
+def traced(tensor: Any) -> bool:
+    """True under torch.compile, and for tensors that have a shape but no memory."""
+    if type(tensor) is Tensor:  # asked at every call, hence first
+        return tensor.is_meta or compiling()
+    return without_memory(tensor)
+
+
+def without_memory(tensor: Any) -> bool:
+    """True for tensors that have a shape but no memory: meta and fake ones."""
+    if type(tensor) is Tensor:
+        return tensor.is_meta
+    return isinstance(tensor, FakeTensor) or (isinstance(tensor, Tensor) and tensor.is_meta)
+
+
+def refuse_out(function: str, argument: str, out: object) -> None:
+    """The registered operators return new tensors."""
+    if out is not None:
+        raise ArgumentValueError(
+            f"{function}: out cannot be given under torch.compile or for {argument} without memory"
+        )
+
+
+def register(
+    function: Callable[..., Any],
+    returns: Any,
+    new: Callable[..., Any],
+    shapes: Shapes,
+    devices: Any = ("cpu", "cuda"),
+) -> None:
+    """Make a function the operator of its name.
+
+    Args:
+        function: any argument but ``out`` is an argument of the operator.
+        returns: what the operator returns: Tensor, or a tuple of them.
+        new: makes the empty results of the function, given the same arguments.
+        shapes: the axes and dtypes of each argument that is a tensor.
+        devices: where the operator works.
+    """
+    name = function.__name__
+    signature = inspect.signature(function, eval_str=True)
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD  # custom_op takes tensors in no other way
+    parameters = [
+        p.replace(kind=positional) for p in signature.parameters.values() if p.name != "out"
+    ]
+    operator_signature = signature.replace(parameters=parameters, return_annotation=returns)
+
+    def named(arguments: Any, options: Any) -> dict[str, Any]:
+        return operator_signature.bind(*arguments, **options).arguments
+
+    def plain(result: Any) -> Any:
+        return result if returns is Tensor else tuple(result)
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        given = named(arguments, options)
+        if "seed" in given:
+            given["seed"] %= 2**64
+        return plain(function(**given))
+
+    run.__signature__ = operator_signature  # type: ignore[attr-defined]
+    made = torch.library.custom_op(
+        f"tokentiming::{name}", run, mutates_args=(), device_types=devices
+    )
+    made.register_fake(lambda *arguments, **options: plain(new(**named(arguments, options))))
+    _shapes[name] = shapes
 
 
 def record(function: str, out: object, **arguments: Any) -> Any:
-    """What the operator gives for the arguments, which are named as in its schema.
+    """What the operator gives for the arguments.
 
     Under torch.compile the arguments are left to the operator, which meets them when it runs.
     """
     refuse_out(function, next(iter(arguments)), out)
     if not compiling():
         _check(function, arguments)
-    if "seed" in arguments:  # an operator's integers are signed
+    if "seed" in arguments:  # integers of a schema are signed
         seed = arguments["seed"]
         if not 0 <= seed < 2**64:
             raise ArgumentValueError(f"{function}: seed is {seed}; it must be in [0, 2**64)")
@@ -110,10 +122,12 @@ def record(function: str, out: object, **arguments: Any) -> Any:
 
 
 def _check(function: str, arguments: dict[str, Any]) -> None:
+    schema = getattr(torch.ops.tokentiming, function).default._schema
+    optional = {a.name for a in schema.arguments if isinstance(a.type, torch.OptionalType)}
     for name, value in arguments.items():
-        if name in _TENSORS[function]:
-            if value is not None or name in _REQUIRED[function]:
-                _check_tensor(function, *_TENSORS[function][name], value)
+        if name in _shapes[function]:
+            if value is not None or name not in optional:
+                _check_tensor(function, name, *_shapes[function][name], value)
         elif name == "temperature":
             arguments[name] = number(function, name, value)
         else:
@@ -125,11 +139,7 @@ def _require_alike(
     function: str, arguments: dict[str, Any], kind: str, is_kind: Callable[[Tensor], bool]
 ) -> None:
     """Refuse tensors of a kind beside others."""
-    named = {
-        _TENSORS[function][name][0]: value
-        for name, value in arguments.items()
-        if isinstance(value, Tensor)
-    }
+    named = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     of_kind = [name for name, value in named.items() if is_kind(value)]
     others = [name for name, value in named.items() if not is_kind(value)]
     if of_kind and others:
