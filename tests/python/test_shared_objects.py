@@ -139,7 +139,7 @@ def test_what_two_decoders_share_is_refused_by_name(shared):
 
 @pytest.mark.parametrize("method", [kind() for kind in tt.methods.METHODS.values()])
 def test_two_decoders_may_share_a_method(method):
-    outer, inner = decoder(method=method), decoder(method=method)
+    outer, inner = (decoder(method=method, draft_length=3) for _ in range(2))
     options = {"do_sample": True, "top_k": 8, "seed": 3, "max_new_tokens": 12}
     expected = [one.generate("to be", **options).sequences for one in (outer, inner)]
     found: list[torch.Tensor] = []

@@ -51,10 +51,9 @@ class Decoding:
         self._drafter = drafter
         self._draft_length = draft_length
         self._request = request
-        method = method if request.do_sample else Greedy()
-        self.stats = Stats(method=method.name, exact=method.exact)
+        self.stats = Stats(method=method.name, exact=True)
         self._case_names = method.case_names
-        self._method = self._bind(method)
+        self._method = self._bind(method if request.do_sample else Greedy())
         self.stats.exact = self._method.exact
         self.ids = list(request.prompt.ids)
         self._text = b""
