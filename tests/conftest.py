@@ -9,9 +9,15 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.selection import Selection
+
 # How long an example takes is no matter for a test.
 settings.register_profile("tokentiming", deadline=None)
 settings.load_profile("tokentiming")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Selection(config.option.markexpr))
 
 
 @pytest.fixture(autouse=True)
