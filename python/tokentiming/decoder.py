@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming import scalars
-from tokentiming.cli import demo_models as models
+from tokentiming import loading, scalars
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.engine.draft_length import AdaptiveDraftLength, Costs, FixedDraftLength
 from tokentiming.engine.in_use import exclusive
@@ -111,7 +110,7 @@ class SpeculativeDecoder:
         """Load both models and their tokenizers.
 
         Args:
-            target: a hub id, a folder, a ``.gguf`` file, or a name of ``tokentiming models list``.
+            target: a hub id, a folder, or a ``.gguf`` file.
             draft: the same for the draft; None for no drafter.
             method: as in the constructor.
             draft_length: as in the constructor.
@@ -126,8 +125,8 @@ class SpeculativeDecoder:
                     f"from_pretrained: {name} is {_named(place)}; give a hub id, a folder or a "
                     ".gguf file, or hand loaded models to SpeculativeDecoder"
                 )
-        places = [models.resolve(place) for place in (target, draft) if place is not None]
-        loaded = [models.load(place, dtype, device) for place in places]
+        places = [place for place in (target, draft) if place is not None]
+        loaded = [loading.load(place, dtype=dtype, device=device) for place in places]
         drafter = ModelDrafter(*loaded[1]) if draft is not None else None
         return cls(*loaded[0], drafter, method=method, draft_length=draft_length)
 
