@@ -104,6 +104,8 @@ class SpeculativeDecoder:
         *,
         method: str | Method = "coupled",
         draft_length: int | None = None,
+        target_revision: str | None = None,
+        draft_revision: str | None = None,
         dtype: torch.dtype | str = "auto",
         device: torch.device | str = "cpu",
     ) -> SpeculativeDecoder:
@@ -114,8 +116,15 @@ class SpeculativeDecoder:
             draft: the same for the draft; None for no drafter.
             method: as in the constructor.
             draft_length: as in the constructor.
+            target_revision: branch, tag or commit of the target's hub id.
+            draft_revision: the same for the draft.
             dtype: of both models' weights.
             device: where both models go.
+
+        Raises:
+            TypeError: a place is not a string or a path.
+            ValueError: a model cannot be loaded, or as in the constructor.
+            ImportError: a ``.gguf`` file is given and the extra ``tokentiming[gguf]`` is missing.
         """
         method = resolve(method)
         for name, place in (("target", target), ("draft", draft)):
@@ -125,8 +134,15 @@ class SpeculativeDecoder:
                     f"from_pretrained: {name} is {_named(place)}; give a hub id, a folder or a "
                     ".gguf file, or hand loaded models to SpeculativeDecoder"
                 )
-        places = [place for place in (target, draft) if place is not None]
-        loaded = [loading.load(place, dtype=dtype, device=device) for place in places]
+        places = [(target, target_revision), (draft, draft_revision)]
+        for place, _ in places:  # both before anything is loaded
+            if place is not None:
+                loading.locate(place, caller="from_pretrained")
+        loaded = [
+            loading.load(place, revision=revision, dtype=dtype, device=device)
+            for place, revision in places
+            if place is not None
+        ]
         drafter = ModelDrafter(*loaded[1]) if draft is not None else None
         return cls(*loaded[0], drafter, method=method, draft_length=draft_length)
 

@@ -24,7 +24,7 @@ from tests.support.tiny_model import (
 )
 from tokentiming.cli import demo_models as models
 from tokentiming.cli.demo_models import ModelError, ModelSpec, Wheel, disk, sources, store
-from tokentiming.gguf_files import check_gguf
+from tokentiming.loading.gguf import check_gguf
 
 __all__ = ["downloads", "quick", "spec", "tiny_gguf"]
 

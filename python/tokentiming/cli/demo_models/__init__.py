@@ -21,7 +21,7 @@ from tokentiming.cli.demo_models.convert import convert
 from tokentiming.cli.demo_models.disk import sha256
 from tokentiming.cli.demo_models.registry import KNOWN, ModelSpec, Wheel, find
 from tokentiming.cli.demo_models.store import Progress, Report
-from tokentiming.model_files import ModelError, as_model_error
+from tokentiming.loading.files import ModelError, as_model_error
 
 __all__ = [
     "ModelError",

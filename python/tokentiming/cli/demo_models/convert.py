@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tokentiming.cli.demo_models.quiet import silent
-from tokentiming.gguf_files import load_gguf_model, load_gguf_tokenizer
-from tokentiming.model_files import ModelError, check_folder
+from tokentiming.loading.files import ModelError, check_folder
+from tokentiming.loading.gguf import load_gguf_model, load_gguf_tokenizer
 
 # Hard cases for tokenizers: runs of spaces, digits, combining marks, scripts without spaces, emoji
 # joined by U+200D, a byte-order mark, control characters, text that looks like a special token.

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tokentiming.model_files import error_number
+from tokentiming.loading.files import error_number
 
 # With these errors, downloading the same bytes from another source does not help.
 _UNWRITABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))

@@ -18,7 +18,7 @@ from typing import Any
 from tokentiming.cli.demo_models.disk import is_unwritable, sha256
 from tokentiming.cli.demo_models.registry import ModelSpec, Wheel
 from tokentiming.cli.demo_models.store import Progress, Report
-from tokentiming.model_files import ModelError, check_folder, error_number
+from tokentiming.loading.files import ModelError, check_folder, error_number
 
 HUB_TIMEOUT = 5.0  # seconds in which the hub must say whether the repository exists
 WAY_OUT = "the package index serves an unexpected file: check its address in pip's settings"

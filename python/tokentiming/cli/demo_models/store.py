@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from tokentiming.cache_folder import cache_folder
 from tokentiming.cli.demo_models.disk import sha256
-from tokentiming.model_files import MALFORMED, as_model_error
+from tokentiming.loading.files import MALFORMED, as_model_error
 
 MANIFEST = "manifest.json"
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from tokentiming.model_files import MALFORMED, incomplete
+from tokentiming.loading.files import MALFORMED, incomplete
 
 
 def require_gguf_packages(caller: str) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokentiming.gguf_files import check_gguf, load_gguf_model, load_gguf_tokenizer
-from tokentiming.model_files import ModelError, as_model_error, check_folder
+from tokentiming.loading.files import ModelError, as_model_error, check_folder
+from tokentiming.loading.gguf import check_gguf, load_gguf_model, load_gguf_tokenizer
 
 if TYPE_CHECKING:
     import torch
