@@ -1,1 +1,1 @@
-"""How a model is run: through torch, as a CUDA graph, or by the native core."""
+"""How a model is run: through torch, as a CUDA graph, or natively on the CPU."""

@@ -1,21 +1,28 @@
-"""bfloat16 linear layers at the price of reading the weights once, on processors without AVX-512.
+"""Fast bfloat16 linear layers over a few rows, for processors without AVX-512.
 
-There torch takes some seven times as long for eight rows as for one, and no draft could pay; the
-core takes less than twice as long, and for one row, too, less than torch. A single row of a small
-model is left to torch: reading its weights takes little longer than finding the way to the core.
+On these processors torch takes about seven times as long for eight rows as for one, so that no
+draft could pay off. ``tokentiming._native`` takes less than twice as long, and less than torch for
+one row too. A single row of a small model stays with torch: reading its weights takes little longer
+than the call itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.library import custom_op
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tokentiming import ops
+from tokentiming.ops.tracing import traced
+from tokentiming.runners.native_module import BUILT, is_fast
+
+if TYPE_CHECKING or BUILT:
+    from tokentiming import _native
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
@@ -23,8 +30,8 @@ _SMALL = 1024
 """Hidden size below which a single row stays with torch."""
 
 
-def fast_linear(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
-    """A context in which the linear layers of a model go to the core where that is faster.
+def fast_linear(weights: Tensor, rows: int) -> AbstractContextManager[Any]:
+    """Return a context in which ``_native`` computes a model's linear layers where it is faster.
 
     Args:
         weights: the model's embedding, ``[V, hidden]``.
@@ -35,14 +42,14 @@ def fast_linear(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]
         and weights.dtype == torch.bfloat16
         and weights.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and ops.linear_is_fast()
+        and is_fast()
     ):
         return _FastLinear()
     return nullcontext()
 
 
 class _FastLinear(TorchFunctionMode):
-    """Sends linear layers to the core; all other functions stay torch's own."""
+    """Replaces ``torch.nn.functional.linear``; all other functions stay torch's own."""
 
     def __torch_function__(
         self,
@@ -56,11 +63,28 @@ class _FastLinear(TorchFunctionMode):
         return function(*args, **(kwargs or _NO_ARGUMENTS))
 
 
-def _linear(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dtype != torch.bfloat16 or not weight.is_contiguous():
         return functional.linear(input, weight, bias)
     rows = input.reshape(-1, input.shape[-1]).contiguous()
-    out = ops.linear(rows, weight.detach(), None if bias is None else bias.detach())
+    product = _operator if traced(rows) else _product
+    out = product(rows, weight.detach(), None if bias is None else bias.detach())
     return out.view(*input.shape[:-1], weight.shape[0])
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``rows @ weight.T + bias``: bfloat16 ``[R, N]`` from ``[R, K]`` and ``[N, K]``."""
+    out = torch.empty((rows.shape[0], weight.shape[0]), dtype=torch.bfloat16, device="cpu")
+    _native.linear(rows, weight, bias, out)
+    return out
+
+
+# torch.compile cannot trace into _native; it calls this operator instead.
+@custom_op("tokentiming::native_linear", mutates_args=(), device_types="cpu")
+def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _product(rows, weight, bias)
+
+
+@_operator.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows.new_empty((rows.shape[0], weight.shape[0]))
