@@ -120,8 +120,9 @@ class Transformer::State {
   }
 
   static TransformerWeights checked(TransformerWeights w) {
+    if (w.hidden == 0) refuse("embedding must have at least one column");
     if (w.head_size == 0 || w.head_size % 8 != 0) refuse("head_size must be a multiple of 8");
-    if (w.key_heads == 0 || w.heads % w.key_heads != 0) {
+    if (w.heads == 0 || w.key_heads == 0 || w.heads % w.key_heads != 0) {
       refuse("heads must be a multiple of key_heads");
     }
     if (w.rotation.size() != w.head_size / 2) refuse("rotation must have head_size / 2 entries");
@@ -134,6 +135,7 @@ class Transformer::State {
       require(layer.key, w.key_heads * w.head_size, "key");
       require(layer.value, w.key_heads * w.head_size, "value");
       require(layer.output, w.hidden, "output");
+      if (layer.gate.out_features == 0) refuse("gate must have at least one output");
       require(layer.up, layer.gate.out_features, "up");
       require(layer.down, w.hidden, "down");
     }

@@ -144,5 +144,14 @@ TEST_CASE("sizes that disagree are refused") {
     odd = *weights;
     odd.layers[1].down.out_features = 23;
     CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    odd = *weights;
+    odd.hidden = 0;
+    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    odd = *weights;
+    odd.heads = 0;
+    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    odd = *weights;
+    odd.layers[0].gate.out_features = odd.layers[0].up.out_features = 0;
+    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
   });
 }

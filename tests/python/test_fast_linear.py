@@ -12,11 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.support.small_models import SIZES
 from tokentiming import _native
+from tokentiming.drafters.model import reader
 from tokentiming.runners import linear as module
-from tokentiming.runners import native_module
+from tokentiming.runners import native, native_module
 from tokentiming.runners.linear import fast_linear
+from tokentiming.runners.native import NativeRunner
+from tokentiming.runners.torch import TorchRunner
 
 EMBEDDING = torch.zeros(3, 8).bfloat16()
 X, WEIGHT = torch.full((2, 3, 8), 0.5).bfloat16(), torch.arange(32.0).view(4, 8).bfloat16()
@@ -78,6 +83,15 @@ def test_processors_without_a_fast_variant_keep_torch(
 ) -> None:
     monkeypatch.setattr(module, "is_fast", lambda: False)
     assert isinstance(fast_linear(EMBEDDING, rows=6), nullcontext)
+
+
+def test_native_runner_runs_nothing_without_a_fast_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16).eval()
+    monkeypatch.setattr(native, "is_fast", lambda: True)
+    assert NativeRunner.runs(model)
+    monkeypatch.setattr(native, "is_fast", lambda: False)
+    assert not NativeRunner.runs(model)
+    assert type(reader(model)) is TorchRunner
 
 
 def test_the_result_is_in_cpu_memory_whatever_torch_prefers(rows: list[int]) -> None:

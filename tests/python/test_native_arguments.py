@@ -147,6 +147,14 @@ def with_part(index: int, part: Any) -> dict[str, Any]:
     return arguments | {"layers": [tuple(parts)]}
 
 
+def test_transformer_is_refused_exactly_where_it_cannot_compute() -> None:
+    if is_fast():
+        assert _native.Transformer(*model().values()).length() == 0
+        return
+    with pytest.raises(ValueError, match=r"^transformer: needs AVX2 and FMA on x86-64"):
+        _native.Transformer(*model().values())
+
+
 @needs_avx2
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
