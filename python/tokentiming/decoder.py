@@ -47,8 +47,8 @@ class SpeculativeDecoder:
         method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
         draft_length: tokens to draft in every round; by default it adapts to measured costs.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, whose
-            passes compute bfloat16 linear layers in the native core on processors where that is
-            faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
+            passes compute bfloat16 linear layers by ``tokentiming._native`` on processors where
+            that is faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
 
     Raises:
         TypeError: the target is no causal language model of transformers, or ``drafter`` is not a

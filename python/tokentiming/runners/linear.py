@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 on processors without AVX-512.
 
 There torch takes about seven times as long for eight rows as for one, so that no draft would pay.
-The native core takes less than twice as long, and is faster than torch for one row too. A single
+``_native`` takes less than twice as long, and is faster than torch for one row too. A single
 row of a small model stays with torch, because the call costs as much as reading the weights.
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
 from tokentiming.ops.tracing import traced
 from tokentiming.runners.native_module import BUILT, is_fast
@@ -31,27 +30,26 @@ _SMALL = 1024
 """Hidden size below which torch computes a single row."""
 
 
-def native_linear(model: PreTrainedModel) -> Callable[[int], AbstractContextManager[Any]] | None:
-    """Contexts in which the native core computes a model's linear layers, where it is faster.
+def native_linear(embedding: Tensor) -> Callable[[int], AbstractContextManager[Any]] | None:
+    """Contexts in which ``_native`` computes a model's linear layers, if it is faster than torch.
 
     It is faster for bfloat16 weights on x86-64 processors with AVX2 and without AVX-512.
 
     Args:
-        model: whose embedding tells the dtype, the device and the size.
+        embedding: of the model, ``[V, hidden]``.
 
     Returns:
         A function that takes the number of rows of a forward pass and returns the context for it;
         None if torch is as fast here.
     """
-    weights = model.get_input_embeddings().weight
     if not (
-        weights.dtype == torch.bfloat16
-        and weights.device.type == "cpu"
+        embedding.dtype == torch.bfloat16
+        and embedding.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and is_fast()
     ):
         return None
-    return partial(_context, weights.shape[-1])
+    return partial(_context, embedding.shape[-1])
 
 
 def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
@@ -59,7 +57,7 @@ def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
 
 
 class _NativeLinear(TorchFunctionMode):
-    """The native core computes ``functional.linear``; all other functions stay torch's own."""
+    """``_native`` computes ``functional.linear``; all other functions stay torch's own."""
 
     def __torch_function__(
         self,

@@ -1,11 +1,11 @@
-"""``fast_linear``: when ``_native`` computes linear layers, and what torch.compile makes of it."""
+"""``native_linear``: when ``_native`` computes linear layers, under torch.compile too."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -16,16 +16,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.small_models import SIZES
 from tokentiming import _native
-from tokentiming.drafters.model import reader
 from tokentiming.runners import linear as module
-from tokentiming.runners import native, native_module
-from tokentiming.runners.linear import fast_linear
+from tokentiming.runners import native, native_module, runner_for
+from tokentiming.runners.linear import native_linear
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.torch import TorchRunner
 
 EMBEDDING = torch.zeros(3, 8).bfloat16()
 X, WEIGHT = torch.full((2, 3, 8), 0.5).bfloat16(), torch.arange(32.0).view(4, 8).bfloat16()
 BIAS = torch.arange(4.0).bfloat16()
+
+
+def fast_linear(embedding: Tensor, rows: int) -> AbstractContextManager:
+    """The context of a pass over a number of rows."""
+    context = native_linear(embedding)
+    return nullcontext() if context is None else context(rows)
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_native_runner_runs_nothing_without_a_fast_variant(monkeypatch: pytest.M
     assert NativeRunner.runs(model)
     monkeypatch.setattr(native, "is_fast", lambda: False)
     assert not NativeRunner.runs(model)
-    assert type(reader(model)) is TorchRunner
+    assert type(runner_for(model)) is TorchRunner
 
 
 def test_the_result_is_in_cpu_memory_whatever_torch_prefers(rows: list[int]) -> None:
@@ -138,20 +143,19 @@ def test_this_build_has_the_module() -> None:
 NOT_BUILT = """
 import sys
 sys.modules["tokentiming._native"] = None
-from contextlib import nullcontext
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from tests.support.small_models import SIZES
-from tokentiming.drafters.model import reader
-from tokentiming.runners.linear import fast_linear
+from tokentiming.runners import runner_for
+from tokentiming.runners.linear import native_linear
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.torch import TorchRunner
 
 torch.backends.cpu.get_cpu_capability = lambda: "AVX2"
 model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16).eval()
-assert isinstance(fast_linear(model.get_input_embeddings().weight, rows=6), nullcontext)
+assert native_linear(model.get_input_embeddings().weight) is None
 assert not NativeRunner.runs(model)
-assert type(reader(model)) is TorchRunner
+assert type(runner_for(model)) is TorchRunner
 assert TorchRunner(model).logits([1, 2, 3]).isfinite().all()
 try:
     NativeRunner(model)
