@@ -24,7 +24,6 @@ from tokentiming.ops import forks  # noqa: F401
 from tokentiming.ops.align import Alignment, align
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
-from tokentiming.ops.linear import linear, linear_is_fast
 from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.tables import ByteTable, VocabularyMap
 from tokentiming.ops.transfer import Transfer, restrict, transfer
@@ -41,8 +40,6 @@ __all__ = [
     "VocabularyMap",
     "align",
     "has_cuda",
-    "linear",
-    "linear_is_fast",
     "log_noise",
     "restrict",
     "sample",

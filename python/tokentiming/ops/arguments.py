@@ -1,4 +1,4 @@
-"""What the core cannot see of a call's arguments, and the results that they ask for."""
+"""Checks of arguments that the core does not make, and new tensors for results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokentiming.ops.operators import without_memory
 def require_parts(function: str, kind: type[tuple[Any, ...]], out: object) -> None:
     """Refuse an ``out`` that lacks one of its tensors.
 
-    To be asked once a call has failed: a good call goes straight to the attributes.
+    Call it once a call has failed: a call that succeeds has read the attributes itself.
     """
     if out is None:
         return
@@ -59,11 +59,14 @@ def new(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """A tensor of up to two axes for a result, as large as the arguments, those named, ask for."""
+    """A tensor of up to two axes for a result.
+
+    Where none can be made, the error names the arguments that give its shape.
+    """
     strides = (*shape[1:], 1)[: len(shape)]
     try:  # empty_strided takes two thirds of the time of empty
         return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    except torch.OutOfMemoryError:  # a GPU's, which may have room for it later
+    except torch.OutOfMemoryError:  # of a GPU, which may have the memory later
         raise
     except RuntimeError as error:
         raise ArgumentValueError(

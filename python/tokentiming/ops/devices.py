@@ -17,11 +17,6 @@ def device_of(tensor: Any) -> torch.device:
     return tensor.device if isinstance(tensor, Tensor) else CPU
 
 
-def on_gpu(tensor: Any) -> bool:
-    """True for tensors whose values the host would have to wait for."""
-    return isinstance(tensor, Tensor) and tensor.is_cuda
-
-
 def has_cuda() -> bool:
     """Whether this build has the kernels for GPUs; without them a tensor on one is refused."""
     return _core.has_cuda()

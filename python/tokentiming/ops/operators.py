@@ -22,9 +22,8 @@ from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
 
 INT64 = (torch.int64,)
 IDS = (torch.int32, torch.int64)
-NARROW = (torch.bfloat16,)
 WIDE = (torch.float32, torch.float64)
-FLOATS = (torch.float16, *NARROW, *WIDE)
+FLOATS = (torch.float16, torch.bfloat16, *WIDE)
 
 compiling = torch.compiler.is_dynamo_compiling
 
@@ -60,7 +59,6 @@ def register(
     returns: Any,
     new: Callable[..., Any],
     shapes: Shapes,
-    devices: Any = ("cpu", "cuda"),
 ) -> None:
     """Make a function the operator of its name.
 
@@ -69,7 +67,6 @@ def register(
         returns: what the operator returns: Tensor, or a tuple of them.
         new: makes the empty results of the function, given the same arguments.
         shapes: the axes and dtypes of each argument that is a tensor.
-        devices: where the operator works.
     """
     name = function.__name__
     signature = inspect.signature(function, eval_str=True)
@@ -93,7 +90,7 @@ def register(
 
     run.__signature__ = operator_signature  # type: ignore[attr-defined]
     made = torch.library.custom_op(
-        f"tokentiming::{name}", run, mutates_args=(), device_types=devices
+        f"tokentiming::{name}", run, mutates_args=(), device_types=("cpu", "cuda")
     )
     made.register_fake(lambda *arguments, **options: plain(new(**named(arguments, options))))
     _shapes[name] = shapes

@@ -1,48 +1,63 @@
-"""bfloat16 linear layers at the price of reading the weights once, on processors without AVX-512.
+"""Linear layers in bfloat16 on processors without AVX-512.
 
-There torch takes some seven times as long for eight rows as for one, and no draft could pay; the
-core takes less than twice as long, and for one row, too, less than torch. A single row of a small
-model is left to torch: reading its weights takes little longer than finding the way to the core.
+There torch takes about seven times as long for eight rows as for one, so that no draft would pay.
+``_native`` takes less than twice as long, and is faster than torch for one row too. A single
+row of a small model stays with torch, because the call costs as much as reading the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.library import custom_op
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tokentiming import ops
+from tokentiming.ops.operators import traced
+from tokentiming.runners.native_module import BUILT, is_fast
+
+if TYPE_CHECKING or BUILT:
+    from tokentiming import _native
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 _SMALL = 1024
-"""Hidden size below which a single row stays with torch."""
+"""Hidden size below which torch computes a single row."""
 
 
-def fast_linear(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
-    """A context in which the linear layers of a model go to the core where that is faster.
+def native_linear(embedding: Tensor) -> Callable[[int], AbstractContextManager[Any]] | None:
+    """Contexts in which ``_native`` computes a model's linear layers, if it is faster than torch.
+
+    It is faster for bfloat16 weights on x86-64 processors with AVX2 and without AVX-512.
 
     Args:
-        weights: the model's embedding, ``[V, hidden]``.
-        rows: tokens in the coming forward pass.
+        embedding: of the model, ``[V, hidden]``.
+
+    Returns:
+        A function that takes the number of rows of a forward pass and returns the context for it;
+        None if torch is as fast here.
     """
-    if (
-        (rows > 1 or weights.shape[-1] >= _SMALL)
-        and weights.dtype == torch.bfloat16
-        and weights.device.type == "cpu"
+    if not (
+        embedding.dtype == torch.bfloat16
+        and embedding.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and ops.linear_is_fast()
+        and is_fast()
     ):
-        return _FastLinear()
-    return nullcontext()
+        return None
+    return partial(_context, embedding.shape[-1])
 
 
-class _FastLinear(TorchFunctionMode):
-    """Sends linear layers to the core; all other functions stay torch's own."""
+def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
+    return _NativeLinear() if rows > 1 or hidden >= _SMALL else nullcontext()
+
+
+class _NativeLinear(TorchFunctionMode):
+    """``_native`` computes ``functional.linear``; all other functions stay torch's own."""
 
     def __torch_function__(
         self,
@@ -56,11 +71,28 @@ class _FastLinear(TorchFunctionMode):
         return function(*args, **(kwargs or _NO_ARGUMENTS))
 
 
-def _linear(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dtype != torch.bfloat16 or not weight.is_contiguous():
         return functional.linear(input, weight, bias)
     rows = input.reshape(-1, input.shape[-1]).contiguous()
-    out = ops.linear(rows, weight.detach(), None if bias is None else bias.detach())
+    product = _operator if traced(rows) else _product
+    out = product(rows, weight.detach(), None if bias is None else bias.detach())
     return out.view(*input.shape[:-1], weight.shape[0])
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``rows @ weight.T + bias``: bfloat16 ``[R, N]`` from ``[R, K]`` and ``[N, K]``."""
+    out = torch.empty((rows.shape[0], weight.shape[0]), dtype=torch.bfloat16, device="cpu")
+    _native.linear(rows, weight, bias, out)
+    return out
+
+
+# torch.compile cannot trace into _native; it calls this operator instead.
+@custom_op("tokentiming::native_linear", mutates_args=(), device_types="cpu")
+def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _product(rows, weight, bias)
+
+
+@_operator.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows.new_empty((rows.shape[0], weight.shape[0]))

@@ -1,0 +1,65 @@
+#include "native/quantised.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "parallel.h"
+#include "widen.h"
+
+namespace tokentiming::native {
+namespace {
+
+constexpr std::size_t kRun = 16;
+
+// The index of weight k of a row of `in` weights after interleaving.
+std::size_t interleaved(std::size_t k, std::size_t in) {
+  const std::size_t start = k / kRun * kRun;
+  if (start + kRun > in) return k;
+  const std::size_t within = k - start;
+  return start + within / 2 + (within % 2) * (kRun / 2);
+}
+
+}  // namespace
+
+Quantised::Quantised(const Projection& projection, std::size_t in_features, const char* name)
+    : in_features_(in_features),
+      values_(projection.out_features * in_features),
+      scales_(projection.out_features),
+      bias_(projection.bias) {
+  parallel_for(scales_.size(), 64, [&](std::size_t n) {
+    const BFloat16* row = projection.weight + n * in_features;
+    float largest = 0.0f;
+    bool finite = true;
+    for (std::size_t k = 0; k < in_features; ++k) {
+      const float magnitude = std::abs(widen(row[k]));
+      finite &= std::isfinite(magnitude);
+      largest = std::max(largest, magnitude);
+    }
+    if (!finite) {
+      throw std::invalid_argument("transformer: " + std::string(name) + " holds NaN or infinity");
+    }
+    scales_[n] = largest / 127.0f;
+    if (largest == 0.0f) return;
+    for (std::size_t k = 0; k < in_features; ++k) {
+      values_[n * in_features + interleaved(k, in_features)] =
+          static_cast<std::int8_t>(std::nearbyint(widen(row[k]) / scales_[n]));
+    }
+  });
+}
+
+void Quantised::multiply(const Kernels& kernels, const PackedRows& input, std::size_t first,
+                         std::size_t last, float* out, std::size_t stride) const {
+  kernels.dot_products_int8(
+      {input.data(), input.rows(), in_features_, values_.data(), first, last, out, stride});
+  for (std::size_t r = 0; r < input.rows(); ++r) {
+    for (std::size_t n = first; n < last; ++n) {
+      float& product = out[r * stride + n];
+      product *= scales_[n];
+      if (bias_ != nullptr) product += widen(bias_[n]);
+    }
+  }
+}
+
+}  // namespace tokentiming::native
