@@ -6,7 +6,6 @@
 namespace {
 
 using tokentiming::Distributions;
-using tokentiming::Statement;
 
 // B chains of K tokens over V, logits in. Draft and target agree, so that all is accepted and every
 // row must be read.
@@ -34,8 +33,8 @@ void verify(benchmark::State& state) {
   std::vector<std::int32_t> accepted(batch);
   const tokentiming::Chains<std::int64_t> chains{
       {ids, offsets},
-      Distributions{rows_of<const float>(draft.data(), drafted, columns), Statement::kLogits},
-      Distributions{rows_of<const float>(target.data(), targets, columns), Statement::kLogits},
+      Distributions{rows_of<const float>(draft.data(), drafted, columns), /*is_logits=*/true},
+      Distributions{rows_of<const float>(target.data(), targets, columns), /*is_logits=*/true},
       1.0,
       std::span<const float>(uniforms)};
   const auto out = rows_of(tokens.data(), batch, length + 1);

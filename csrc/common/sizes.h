@@ -63,10 +63,10 @@ inline void check_align_sizes(std::int64_t band, std::size_t drafts, std::size_t
 }
 
 inline const char* target_name(const Distributions& distributions) {
-  return distributions.statement == Statement::kLogits ? "target_logits" : "target_probs";
+  return distributions.is_logits ? "target_logits" : "target_probs";
 }
 inline const char* draft_name(const Distributions& distributions) {
-  return distributions.statement == Statement::kLogits ? "draft_logits" : "draft_probs";
+  return distributions.is_logits ? "draft_logits" : "draft_probs";
 }
 inline std::size_t rows_of(const Distributions& distributions) {
   return std::visit([](const auto& rows) { return rows.rows; }, distributions.rows);
@@ -110,7 +110,7 @@ void check_verify_sizes(const Chains<Id>& chains, std::size_t batch, std::size_t
     refuse(kVerify,
            "temperature is " + std::to_string(chains.temperature) + "; it must be 0 or more");
   }
-  if (chains.temperature != 1.0 && chains.targets.statement == Statement::kProbabilities) {
+  if (chains.temperature != 1.0 && !chains.targets.is_logits) {
     refuse(kVerify, "temperature applies to target_logits; target_probs are taken as they are");
   }
   const std::size_t uniforms =

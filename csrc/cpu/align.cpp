@@ -32,10 +32,10 @@ class Aligner {
     if (draft.empty()) return 0;
     const auto rows = static_cast<std::int64_t>(draft.size());
     const auto columns = static_cast<std::int64_t>(target.size());
-    const std::int64_t reach =
+    const std::int64_t radius =
         std::min(std::max(band, std::abs(rows - columns)), std::max(rows, columns) - 1);
-    const std::int64_t cost = fill(draft, target, reach);
-    trace_back(rows, columns, reach, spans);
+    const std::int64_t cost = fill_costs(draft, target, radius);
+    trace_back(rows, columns, radius, spans);
     return cost;
   }
 
@@ -43,24 +43,24 @@ class Aligner {
   // One row of C is kept, indexed by the diagonal d = j - i + reach: in place, entry d still holds
   // C[i-1, j-1], entry d + 1 holds C[i-1, j], and entry d - 1 already holds C[i, j-1]. Entries no
   // row has written lie outside the matrix or the band.
-  std::int64_t fill(std::span<const Token> draft, std::span<const Token> target,
-                    std::int64_t reach) {
+  std::int64_t fill_costs(std::span<const Token> draft, std::span<const Token> target,
+                          std::int64_t radius) {
     const auto rows = static_cast<std::int64_t>(draft.size());
     const auto columns = static_cast<std::int64_t>(target.size());
-    const std::int64_t width = 2 * reach + 1;
+    const std::int64_t width = 2 * radius + 1;
     costs_.assign(static_cast<std::size_t>(width + 2), kUnreachable);
     steps_.resize(static_cast<std::size_t>(rows * width));
     std::int64_t* cost = costs_.data() + 1;
-    cost[reach] = 0;  // the diagonal predecessor of (0, 0)
+    cost[radius] = 0;  // the diagonal predecessor of (0, 0)
     for (std::int64_t i = 0; i < rows; ++i) {
-      if (i % kRows == 0) measure(draft, target, i, reach);
+      if (i % kRows == 0) compute_distances(draft, target, i, radius);
       const std::uint32_t* const distances = distances_.data() + i % kRows;
-      const std::int64_t begin = std::max<std::int64_t>(0, i - reach);
-      const std::int64_t end = std::min(columns, i + reach + 1);
-      std::int64_t left = cost[begin - i + reach - 1];
-      std::int64_t diagonal = cost[begin - i + reach];
+      const std::int64_t begin = std::max<std::int64_t>(0, i - radius);
+      const std::int64_t end = std::min(columns, i + radius + 1);
+      std::int64_t left = cost[begin - i + radius - 1];
+      std::int64_t diagonal = cost[begin - i + radius];
       for (std::int64_t j = begin; j < end; ++j) {
-        const std::int64_t d = j - i + reach;
+        const std::int64_t d = j - i + radius;
         const std::int64_t above = cost[d + 1];
         const std::int64_t upper = std::min(diagonal, above);
         const Step upper_step = above < diagonal ? kDraft : kDiagonal;
@@ -70,26 +70,26 @@ class Aligner {
         diagonal = above;
       }
     }
-    return cost[columns - rows + reach];
+    return cost[columns - rows + radius];
   }
 
   // Measures eight rows from `i` on against all columns that one of them has within reach.
-  void measure(std::span<const Token> draft, std::span<const Token> target, std::int64_t i,
-               std::int64_t reach) {
+  void compute_distances(std::span<const Token> draft, std::span<const Token> target,
+                         std::int64_t i, std::int64_t radius) {
     const auto rows = std::min(kRows, static_cast<std::int64_t>(draft.size()) - i);
     const auto patterns =
         draft.subspan(static_cast<std::size_t>(i), static_cast<std::size_t>(rows));
-    first_column_ = std::max<std::int64_t>(0, i - reach);
-    const std::int64_t end = std::min(static_cast<std::int64_t>(target.size()), i + rows + reach);
+    first_column_ = std::max<std::int64_t>(0, i - radius);
+    const std::int64_t end = std::min(static_cast<std::int64_t>(target.size()), i + rows + radius);
     const auto texts = target.subspan(static_cast<std::size_t>(first_column_),
                                       static_cast<std::size_t>(end - first_column_));
     distances_.resize(texts.size() * kRows);
-    const EightPatterns eight(patterns, positions_);
+    const LevenshteinBatch batch(patterns, Peq_);
     for (std::size_t k = 0; k < texts.size(); ++k) {
-      eight.distances(texts[k], distances_.data() + k * kRows);
+      batch.distances(texts[k], distances_.data() + k * kRows);
     }
     for (std::size_t p = 0; p < patterns.size(); ++p) {
-      if (patterns[p].size() <= EightPatterns::kLongest) continue;
+      if (patterns[p].size() <= LevenshteinBatch::kMaxPatternBytes) continue;
       Levenshtein levenshtein;
       levenshtein.set_pattern(patterns[p]);
       for (std::size_t k = 0; k < texts.size(); ++k) {
@@ -98,22 +98,24 @@ class Aligner {
     }
   }
 
-  void trace_back(std::int64_t rows, std::int64_t columns, std::int64_t reach,
+  void trace_back(std::int64_t rows, std::int64_t columns, std::int64_t radius,
                   std::int32_t* spans) const {
-    const std::int64_t width = 2 * reach + 1;
+    const std::int64_t width = 2 * radius + 1;
     std::int64_t i = rows - 1;
     for (std::int64_t j = columns - 1; j >= 0; --j) {
       spans[2 * j + 1] = static_cast<std::int32_t>(i + 1);
-      const auto step = [&] { return steps_[static_cast<std::size_t>(i * width + j - i + reach)]; };
+      const auto step = [&] {
+        return steps_[static_cast<std::size_t>(i * width + j - i + radius)];
+      };
       while (step() == kDraft) --i;
       spans[2 * j] = static_cast<std::int32_t>(i);
       if (step() == kDiagonal) --i;
     }
   }
 
-  static constexpr std::int64_t kRows = EightPatterns::kCount;
+  static constexpr std::int64_t kRows = LevenshteinBatch::kCount;
 
-  EightPatterns::Positions positions_{};
+  LevenshteinBatch::Peq Peq_{};
   std::vector<std::uint32_t> distances_;  // of eight rows, column by column from first_column_ on
   std::int64_t first_column_ = 0;
   std::vector<std::int64_t> costs_;

@@ -42,7 +42,7 @@ class Row {
   std::size_t count(std::size_t block) const {
     return std::min(kBlock, columns() - block * kBlock);
   }
-  bool logits() const { return distributions_->statement == Statement::kLogits; }
+  bool is_logits() const { return distributions_->is_logits; }
   const BlockKernels<T>& kernels() const { return *kernels_; }
 
   // Where the entries of a block lie if they are of type T; else they are widened into `buffer`.
@@ -98,18 +98,18 @@ class Distribution : public Row<T> {
     constexpr double kLog2E = 1.44269504088896340736;
     constexpr auto kMost = static_cast<double>(std::numeric_limits<T>::max());
     scale_ = static_cast<T>(std::min(kLog2E / temperature, kMost));
-    if (!this->logits()) return;
+    if (!this->is_logits()) return;
     maxima_.resize(this->blocks());
     masses_.resize(this->blocks());
   }
 
   // Sums a block beneath its own maximum.
-  void measure(std::size_t block) {
+  void reduce_block(std::size_t block) {
     Block<T> buffer;
     const T* x = this->read(block, buffer.data());
-    const Peak<T> peak = this->kernels().peak(x, this->count(block), scale_);
-    maxima_[block] = peak.maximum;
-    masses_[block] = peak.sum;
+    const SoftmaxState<T> state = this->kernels().softmax_state(x, this->count(block), scale_);
+    maxima_[block] = state.maximum;
+    masses_[block] = state.sum;
   }
 
   // Puts the blocks on a common scale.
@@ -133,7 +133,7 @@ class Distribution : public Row<T> {
   // The probability of one token.
   T operator()(std::size_t token) const {
     const T x = this->entry(token);
-    if (!this->logits()) {
+    if (!this->is_logits()) {
       if (!(x >= 0 && x < std::numeric_limits<T>::infinity())) refuse_probabilities();
       return x;
     }
@@ -145,14 +145,14 @@ class Distribution : public Row<T> {
   // The probabilities of a block, in `buffer` or where they lie.
   const T* probabilities(std::size_t block, T* buffer) const {
     const T* x = this->read(block, buffer);
-    if (!this->logits()) return x;
+    if (!this->is_logits()) return x;
     this->kernels().exponentials(x, this->count(block), shift_, scale_, factor_, buffer);
     return buffer;
   }
 
   // Their sum; NaN if one is NaN, infinite or negative.
   double mass(std::size_t block) const {
-    if (this->logits()) return masses_[block];
+    if (this->is_logits()) return masses_[block];
     Block<T> buffer;
     return this->kernels().sum(this->read(block, buffer.data()), this->count(block));
   }

@@ -19,7 +19,7 @@ constexpr std::int64_t kNone = -1;  // in place of a target token: the vocabular
 // Entries of the map read and written by a thread before another is worth waking.
 constexpr std::size_t kEntriesPerTask = 32768;
 
-std::size_t grain(std::size_t columns) {
+std::size_t rows_per_task(std::size_t columns) {
   return std::max<std::size_t>(1, kEntriesPerTask / std::max<std::size_t>(1, columns));
 }
 
@@ -28,12 +28,12 @@ template <class Number, class Id>
 double scatter(const Number* row, std::span<const Id> to, std::span<Number> out,
                const char* function, const char* map_name, std::size_t row_index) {
   double mass = 0.0;
-  double seen = 0.0;
+  double total = 0.0;
   bool bad_target = false;
   bool negative = false;
   for (std::size_t d = 0; d < to.size(); ++d) {
     const Number probability = row[d];
-    seen += static_cast<double>(probability);
+    total += static_cast<double>(probability);
     negative |= probability < 0;
     const auto t = static_cast<std::int64_t>(to[d]);
     if (static_cast<std::uint64_t>(t) < out.size()) {
@@ -47,7 +47,7 @@ double scatter(const Number* row, std::span<const Id> to, std::span<Number> out,
     refuse(function, std::string(map_name) + " has an entry that is neither -1 nor one of the " +
                          std::to_string(out.size()) + " columns of out");
   }
-  if (negative || !std::isfinite(seen)) {
+  if (negative || !std::isfinite(total)) {
     refuse(function, "draft_probs[" + std::to_string(row_index) +
                          "] holds NaN, infinity or a negative probability");
   }
@@ -103,7 +103,7 @@ class Sequence {
   // Writes the distribution of proxy token j.
   TransferCase operator()(std::size_t j, std::span<Number> out) const {
     std::ranges::fill(out, Number{0});
-    TransferCase kind = which(j);
+    TransferCase kind = transfer_case(j);
     double mass = 0.0;
     if (kind == TransferCase::kWithin) mass = push_forward(lo(j), out);
     if (kind == TransferCase::kMerge) mass = merge(j, out);
@@ -131,7 +131,7 @@ class Sequence {
     }
   }
 
-  TransferCase which(std::size_t j) const {
+  TransferCase transfer_case(std::size_t j) const {
     const std::size_t count = hi(j) - lo(j);
     if (count == 0) return TransferCase::kPointMass;
     const std::int64_t start = target_starts_[j];
@@ -270,7 +270,8 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
     sequence_of.insert(sequence_of.end(), sequences.back().size(), b);
   }
   parallel_for(
-      sequence_of.size(), grain(probs.columns + expansions.first.size()), [&](std::size_t t) {
+      sequence_of.size(), rows_per_task(probs.columns + expansions.first.size()),
+      [&](std::size_t t) {
         const Sequence<Number, Id, MapId>& sequence = sequences[sequence_of[t]];
         cases[t] = static_cast<std::int8_t>(sequence(t - sequence.first_proxy(), whole(probs, t)));
       });
@@ -284,7 +285,7 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const I
     refuse(kRestrict, "exact has " + std::to_string(exact.size()) + " entries, draft_probs only " +
                           std::to_string(draft_probs.columns) + " columns");
   }
-  parallel_for(probs.rows, grain(probs.columns + exact.size()), [&](std::size_t r) {
+  parallel_for(probs.rows, rows_per_task(probs.columns + exact.size()), [&](std::size_t r) {
     const std::span<Number> out = whole(probs, r);
     std::ranges::fill(out, Number{0});
     const double mass = scatter(draft_probs[r], exact, out, kRestrict, "exact", r);

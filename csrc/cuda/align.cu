@@ -22,11 +22,11 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
       (drafts.length == 0) != (proxies.length == 0)) {
     refuse_half_pair(drafts.length == 0, 0);
   }
-  const std::size_t rows = most_tokens(drafts, kAlign, "draft_ids");
-  const std::size_t columns = most_tokens(proxies, kAlign, "target_ids");
+  const std::size_t rows = max_tokens(drafts, kAlign, "draft_ids");
+  const std::size_t columns = max_tokens(proxies, kAlign, "target_ids");
   if (batch == 0) return;
 
-  const OnDevice on_device(kAlign, stream);
+  const DeviceGuard guard(kAlign, stream);
   const AlignArguments arguments{{any_ids(draft.ids), drafts, device_table(draft_table)},
                                  {any_ids(target.ids), proxies, device_table(target_table)},
                                  band,

@@ -20,7 +20,7 @@ __device__ inline T& shared_memory() {
 }
 
 // While waiting for another block.
-__device__ inline void pause() { __nanosleep(20); }
+__device__ inline void spin_wait() { __nanosleep(20); }
 
 // Sees what was written before another block's addition to the counter.
 __device__ inline unsigned load_acquire(const unsigned* counter) {
@@ -30,7 +30,7 @@ __device__ inline unsigned load_acquire(const unsigned* counter) {
 }
 
 // 2^x in one instruction, which takes what is below the normal numbers for 0.
-__device__ inline float power_of_two(float x) {
+__device__ inline float exp2_approx(float x) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
   return power;
@@ -49,11 +49,11 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
 // Ids of either width, which is not worth a kernel of its own.
 struct AnyIds {
   const void* data;
-  bool wide;
+  bool is_int64;
 
   __device__ std::int64_t operator[](std::int64_t k) const {
-    return wide ? static_cast<const std::int64_t*>(data)[k]
-                : static_cast<const std::int32_t*>(data)[k];
+    return is_int64 ? static_cast<const std::int64_t*>(data)[k]
+                    : static_cast<const std::int32_t*>(data)[k];
   }
 };
 
@@ -66,16 +66,16 @@ struct Sequences {
   __device__ std::int64_t begin(std::int64_t b) const { return offsets ? offsets[b] : b * length; }
   __device__ std::int64_t end(std::int64_t b) const { return begin(b + 1); }
   // Offsets that rise from 0 to the number of ids are ranges one after another.
-  __device__ bool holds(std::int64_t b) const {
+  __device__ bool is_valid(std::int64_t b) const {
     return 0 <= begin(b) && begin(b) <= end(b) && end(b) <= total;
   }
 };
 
 // Sixteen bytes from an aligned address, of memory that no kernel writes meanwhile.
-struct alignas(16) Sixteen {
+struct alignas(16) Bytes16 {
   std::uint32_t words[4];
 };
-__device__ inline Sixteen load_sixteen(const void* from) {
+__device__ inline Bytes16 load_bytes16(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));
   return {{v.x, v.y, v.z, v.w}};
 }

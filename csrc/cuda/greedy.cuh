@@ -6,24 +6,24 @@
 namespace tokentiming::cuda {
 
 // The greatest logit and the lowest id that has it; +inf stands for NaN too.
-struct Best {
+struct ArgMax {
   float logit = -kInfinity;
   int id = -1;
 };
 
-__device__ inline Best exchanged(const Best& mine, unsigned other) {
-  return {__shfl_xor_sync(kAllLanes, mine.logit, other), exchanged(mine.id, other)};
+__device__ inline ArgMax shuffle_xor(const ArgMax& mine, unsigned other) {
+  return {__shfl_xor_sync(kAllLanes, mine.logit, other), shuffle_xor(mine.id, other)};
 }
 
-struct JoinBests {
-  __device__ Best operator()(const Best& a, const Best& b) const {
+struct ArgMaxOp {
+  __device__ ArgMax operator()(const ArgMax& a, const ArgMax& b) const {
     if (a.logit != b.logit) return a.logit > b.logit ? a : b;
     return a.id < b.id ? a : b;
   }
 };
 
 struct GreedyShared {
-  OfWarps<Best> bests;
+  WarpPartials<ArgMax> argmaxes;
 };
 
 class GreedyChain : public Chain {
@@ -32,51 +32,51 @@ class GreedyChain : public Chain {
       : Chain(a), shared_(shared) {}
 
   __device__ void run() {
-    if (!is_sound()) return write_invalid();
+    if (!is_valid()) return write_invalid();
     for (;; ++position_) {
-      const int best = best_of_row();
+      const int best = row_argmax();
       if (best < 0) return write_invalid();
       if (!at_end()) {
         const std::int64_t id = a_.ids[proposal_row()];
         if (id == best) continue;
         if (id < 0 || id >= a_.columns) {
-          const bool missing = id == kMissing && a_.proposals.given && !a_.proposals.logits;
+          const bool missing = id == kMissingMass && a_.proposals.given && !a_.proposals.is_logits;
           if (!missing) return write_invalid();
         }
       }
-      if (slice_ == 0) write(best);
+      if (rank_ == 0) write(best);
       return;
     }
   }
 
  private:
   // -1 if it has none.
-  __device__ int best_of_row() {
-    const Best mine = join_block(part_of_row(), shared_.bests, JoinBests{});
+  __device__ int row_argmax() {
+    const ArgMax mine = block_reduce(thread_argmax(), shared_.argmaxes, ArgMaxOp{});
     if (threadIdx.x == 0) {
-      findings(slice_)[0] = static_cast<double>(mine.logit);
-      findings(slice_)[1] = static_cast<double>(mine.id);
+      partials(rank_)[0] = static_cast<double>(mine.logit);
+      partials(rank_)[1] = static_cast<double>(mine.id);
     }
-    meet();
-    Best best;
-    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.slices;
+    synchronize_blocks();
+    ArgMax best;
+    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.blocks_per_chain;
          s += static_cast<int>(kWarp)) {
-      const double* found = findings(s);
-      best = JoinBests{}(best,
-                         {static_cast<float>(__ldcg(found)), static_cast<int>(__ldcg(found + 1))});
+      const double* block = partials(s);
+      best = ArgMaxOp{}(best,
+                        {static_cast<float>(__ldcg(block)), static_cast<int>(__ldcg(block + 1))});
     }
-    best = join_warp(best, JoinBests{});
+    best = warp_reduce(best, ArgMaxOp{});
     const bool finite = best.logit > -kInfinity && best.logit < kInfinity;
     return finite ? best.id : -1;
   }
 
-  __device__ Best part_of_row() const {
-    return a_.targets.with_row(target_row(), [&](const auto* row) -> Best {
-      Best best;
-      for_each_eight(row, begin_, end_, [&](const auto& eight, int at) {
+  __device__ ArgMax thread_argmax() const {
+    return a_.targets.visit_row(target_row(), [&](const auto* row) -> ArgMax {
+      ArgMax best;
+      for_each_vector(row, begin_, end_, [&](const auto& vector, int at) {
 #pragma unroll
-        for (int k = 0; k < kEntries; ++k) {
-          const float x = widen(eight[k]);
+        for (int k = 0; k < kVectorSize; ++k) {
+          const float x = widen(vector[k]);
           if (x <= best.logit) continue;  // ids come in order: of equal logits the lowest stays
           best = {x < kInfinity ? x : kInfinity, at + k};
         }

@@ -19,14 +19,14 @@ struct Grid {
   unsigned rows;
   unsigned threads;
   std::size_t shared_bytes;
-  bool resident = false;  // all blocks run at once, and may wait for each other
+  bool cooperative = false;  // all blocks run at once, and may wait for each other
 };
 
 // A workspace as the parts that it is made of, one after another.
 class Workspace {
  public:
   Workspace(const char* operation, std::span<std::byte> bytes)
-      : operation_(operation), left_(bytes) {
+      : operation_(operation), remaining_(bytes) {
     if (reinterpret_cast<std::uintptr_t>(bytes.data()) % kAlignment != 0) {
       throw std::invalid_argument(std::string(operation) +
                                   ": workspace is not aligned to 16 bytes");
@@ -34,14 +34,14 @@ class Workspace {
   }
 
   template <class T>
-  std::span<T> take(std::size_t count) {
+  std::span<T> allocate(std::size_t count) {
     const std::size_t bytes = size<T>(count);
-    if (bytes > left_.size()) {
+    if (bytes > remaining_.size()) {
       throw std::invalid_argument(std::string(operation_) + ": workspace is too small, by " +
-                                  std::to_string(bytes - left_.size()) + " bytes or more");
+                                  std::to_string(bytes - remaining_.size()) + " bytes or more");
     }
-    const std::span<T> part(reinterpret_cast<T*>(left_.data()), count);
-    left_ = left_.subspan(bytes);
+    const std::span<T> part(reinterpret_cast<T*>(remaining_.data()), count);
+    remaining_ = remaining_.subspan(bytes);
     return part;
   }
 
@@ -54,7 +54,7 @@ class Workspace {
   static constexpr std::size_t kAlignment = 16;
 
   const char* operation_;
-  std::span<std::byte> left_;
+  std::span<std::byte> remaining_;
 };
 
 }  // namespace tokentiming::cuda
@@ -69,18 +69,18 @@ inline void check(const char* operation, cudaError_t error) {
 }
 
 // The stream's device is the current one while this lives.
-class OnDevice {
+class DeviceGuard {
  public:
-  OnDevice(const char* operation, Stream stream) : operation_(operation) {
+  DeviceGuard(const char* operation, Stream stream) : operation_(operation) {
     check(operation_, cudaGetDevice(&before_));
     changed_ = before_ != stream.device;
     if (changed_) check(operation_, cudaSetDevice(stream.device));
   }
-  ~OnDevice() {
+  ~DeviceGuard() {
     if (changed_) cudaSetDevice(before_);
   }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
   const char* operation_;
@@ -96,11 +96,11 @@ void launch(const char* operation, void (*kernel)(Parameters...), const Grid& gr
   config.blockDim = dim3(grid.threads);
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream.handle);
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
-  if (grid.resident) {
-    config.attrs = &together;
+  cudaLaunchAttribute cooperative_attribute{};
+  cooperative_attribute.id = cudaLaunchAttributeCooperative;
+  cooperative_attribute.val.cooperative = 1;
+  if (grid.cooperative) {
+    config.attrs = &cooperative_attribute;
     config.numAttrs = 1;
   }
   check(operation, cudaLaunchKernelEx(&config, kernel, arguments...));
@@ -114,17 +114,18 @@ void zero(const char* operation, std::span<T> memory, Stream stream) {
 
 // How many blocks of a kernel the current device can run at once.
 template <class... Parameters>
-std::size_t resident_blocks(const char* operation, void (*kernel)(Parameters...), unsigned threads,
-                            std::size_t shared_bytes, int device) {
-  int processors = 0;
+std::size_t max_resident_blocks(const char* operation, void (*kernel)(Parameters...),
+                                unsigned threads, std::size_t shared_bytes, int device) {
+  int multiprocessors = 0;
   int blocks = 0;
-  check(operation, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check(operation,
+        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(operation, cudaOccupancyMaxActiveBlocksPerMultiprocessor(
                        &blocks, kernel, static_cast<int>(threads), shared_bytes));
-  return static_cast<std::size_t>(processors) * static_cast<std::size_t>(std::max(blocks, 1));
+  return static_cast<std::size_t>(multiprocessors) * static_cast<std::size_t>(std::max(blocks, 1));
 }
 
-inline std::size_t processors(const char* operation, int device) {
+inline std::size_t multiprocessors(const char* operation, int device) {
   int count = 0;
   check(operation, cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return static_cast<std::size_t>(count);

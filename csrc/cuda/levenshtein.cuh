@@ -1,4 +1,6 @@
-// Levenshtein distances between byte strings.
+// Levenshtein distances between byte strings, bit-parallel: Myers, 1999, in Hyyro's form for the
+// distance between whole strings, 2003. csrc/cpu/levenshtein.h explains the names Peq, VP, VN, HP,
+// HN, D0 and Score.
 #pragma once
 
 #include "device.h"
@@ -6,8 +8,8 @@
 
 namespace tokentiming::cuda {
 
-// The first four of some bytes, or as many as there are.
-__device__ inline std::uint32_t word_of(const std::uint8_t* bytes, int count) {
+// The first `count` bytes in one word, at most four.
+__device__ inline std::uint32_t pack_bytes(const std::uint8_t* bytes, int count) {
   std::uint32_t word = 0;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
@@ -16,116 +18,114 @@ __device__ inline std::uint32_t word_of(const std::uint8_t* bytes, int count) {
   return word;
 }
 
-// A bit for each of the four bytes in which two words agree.
+// One bit for each of the four bytes in which two words agree.
 __device__ inline std::uint32_t equal_bytes(std::uint32_t a, std::uint32_t b) {
   constexpr std::uint32_t kLower = 0x7F7F7F7F;
-  const std::uint32_t differing = a ^ b;
+  const std::uint32_t different = a ^ b;
   // The upper bit of each byte that has no bit set.
-  const std::uint32_t equal = ~(((differing & kLower) + kLower) | differing | kLower);
+  const std::uint32_t equal = ~(((different & kLower) + kLower) | different | kLower);
   return equal * 0x00204081u >> 28;
 }
 
-// A column of the edit matrix in one word (Myers, 1999, in Hyyro's form for the distance between
-// whole strings, 2003), for a pattern of at most as many bytes as Word has bits, or for a strip of
-// a longer one.
-//
-// `up` and `down` hold, a bit for each byte, whether the matrix grows or shrinks by one from the
-// row above to this row in the current column.
+// One block of the edit matrix in the sense of Myers, part "the block-based algorithm": the bits of
+// one word, for a pattern of at most as many bytes as Word has bits, or for one block of a longer
+// pattern.
 template <class Word>
-class Column {
+class MyersBlock {
  public:
-  static constexpr int kLongest = 8 * sizeof(Word);
+  static constexpr int kMaxBytes = 8 * sizeof(Word);
 
-  __device__ Column(const std::uint8_t* pattern, int size) : size_(size) {
+  __device__ MyersBlock(const std::uint8_t* pattern, int size) : size_(size) {
 #pragma unroll
-    for (int r = 0; r < kLongest; r += 4) {
-      fours_[r / 4] = r < size ? word_of(pattern + r, size - r) : 0;
+    for (int r = 0; r < kMaxBytes; r += 4) {
+      pattern_[r / 4] = r < size ? pack_bytes(pattern + r, size - r) : 0;
     }
   }
 
-  // Moves on by a byte of text. Takes how the matrix changes along the row above the strip, and
-  // returns how it changes along the strip's last row: 1, 0 or -1.
-  __device__ int advance(std::uint8_t byte, int above) {
-    const Word match = matches(byte) | (above < 0 ? 1 : 0);
-    const Word diagonal = (((match & up_) + up_) ^ up_) | match | down_;
-    Word right = down_ | ~(diagonal | up_);
-    Word left = up_ & diagonal;
-    const int last = size_ - 1;
-    const int change = static_cast<int>(right >> last & 1) - static_cast<int>(left >> last & 1);
-    right = static_cast<Word>(right << 1) | (above > 0 ? 1 : 0);
-    left = static_cast<Word>(left << 1) | (above < 0 ? 1 : 0);
-    up_ = left | ~(diagonal | right);
-    down_ = right & diagonal;
-    return change;
+  // Advances by one byte of text. `h_in` is the horizontal difference, 1, 0 or -1, along the row
+  // above the block; the result is the one along the block's last row.
+  __device__ int advance(std::uint8_t byte, int h_in) {
+    const Word Eq = Peq(byte) | (h_in < 0 ? 1 : 0);
+    const Word D0 = (((Eq & VP_) + VP_) ^ VP_) | Eq | VN_;
+    Word HP = VN_ | ~(D0 | VP_);
+    Word HN = VP_ & D0;
+    const int last_row = size_ - 1;
+    const int h_out = static_cast<int>(HP >> last_row & 1) - static_cast<int>(HN >> last_row & 1);
+    HP = static_cast<Word>(HP << 1) | (h_in > 0 ? 1 : 0);
+    HN = static_cast<Word>(HN << 1) | (h_in < 0 ? 1 : 0);
+    VP_ = HN | ~(D0 | HP);
+    VN_ = HP & D0;
+    return h_out;
   }
 
  private:
-  // A bit for each byte of the pattern that is this one. Bits behind the pattern change none of its
-  // own.
-  __device__ Word matches(std::uint8_t byte) const {
-    Word match = 0;
+  // Computed rather than looked up: a table for each thread would not fit. Bits behind the pattern
+  // do not change the pattern's own bits.
+  __device__ Word Peq(std::uint8_t byte) const {
+    Word bits = 0;
 #pragma unroll
-    for (int r = 0; r < kLongest; r += 4) {
-      if (r < size_) match |= Word{equal_bytes(fours_[r / 4], byte * 0x01010101u)} << r;
+    for (int r = 0; r < kMaxBytes; r += 4) {
+      if (r < size_) bits |= Word{equal_bytes(pattern_[r / 4], byte * 0x01010101u)} << r;
     }
-    return match;
+    return bits;
   }
 
-  std::uint32_t fours_[kLongest / 4];  // the pattern
+  std::uint32_t pattern_[kMaxBytes / 4];
   int size_;
-  Word up_ = ~Word{0};
-  Word down_ = 0;
+  Word VP_ = ~Word{0};
+  Word VN_ = 0;
 };
 
 template <class Word>
-__device__ inline int distance_by(const DeviceBytes& pattern, const DeviceBytes& text) {
-  Column<Word> column(pattern.data, static_cast<int>(pattern.size));
-  auto distance = static_cast<int>(pattern.size);
-  // The top row of the matrix grows by one with every byte of text.
-  for (std::int64_t k = 0; k < text.size; ++k) distance += column.advance(text.data[k], 1);
-  return distance;
+__device__ inline int single_block_distance(const DeviceBytes& pattern, const DeviceBytes& text) {
+  MyersBlock<Word> block(pattern.data, static_cast<int>(pattern.size));
+  auto Score = static_cast<int>(pattern.size);
+  // Row 0 grows by one with every byte of text.
+  for (std::int64_t k = 0; k < text.size; ++k) Score += block.advance(text.data[k], 1);
+  return Score;
 }
 
-// Whether one lane can tell the distance.
-__device__ inline bool is_short(const DeviceBytes& a, const DeviceBytes& b) {
-  return (a.size < b.size ? a.size : b.size) <= Column<std::uint64_t>::kLongest;
+// Whether the shorter string fits one block, so that one lane computes the distance.
+__device__ inline bool fits_lane(const DeviceBytes& a, const DeviceBytes& b) {
+  return (a.size < b.size ? a.size : b.size) <= MyersBlock<std::uint64_t>::kMaxBytes;
 }
 
-// By each lane for itself; the shorter string is short.
-__device__ inline int distance(const DeviceBytes& a, const DeviceBytes& b) {
+// Computed by one lane. Needs fits_lane(a, b).
+__device__ inline int lane_distance(const DeviceBytes& a, const DeviceBytes& b) {
   const DeviceBytes& pattern = a.size <= b.size ? a : b;
   const DeviceBytes& text = a.size <= b.size ? b : a;
   if (pattern.size == 0) return static_cast<int>(text.size);
-  if (pattern.size <= Column<std::uint32_t>::kLongest) {
-    return distance_by<std::uint32_t>(pattern, text);
+  if (pattern.size <= MyersBlock<std::uint32_t>::kMaxBytes) {
+    return single_block_distance<std::uint32_t>(pattern, text);
   }
-  return distance_by<std::uint64_t>(pattern, text);
+  return single_block_distance<std::uint64_t>(pattern, text);
 }
 
-// Of what a warp can take together.
-inline constexpr std::int64_t kLongestByWarp = kWarp * Column<std::uint64_t>::kLongest;
+// The longest pattern that warp_distance takes.
+inline constexpr std::int64_t kMaxWarpPatternBytes = kWarp * MyersBlock<std::uint64_t>::kMaxBytes;
 
-// By the warp's lanes together: each takes a strip of 64 bytes of the pattern, one byte of text
-// behind the lane that has the strip above. All lanes get the distance.
-__device__ inline int distance_by_warp(const DeviceBytes& pattern, const DeviceBytes& text) {
-  constexpr int kStrip = Column<std::uint64_t>::kLongest;
+// Computed by all lanes of a warp together: lane l has block l of the pattern, 64 bytes, and is one
+// byte of text behind lane l - 1. All lanes return the distance.
+__device__ inline int warp_distance(const DeviceBytes& pattern, const DeviceBytes& text) {
+  constexpr int kBlockBytes = MyersBlock<std::uint64_t>::kMaxBytes;
   const auto lane = static_cast<int>(threadIdx.x % kWarp);
   const auto pattern_size = static_cast<int>(pattern.size);
   const auto text_size = static_cast<int>(text.size);
-  const int strips = (pattern_size + kStrip - 1) / kStrip;
-  const int left = pattern_size - lane * kStrip;
-  Column<std::uint64_t> column(pattern.data + lane * kStrip, left < kStrip ? left : kStrip);
-  int change = 0;
-  int distance = pattern_size;
-  for (int step = 0; step < text_size + strips - 1; ++step) {
-    const int from_above = __shfl_up_sync(kAllLanes, change, 1);
+  const int blocks = (pattern_size + kBlockBytes - 1) / kBlockBytes;
+  const int size = pattern_size - lane * kBlockBytes;
+  MyersBlock<std::uint64_t> block(pattern.data + lane * kBlockBytes,
+                                  size < kBlockBytes ? size : kBlockBytes);
+  int h_out = 0;
+  int Score = pattern_size;
+  for (int step = 0; step < text_size + blocks - 1; ++step) {
+    const int h_above = __shfl_up_sync(kAllLanes, h_out, 1);
     const int k = step - lane;
-    if (lane < strips && k >= 0 && k < text_size) {
-      change = column.advance(text.data[k], lane == 0 ? 1 : from_above);
-      distance += change;
+    if (lane < blocks && k >= 0 && k < text_size) {
+      h_out = block.advance(text.data[k], lane == 0 ? 1 : h_above);
+      Score += h_out;
     }
   }
-  return __shfl_sync(kAllLanes, distance, static_cast<unsigned>(strips - 1));
+  return __shfl_sync(kAllLanes, Score, static_cast<unsigned>(blocks - 1));
 }
 
 }  // namespace tokentiming::cuda

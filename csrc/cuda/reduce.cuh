@@ -6,23 +6,23 @@
 namespace tokentiming::cuda {
 
 // Another lane's value.
-__device__ inline double exchanged(double mine, unsigned other) {
-  return __shfl_xor_sync(kAllLanes, mine, other);
+__device__ inline double shuffle_xor(double value, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, value, other);
 }
-__device__ inline int exchanged(int mine, unsigned other) {
-  return __shfl_xor_sync(kAllLanes, mine, other);
+__device__ inline int shuffle_xor(int value, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, value, other);
 }
 
 // What all lanes have, joined in pairs. Every lane gets the same if Join does not care which of its
 // two arguments comes first; where it adds products it does, once a compiler fuses one of them with
 // the addition, and only the first lane's result is to be used.
-template <class T, class Join>
-__device__ inline T join_warp(T mine, const Join& join) {
+template <class T, class Op>
+__device__ inline T warp_reduce(T value, const Op& op) {
 #pragma unroll
   for (unsigned other = kWarp / 2; other > 0; other /= 2) {
-    mine = join(mine, exchanged(mine, other));
+    value = op(value, shuffle_xor(value, other));
   }
-  return mine;
+  return value;
 }
 
 struct Sum {
@@ -33,52 +33,52 @@ struct Sum {
 };
 
 // A value of each warp of a block, which a block has in shared memory for joining them.
-inline constexpr unsigned kMostWarps = 32;
+inline constexpr unsigned kMaxWarps = 32;
 template <class T>
-using OfWarps = T[kMostWarps];
+using WarpPartials = T[kMaxWarps];
 
 // What a warp's threads have joined, where the block finds it behind the next barrier.
 template <class T>
-__device__ inline void leave_for_block(const T& joined, T (&of_warps)[kMostWarps]) {
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = joined;
+__device__ inline void store_warp_partial(const T& partial, T (&partials)[kMaxWarps]) {
+  if (threadIdx.x % kWarp == 0) partials[threadIdx.x / kWarp] = partial;
 }
 
 // What all threads of the block have, joined; every thread gets the same. All threads have to call
 // it, and a barrier has to lie between two calls on one `of_warps`.
-template <class T, class Join>
-__device__ inline T join_block(T mine, T (&of_warps)[kMostWarps], const Join& join) {
-  leave_for_block(join_warp(mine, join), of_warps);
+template <class T, class Op>
+__device__ inline T block_reduce(T value, T (&partials)[kMaxWarps], const Op& op) {
+  store_warp_partial(warp_reduce(value, op), partials);
   __syncthreads();
-  T all = of_warps[0];
-  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) all = join(all, of_warps[warp]);
-  return all;
+  T result = partials[0];
+  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) result = op(result, partials[warp]);
+  return result;
 }
 
 // The sum of what the threads before this one have, likewise.
 template <class T>
-__device__ inline T sum_before(T mine, T (&of_warps)[kMostWarps]) {
-  T until = mine;
+__device__ inline T block_exclusive_sum(T value, T (&partials)[kMaxWarps]) {
+  T inclusive = value;
 #pragma unroll
   for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-    const T below = __shfl_up_sync(kAllLanes, until, distance);
-    if (threadIdx.x % kWarp >= distance) until += below;
+    const T neighbour = __shfl_up_sync(kAllLanes, inclusive, distance);
+    if (threadIdx.x % kWarp >= distance) inclusive += neighbour;
   }
-  if (threadIdx.x % kWarp == kWarp - 1) of_warps[threadIdx.x / kWarp] = until;
+  if (threadIdx.x % kWarp == kWarp - 1) partials[threadIdx.x / kWarp] = inclusive;
   __syncthreads();
-  T before{};
-  for (unsigned warp = 0; warp < threadIdx.x / kWarp; ++warp) before += of_warps[warp];
-  const T in_warp = __shfl_up_sync(kAllLanes, until, 1);
-  return threadIdx.x % kWarp == 0 ? before : before + in_warp;
+  T prefix{};
+  for (unsigned warp = 0; warp < threadIdx.x / kWarp; ++warp) prefix += partials[warp];
+  const T exclusive = __shfl_up_sync(kAllLanes, inclusive, 1);
+  return threadIdx.x % kWarp == 0 ? prefix : prefix + exclusive;
 }
 
 // What the first thread decides for the whole block. Threads that each decide for themselves may
 // diverge at the next barrier, since no compiler has to round alike in all of them. All threads
 // have to call it, and a barrier has to lie between two calls on one `place`.
-template <class T, class Decide>
-__device__ inline T decide_once(T& place, const Decide& decide) {
-  if (threadIdx.x == 0) place = decide();
+template <class T, class Function>
+__device__ inline T block_broadcast(T& slot, const Function& function) {
+  if (threadIdx.x == 0) slot = function();
   __syncthreads();
-  return place;
+  return slot;
 }
 
 }  // namespace tokentiming::cuda

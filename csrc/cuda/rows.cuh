@@ -12,34 +12,34 @@
 namespace tokentiming::cuda {
 
 // As many entries as a thread reads at once: one load of sixteen bytes in half precision.
-inline constexpr int kEntries = 8;
+inline constexpr int kVectorSize = 8;
 
 // Eight entries as they lie in memory. Loading and arithmetic are separate, so that
 // several loads can be in flight.
 template <class Number>
-class Eight {
+class Vector {
  public:
   // From an aligned address.
-  __device__ static Eight load(const Number* from) {
-    Eight eight;
+  __device__ static Vector load(const Number* from) {
+    Vector eight;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      const Sixteen sixteen = load_sixteen(from + part * (kEntries / kParts));
+      const Bytes16 sixteen = load_bytes16(from + part * (kVectorSize / kParts));
 #pragma unroll
       for (int w = 0; w < 4; ++w) eight.words_[4 * part + w] = sixteen.words[w];
     }
     return eight;
   }
   // Reads entries from `at` on; those from `end` on are `padding`.
-  __device__ static Eight load(const Number* row, std::int64_t at, std::int64_t end,
-                               Number padding) {
+  __device__ static Vector load(const Number* row, std::int64_t at, std::int64_t end,
+                                Number padding) {
     const Number* from = row + at;
-    if (at + kEntries <= end && is_aligned(from)) return load(from);
-    Eight eight;
+    if (at + kVectorSize <= end && is_aligned(from)) return load(from);
+    Vector eight;
 #pragma unroll
     for (auto& word : eight.words_) word = 0;
 #pragma unroll
-    for (int k = 0; k < kEntries; ++k) eight.set(k, at + k < end ? from[k] : padding);
+    for (int k = 0; k < kVectorSize; ++k) eight.set(k, at + k < end ? from[k] : padding);
     return eight;
   }
 
@@ -55,7 +55,7 @@ class Eight {
   }
 
  private:
-  static constexpr int kParts = kEntries * sizeof(Number) / sizeof(Sixteen);
+  static constexpr int kParts = kVectorSize * sizeof(Number) / sizeof(Bytes16);
 
   __device__ void set(int k, Number entry) {
     if constexpr (sizeof(Number) == 2) {

@@ -24,43 +24,44 @@ namespace tokentiming::cuda {
 
 inline constexpr unsigned kRaceThreads = 256;
 inline constexpr unsigned kRaceWarps = kRaceThreads / kWarp;
-inline constexpr int kRaceRows = 8;  // at most, side by side in a block
-static_assert(kRaceRows <= kWarp);
-inline constexpr std::int64_t kRaceStep = kRaceThreads * kEntries;  // tokens a block takes at once
+inline constexpr int kMaxRowsPerBlock = 8;  // at most, side by side in a block
+static_assert(kMaxRowsPerBlock <= kWarp);
+inline constexpr std::int64_t kRaceTile =
+    kRaceThreads * kVectorSize;  // tokens a block takes at once
 
 // The best token so far. Without any the id is -1, and the score -inf; an invalid row has the id -1
 // and the score +inf.
-struct Leader {
+struct Best {
   double score;
   std::int64_t id;
 
-  static constexpr Leader none() { return {-std::numeric_limits<double>::infinity(), -1}; }
-  static constexpr Leader invalid() { return {std::numeric_limits<double>::infinity(), -1}; }
+  static constexpr Best none() { return {-std::numeric_limits<double>::infinity(), -1}; }
+  static constexpr Best invalid() { return {std::numeric_limits<double>::infinity(), -1}; }
   // Of equal scores the lowest id is ahead.
-  constexpr bool behind(const Leader& other) const {
+  constexpr bool worse_than(const Best& other) const {
     return score < other.score || (score == other.score && id > other.id);
   }
 };
 
-__device__ inline Leader best_of_warp(Leader mine) {
+__device__ inline Best warp_best(Best mine) {
 #pragma unroll
   for (unsigned other = kWarp / 2; other > 0; other /= 2) {
-    const Leader theirs{__shfl_xor_sync(kAllLanes, mine.score, other),
-                        __shfl_xor_sync(kAllLanes, mine.id, other)};
-    if (mine.behind(theirs)) mine = theirs;
+    const Best theirs{__shfl_xor_sync(kAllLanes, mine.score, other),
+                      __shfl_xor_sync(kAllLanes, mine.id, other)};
+    if (mine.worse_than(theirs)) mine = theirs;
   }
   return mine;
 }
 
 // Floats in the order of unsigned numbers; 0 stands for none.
-__device__ inline unsigned ordered(float x) {
+__device__ inline unsigned to_ordered(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
-__device__ inline float from_ordered(unsigned place) {
+__device__ inline float from_ordered(unsigned bits) {
   constexpr float kLowest = std::numeric_limits<float>::lowest();  // finite: -inf is out of reach
   const float x =
-      std::bit_cast<float>(place >> 31 ? place & 0x7FFFFFFFu : ~static_cast<std::uint32_t>(place));
+      std::bit_cast<float>(bits >> 31 ? bits & 0x7FFFFFFFu : ~static_cast<std::uint32_t>(bits));
   return x > kLowest ? x : kLowest;
 }
 
@@ -78,16 +79,16 @@ struct RaceArguments {
   std::uint64_t seed;
   const State* states;
   std::int64_t* ids;
-  int rows_together;
-  std::int64_t stretch;  // tokens a block
-  unsigned* thresholds;  // of each row, ordered
-  unsigned* finished;    // blocks of each group of rows
-  Leader* leaders;       // of each stretch and row
+  int rows_per_block;
+  std::int64_t tokens_per_block;  // tokens a block
+  unsigned* thresholds;           // of each row, ordered
+  unsigned* finished_blocks;      // blocks of each group of rows
+  Best* bests;                    // of each stretch and row
 };
 
 struct RaceShared {
-  RowNoise noise[kRaceRows];
-  Leader leaders[kRaceWarps][kRaceRows];
+  RowNoise noise[kMaxRowsPerBlock];
+  Best bests[kRaceWarps][kMaxRowsPerBlock];
   bool last;
 };
 
@@ -103,28 +104,28 @@ class Race {
   __device__ Race(const RaceArguments<Logit>& a, RaceShared& shared)
       : a_(a),
         shared_(shared),
-        first_row_(static_cast<std::int64_t>(blockIdx.x) * a.rows_together),
+        first_row_(static_cast<std::int64_t>(blockIdx.x) * a.rows_per_block),
         rows_(rows_in_group()),
-        begin_(static_cast<std::int64_t>(blockIdx.y) * a.stretch),
-        end_(begin_ + a.stretch < a.count ? begin_ + a.stretch : a.count) {}
+        begin_(static_cast<std::int64_t>(blockIdx.y) * a.tokens_per_block),
+        end_(begin_ + a.tokens_per_block < a.count ? begin_ + a.tokens_per_block : a.count) {}
 
   __device__ void run() {
-    prepare();
-    const std::int64_t lane_start = static_cast<std::int64_t>(threadIdx.x) * kEntries;
-    const std::int64_t warp_start = lane_start / (kWarp * kEntries) * (kWarp * kEntries);
-    for (std::int64_t step = begin_; step + warp_start < end_; step += kRaceStep) {
+    load_noise();
+    const std::int64_t lane_start = static_cast<std::int64_t>(threadIdx.x) * kVectorSize;
+    const std::int64_t warp_start = lane_start / (kWarp * kVectorSize) * (kWarp * kVectorSize);
+    for (std::int64_t step = begin_; step + warp_start < end_; step += kRaceTile) {
       race(step + lane_start);
     }
-    gather();
+    reduce_best();
   }
 
  private:
   __device__ int rows_in_group() const {
     const std::int64_t left = static_cast<std::int64_t>(a_.logits.rows) - first_row_;
-    return left < a_.rows_together ? static_cast<int>(left) : a_.rows_together;
+    return left < a_.rows_per_block ? static_cast<int>(left) : a_.rows_per_block;
   }
 
-  __device__ void prepare() {
+  __device__ void load_noise() {
     const auto row = static_cast<int>(threadIdx.x);
     if (row < rows_) {
       const State state = a_.states[first_row_ + row];
@@ -132,8 +133,8 @@ class Race {
                             static_cast<std::uint32_t>(state.byte_offset),
                             static_cast<std::uint32_t>(state.empty_tokens)};
     }
-    if (threadIdx.x < kRaceWarps * kRaceRows) {
-      shared_.leaders[threadIdx.x / kRaceRows][threadIdx.x % kRaceRows] = Leader::none();
+    if (threadIdx.x < kRaceWarps * kMaxRowsPerBlock) {
+      shared_.bests[threadIdx.x / kMaxRowsPerBlock][threadIdx.x % kMaxRowsPerBlock] = Best::none();
     }
     __syncthreads();
   }
@@ -141,7 +142,7 @@ class Race {
   // Races this lane's eight tokens from `at` on for every row. Warps begin at different rows:
   // who comes to a row after others finds its threshold raised, and has few tokens to score.
   __device__ void race(std::int64_t at) {
-    std::uint64_t keys[kEntries];
+    std::uint64_t keys[kVectorSize];
     load_keys(at, keys);
     int next_row =
         static_cast<int>((blockIdx.y + threadIdx.x / kWarp) % static_cast<unsigned>(rows_));
@@ -152,36 +153,36 @@ class Race {
       next_row = row + 1 < rows_ ? row + 1 : 0;
       float threshold = from_ordered(__ldcg(a_.thresholds + first_row_ + row));
       if (turn + 1 < rows_) next = logits_of(next_row, at);
-      unsigned left = reaching(keys, logits, row, threshold);
+      unsigned left = candidates(keys, logits, row, threshold);
       // Each lane scores one of its tokens at a time; then few are left that reach the best.
       while (__any_sync(kAllLanes, left != 0)) {
-        Leader found = Leader::none();
+        Best candidate = Best::none();
         if (left != 0) {
-          found = score(row, at + __ffs(left) - 1);
+          candidate = score(row, at + __ffs(left) - 1);
           left &= left - 1;
         }
-        found = best_of_warp(found);
-        const float below = __double2float_rd(found.score);
+        candidate = warp_best(candidate);
+        const float below = __double2float_rd(candidate.score);
         if (below > threshold) threshold = below;
-        if (threadIdx.x % kWarp == 0) enter(row, found, threshold);
-        left &= reaching(keys, logits, row, threshold);
+        if (threadIdx.x % kWarp == 0) update_best(row, candidate, threshold);
+        left &= candidates(keys, logits, row, threshold);
       }
     }
   }
 
-  __device__ void load_keys(std::int64_t at, std::uint64_t (&keys)[kEntries]) const {
-    const auto eight = Eight<std::uint64_t>::load(a_.keys, at, end_, 0);
+  __device__ void load_keys(std::int64_t at, std::uint64_t (&keys)[kVectorSize]) const {
+    const auto vector = Vector<std::uint64_t>::load(a_.keys, at, end_, 0);
 #pragma unroll
-    for (int k = 0; k < kEntries; ++k) keys[k] = eight[k];
+    for (int k = 0; k < kVectorSize; ++k) keys[k] = vector[k];
   }
 
-  __device__ Eight<Logit> logits_of(int row, std::int64_t at) const {
-    return Eight<Logit>::load(a_.logits[static_cast<std::size_t>(first_row_ + row)], at, end_,
-                              lowest_logit<Logit>());
+  __device__ Vector<Logit> logits_of(int row, std::int64_t at) const {
+    return Vector<Logit>::load(a_.logits[static_cast<std::size_t>(first_row_ + row)], at, end_,
+                               lowest_logit<Logit>());
   }
 
   // A float that is not below the logit.
-  __device__ static float from_above(Logit logit) {
+  __device__ static float round_up(Logit logit) {
     if constexpr (std::is_same_v<Logit, double>) {
       return __double2float_ru(logit);
     } else {
@@ -190,67 +191,67 @@ class Race {
   }
 
   // A bit for each token whose bound is not below the threshold; that of NaN never is.
-  __device__ unsigned reaching(const std::uint64_t (&keys)[kEntries], const Eight<Logit>& logits,
-                               int row, float threshold) const {
+  __device__ unsigned candidates(const std::uint64_t (&keys)[kVectorSize],
+                                 const Vector<Logit>& logits, int row, float threshold) const {
     const RowNoise noise = shared_.noise[row];
     unsigned mask = 0;
 #pragma unroll
-    for (int k = 0; k < kEntries; ++k) {
+    for (int k = 0; k < kVectorSize; ++k) {
       const auto w = static_cast<float>(
           noise_bits(noise.key, keys[k], noise.byte_offset, noise.empty_tokens) >> 40);
       const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
       const float gain = kBoundOffset - kBoundSlope * bits;
-      if (!(__fadd_ru(from_above(logits[k]), gain) < threshold)) mask |= 1u << k;
+      if (!(__fadd_ru(round_up(logits[k]), gain) < threshold)) mask |= 1u << k;
     }
     return mask;
   }
 
-  __device__ Leader score(int row, std::int64_t token) const {
+  __device__ Best score(int row, std::int64_t token) const {
     const auto logit = widen(a_.logits[static_cast<std::size_t>(first_row_ + row)][token]);
-    if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) return Leader::invalid();
+    if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) return Best::invalid();
     const RowNoise noise = shared_.noise[row];
     const std::uint64_t bits =
         noise_bits(noise.key, a_.keys[token], noise.byte_offset, noise.empty_tokens);
     return {static_cast<double>(logit) - log_exponential_of(bits), token};
   }
 
-  __device__ void enter(int row, const Leader& found, float threshold) {
-    Leader& leader = shared_.leaders[threadIdx.x / kWarp][row];
-    if (!leader.behind(found)) return;
-    leader = found;
-    atomicMax(a_.thresholds + first_row_ + row, ordered(threshold));
+  __device__ void update_best(int row, const Best& candidate, float threshold) {
+    Best& best = shared_.bests[threadIdx.x / kWarp][row];
+    if (!best.worse_than(candidate)) return;
+    best = candidate;
+    atomicMax(a_.thresholds + first_row_ + row, to_ordered(threshold));
   }
 
-  __device__ Leader best_of_block(int row) const {
-    Leader best = shared_.leaders[0][row];
+  __device__ Best block_best(int row) const {
+    Best best = shared_.bests[0][row];
     for (unsigned warp = 1; warp < kRaceWarps; ++warp) {
-      if (best.behind(shared_.leaders[warp][row])) best = shared_.leaders[warp][row];
+      if (best.worse_than(shared_.bests[warp][row])) best = shared_.bests[warp][row];
     }
     return best;
   }
 
   // The warps' leaders of a row into one; the last block of a group, into the winner. One warp has
   // all rows.
-  __device__ void gather() {
+  __device__ void reduce_best() {
     __syncthreads();
     const auto row = static_cast<int>(threadIdx.x);
     const auto all_rows = static_cast<std::int64_t>(a_.logits.rows);
     if (threadIdx.x < kWarp) {
-      if (row < rows_) a_.leaders[blockIdx.y * all_rows + first_row_ + row] = best_of_block(row);
+      if (row < rows_) a_.bests[blockIdx.y * all_rows + first_row_ + row] = block_best(row);
       __syncwarp();
       if (threadIdx.x == 0) {
         __threadfence();  // behind the barrier, so that it publishes what all lanes have written
-        shared_.last = atomicAdd(a_.finished + blockIdx.x, 1) == gridDim.y - 1;
+        shared_.last = atomicAdd(a_.finished_blocks + blockIdx.x, 1) == gridDim.y - 1;
         __threadfence();
       }
     }
     __syncthreads();
     if (!shared_.last || row >= rows_) return;
-    Leader best = Leader::none();
-    for (unsigned stretch = 0; stretch < gridDim.y; ++stretch) {
-      const Leader* leader = a_.leaders + stretch * all_rows + first_row_ + row;
-      const Leader theirs{__ldcg(&leader->score), __ldcg(&leader->id)};
-      if (best.behind(theirs)) best = theirs;
+    Best best = Best::none();
+    for (unsigned block = 0; block < gridDim.y; ++block) {
+      const Best* block_best = a_.bests + block * all_rows + first_row_ + row;
+      const Best theirs{__ldcg(&block_best->score), __ldcg(&block_best->id)};
+      if (best.worse_than(theirs)) best = theirs;
     }
     a_.ids[first_row_ + row] = is_state(a_.states[first_row_ + row]) ? best.id : -1;
   }

@@ -36,11 +36,11 @@ inline DeviceTable device_table(const ByteTable& table) {
 }
 
 // No sequence has more tokens. Refuses those of which the host sees that they are too long.
-inline std::size_t most_tokens(const Sequences& side, const char* operation, const char* ids_name) {
-  if (side.offsets != nullptr) return static_cast<std::size_t>(std::min(side.total, kMostTokens));
-  if (side.length > kMostTokens) {
+inline std::size_t max_tokens(const Sequences& side, const char* operation, const char* ids_name) {
+  if (side.offsets != nullptr) return static_cast<std::size_t>(std::min(side.total, kMaxTokens));
+  if (side.length > kMaxTokens) {
     refuse(operation, std::string(ids_name) + " has sequences of " + std::to_string(side.length) +
-                          " tokens; on a GPU it takes at most " + std::to_string(kMostTokens) +
+                          " tokens; on a GPU it takes at most " + std::to_string(kMaxTokens) +
                           ", the CPU takes any");
   }
   return static_cast<std::size_t>(side.length);

@@ -32,12 +32,12 @@ DeviceOrigins device_origins(const Origins& origins, std::size_t columns, std::s
 // start first, in whose columns the letters mostly are, to which most tokens come.
 template <class Number>
 Grid gather_grid(const Rows<Number>& probs, std::size_t shared_bytes, const char* operation) {
-  constexpr std::size_t kEach = kGatherColumns;
-  constexpr std::size_t kMostBlocks = 65535;
-  if (probs.columns > kMostBlocks * kEach) {
+  constexpr std::size_t kEach = kGatherTile;
+  constexpr std::size_t kMaxBlocks = 65535;
+  if (probs.columns > kMaxBlocks * kEach) {
     refuse(operation, "out has " + std::to_string(probs.columns) +
                           " columns; on a GPU it takes at most " +
-                          std::to_string(kMostBlocks * kEach));
+                          std::to_string(kMaxBlocks * kEach));
   }
   const std::size_t blocks = std::max<std::size_t>(1, (probs.columns + kEach - 1) / kEach);
   return {static_cast<unsigned>(probs.rows), static_cast<unsigned>(blocks), kGatherThreads,
@@ -59,15 +59,15 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
   check_transfer_sizes(draft_probs, proposals, expansions, probs, cases.size(), batch, targets);
   const Sequences drafts = sequences(proposals.draft, batch, kTransfer, "draft_ids");
   const Sequences proxies = sequences(proposals.target, batch, kTransfer, "target_ids");
-  most_tokens(drafts, kTransfer, "draft_ids");
-  most_tokens(proxies, kTransfer, "target_ids");
+  max_tokens(drafts, kTransfer, "draft_ids");
+  max_tokens(proxies, kTransfer, "target_ids");
   const std::size_t size = expansions.first.size();
   const DeviceOrigins device = device_origins(origins, probs.columns, size, kTransfer);
   const Grid grid = gather_grid(probs, sizeof(TransferShared), kTransfer);
   if (proposals.target.ids.empty()) return;
 
-  const OnDevice on_device(kTransfer, stream);
-  const auto plans = Workspace(kTransfer, workspace).take<Plan>(probs.rows);
+  const DeviceGuard guard(kTransfer, stream);
+  const auto plans = Workspace(kTransfer, workspace).allocate<Plan>(probs.rows);
   const TransferArguments<Number> arguments{
       draft_probs,
       any_ids(proposals.draft.ids),
@@ -100,13 +100,13 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, const Origins& or
   check_restrict_rows(draft_probs.rows, probs.rows);
   const DeviceOrigins device =
       device_origins(origins, probs.columns, draft_probs.columns, kRestrict);
-  const Grid grid = gather_grid(probs, sizeof(Crowded), kRestrict);
+  const Grid grid = gather_grid(probs, sizeof(LongColumns), kRestrict);
   if (probs.rows == 0 || probs.columns == 0) return;
-  const OnDevice on_device(kRestrict, stream);
-  const auto masses = Workspace(kRestrict, workspace).take<double>(probs.rows);
+  const DeviceGuard guard(kRestrict, stream);
+  const auto masses = Workspace(kRestrict, workspace).allocate<double>(probs.rows);
   const RestrictArguments<Number> arguments{draft_probs, device, probs, masses.data()};
   launch(kRestrict, shared_mass<Number>,
-         {static_cast<unsigned>(probs.rows), 1, kMassThreads, sizeof(OfWarps<double>)}, stream,
+         {static_cast<unsigned>(probs.rows), 1, kMassThreads, sizeof(WarpPartials<double>)}, stream,
          arguments);
   launch(kRestrict, gather_shared<Number>, grid, stream, arguments);
 }

@@ -17,7 +17,7 @@ struct Plan {
   double moved;         // of a merge: how much
   std::int64_t first;   // inside: the first of the proxy tokens taken already
   int kind;             // a TransferCase plus 1; 0: the sequence is invalid
-  int seen;             // of the row
+  int flags;            // of the row
   unsigned finished;    // blocks that have written their part of the row
 };
 
@@ -46,13 +46,13 @@ struct TransferArguments {
   Plan* plans;  // of each proxy token, zero at first
 };
 
-constexpr int planned(TransferCase kind) { return static_cast<int>(kind) + 1; }
+constexpr int plan_kind(TransferCase kind) { return static_cast<int>(kind) + 1; }
 
 // ---- where each distribution comes from ----
 
 struct PlanShared {
-  std::int64_t draft_starts[kMostTokens + 1];  // in bytes, and the end of the last
-  std::int64_t target_starts[kMostTokens + 1];
+  std::int64_t draft_starts[kMaxTokens + 1];  // in bytes, and the end of the last
+  std::int64_t target_starts[kMaxTokens + 1];
 };
 
 template <class Number>
@@ -63,21 +63,22 @@ class Planner {
 
   __device__ void run() {
     const std::int64_t b = blockIdx.x;
-    if (!a_.drafts.holds(b) || !a_.targets.holds(b)) return;
+    if (!a_.drafts.is_valid(b) || !a_.targets.is_valid(b)) return;
     first_row_ = a_.drafts.begin(b);
     drafted_ = a_.drafts.end(b) - first_row_;
     first_proxy_ = a_.targets.begin(b);
     proxies_ = a_.targets.end(b) - first_proxy_;
-    if (drafted_ > kMostTokens || proxies_ > kMostTokens) return;
+    if (drafted_ > kMaxTokens || proxies_ > kMaxTokens) return;
 
-    bool sound = measure(a_.draft_ids, a_.draft_table, a_.expansions.size, first_row_, drafted_,
-                         shared_.draft_starts);
-    sound &= measure(a_.target_ids, a_.target_table, static_cast<std::int64_t>(a_.probs.columns),
-                     first_proxy_, proxies_, shared_.target_starts);
+    bool valid = compute_starts(a_.draft_ids, a_.draft_table, a_.expansions.size, first_row_,
+                                drafted_, shared_.draft_starts);
+    valid &=
+        compute_starts(a_.target_ids, a_.target_table, static_cast<std::int64_t>(a_.probs.columns),
+                       first_proxy_, proxies_, shared_.target_starts);
     for (std::int64_t j = lane_; j < proxies_; j += kWarp) {
-      sound &= 0 <= lo(j) && lo(j) <= hi(j) && hi(j) <= drafted_;
+      valid &= 0 <= lo(j) && lo(j) <= hi(j) && hi(j) <= drafted_;
     }
-    if (__any_sync(kAllLanes, !sound)) return;
+    if (__any_sync(kAllLanes, !valid)) return;
     __syncwarp();
     for (std::int64_t j = lane_; j < proxies_; j += kWarp) a_.plans[first_proxy_ + j] = plan(j);
   }
@@ -92,32 +93,33 @@ class Planner {
   __device__ std::int64_t draft(std::int64_t i) const { return a_.draft_ids[first_row_ + i]; }
 
   // Writes where each token begins; false if one is out of range.
-  __device__ bool measure(const AnyIds& ids, const DeviceTable& table, std::int64_t limit,
-                          std::int64_t begin, std::int64_t count, std::int64_t* starts) const {
-    bool sound = true;
-    std::int64_t before = 0;
+  __device__ bool compute_starts(const AnyIds& ids, const DeviceTable& table, std::int64_t limit,
+                                 std::int64_t begin, std::int64_t count,
+                                 std::int64_t* starts) const {
+    bool valid = true;
+    std::int64_t prefix = 0;
     for (std::int64_t k = 0; k < count; k += kWarp) {
       std::int64_t size = 0;
       if (k + lane_ < count) {
         const std::int64_t id = ids[begin + k + lane_];
         const DeviceBytes token = table[id < limit ? id : -1];
-        sound &= token.size >= 0;
+        valid &= token.size >= 0;
         size = token.size;
       }
-      std::int64_t until = size;
+      std::int64_t inclusive = size;
 #pragma unroll
       for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-        const std::int64_t below = __shfl_up_sync(kAllLanes, until, distance);
-        if (lane_ >= distance) until += below;
+        const std::int64_t neighbour = __shfl_up_sync(kAllLanes, inclusive, distance);
+        if (lane_ >= distance) inclusive += neighbour;
       }
-      if (k + lane_ < count) starts[k + lane_ + 1] = before + until;
-      before += __shfl_sync(kAllLanes, until, kWarp - 1);
+      if (k + lane_ < count) starts[k + lane_ + 1] = prefix + inclusive;
+      prefix += __shfl_sync(kAllLanes, inclusive, kWarp - 1);
     }
     if (lane_ == 0) starts[0] = 0;
-    return sound;
+    return valid;
   }
 
-  __device__ TransferCase which(std::int64_t j) const {
+  __device__ TransferCase transfer_case(std::int64_t j) const {
     const std::int64_t count = hi(j) - lo(j);
     if (count == 0) return TransferCase::kPointMass;
     const std::int64_t start = shared_.target_starts[j];
@@ -135,9 +137,9 @@ class Planner {
   }
 
   __device__ Plan plan(std::int64_t j) const {
-    TransferCase kind = which(j);
+    TransferCase kind = transfer_case(j);
     const void* row = a_.draft_probs[static_cast<std::size_t>(first_row_ + lo(j))];
-    Plan plan{row, a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNothing, 0};
+    Plan plan{row, a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNoFlags, 0};
     if (kind == TransferCase::kMerge) {
       plan.source = a_.expansions.first[draft(lo(j))];
       plan.moved = 1.0;
@@ -147,8 +149,8 @@ class Planner {
       }
       const bool placed =
           -1 <= plan.source && plan.source < static_cast<std::int64_t>(a_.probs.columns);
-      if (!placed || !is_probability(plan.moved)) plan.seen = kUnsound;
-      if (plan.source < 0 && plan.moved > 0.0) plan.seen |= kMass;
+      if (!placed || !is_probability(plan.moved)) plan.flags = kInvalid;
+      if (plan.source < 0 && plan.moved > 0.0) plan.flags |= kHasMass;
     }
     if (kind == TransferCase::kInside) {
       // The proxy tokens taken from the draft token before j begin where it begins.
@@ -159,7 +161,7 @@ class Planner {
         kind = TransferCase::kPointMass;
       }
     }
-    plan.kind = planned(kind);
+    plan.kind = plan_kind(kind);
     return plan;
   }
 
@@ -181,9 +183,9 @@ __global__ void __launch_bounds__(kWarp)
 // ---- what depends on the whole row ----
 
 template <class Number>
-class Finisher {
+class RowFinisher {
  public:
-  __device__ Finisher(const TransferArguments<Number>& a, std::int64_t proxy)
+  __device__ RowFinisher(const TransferArguments<Number>& a, std::int64_t proxy)
       : a_(a),
         proxy_(proxy),
         plan_(a.plans[proxy]),
@@ -191,14 +193,14 @@ class Finisher {
         lane_(threadIdx.x % kWarp) {}
 
   __device__ void run() {
-    int seen = plan_.seen;
-    if (plan_.kind == planned(TransferCase::kInside)) seen = inside();
-    if (plan_.kind == 0 || (seen & kUnsound)) return clear();
+    int flags = plan_.flags;
+    if (plan_.kind == plan_kind(TransferCase::kInside)) flags = inside();
+    if (plan_.kind == 0 || (flags & kInvalid)) return clear();
     if (lane_ != 0) return;
-    const bool has_mass = plan_.kind != planned(TransferCase::kPointMass) && (seen & kMass);
+    const bool has_mass = plan_.kind != plan_kind(TransferCase::kPointMass) && (flags & kHasMass);
     if (!has_mass) {
       out_[plan_.proxy] = 1;
-    } else if (plan_.kind == planned(TransferCase::kMerge)) {
+    } else if (plan_.kind == plan_kind(TransferCase::kMerge)) {
       merge();
     }
     a_.cases[proxy_] = static_cast<std::int8_t>(has_mass ? plan_.kind - 1 : 0);
@@ -222,7 +224,7 @@ class Finisher {
 
   // One draft token that starts with the first of the proxy tokens taken.
   struct Candidate {
-    bool goes_on;  // its expansion begins with all of them and goes on
+    bool continues;  // its expansion begins with all of them and goes on
     std::int64_t next;
     Number probability;
   };
@@ -231,11 +233,11 @@ class Finisher {
   // Returns what has been seen.
   __device__ int inside() {
     Gatherer<Number> gatherer(a_.origins, static_cast<const Number*>(plan_.row));
-    const Stretch all = gatherer.stretch(static_cast<int>(a_.target_ids[plan_.first]));
-    int seen = gatherer.seen();
+    const Range all = gatherer.range(static_cast<int>(a_.target_ids[plan_.first]));
+    int flags = gatherer.flags();
     double mass = 0.0;
-    for_each_32(all, seen, [&](const Candidate& mine) {
-      unsigned left = __ballot_sync(kAllLanes, mine.goes_on);
+    for_each_32(all, flags, [&](const Candidate& mine) {
+      unsigned left = __ballot_sync(kAllLanes, mine.continues);
       while (left != 0) {  // in ascending order
         const auto lane = static_cast<unsigned>(__ffs(left) - 1);
         left &= left - 1;
@@ -245,17 +247,17 @@ class Finisher {
         mass += static_cast<double>(p);
       }
     });
-    if (__any_sync(kAllLanes, (seen & kUnsound) != 0)) return kUnsound;
+    if (__any_sync(kAllLanes, (flags & kInvalid) != 0)) return kInvalid;
     mass = __shfl_sync(kAllLanes, mass, 0);  // the first lane's, so that none goes its own way
-    if (!(mass > 0.0)) return kNothing;
+    if (!(mass > 0.0)) return kNoFlags;
     // Several candidates may share a place. It is divided once: a sign marks it meanwhile.
-    for_each_32(all, seen, [&](const Candidate& mine) {
+    for_each_32(all, flags, [&](const Candidate& mine) {
       replace(mine, [&](Number x) { return is_marked(x) ? x : -normalised(x, mass); });
     });
-    for_each_32(all, seen, [&](const Candidate& mine) {
+    for_each_32(all, flags, [&](const Candidate& mine) {
       replace(mine, [&](Number x) { return is_marked(x) ? -x : x; });
     });
-    return kMass;
+    return kHasMass;
   }
 
   // By its sign, which 0 has too.
@@ -265,26 +267,26 @@ class Finisher {
   template <class F>
   __device__ void replace(const Candidate& mine, const F& f) {
     __syncwarp();
-    const Number x = mine.goes_on ? f(out_[mine.next]) : Number{0};
+    const Number x = mine.continues ? f(out_[mine.next]) : Number{0};
     __syncwarp();
-    if (mine.goes_on) out_[mine.next] = x;
+    if (mine.continues) out_[mine.next] = x;
   }
 
   template <class F>
-  __device__ void for_each_32(const Stretch& all, int& seen, const F& f) {
+  __device__ void for_each_32(const Range& all, int& flags, const F& f) {
     for (std::int32_t k = all.begin; k < all.end; k += static_cast<std::int32_t>(kWarp)) {
       const std::int32_t mine = k + static_cast<std::int32_t>(lane_);
-      f(mine < all.end ? candidate(a_.origins.draft_ids[mine], seen) : Candidate{});
+      f(mine < all.end ? candidate(a_.origins.draft_ids[mine], flags) : Candidate{});
     }
     __syncwarp();
   }
 
-  __device__ Candidate candidate(std::int64_t d, int& seen) const {
+  __device__ Candidate candidate(std::int64_t d, int& flags) const {
     const DeviceExpansions& e = a_.expansions;
-    if (d < 0 || d >= e.size) return unsound(seen);
+    if (d < 0 || d >= e.size) return invalid(flags);
     const std::int64_t begin = e.offsets[d];
     const std::int64_t end = e.offsets[d + 1];
-    if (begin < 0 || begin > end || end > e.ids_count) return unsound(seen);
+    if (begin < 0 || begin > end || end > e.ids_count) return invalid(flags);
     const std::int64_t taken = proxy_ - plan_.first;
     if (end - begin <= taken) return {};
     for (std::int64_t k = 0; k < taken; ++k) {
@@ -293,11 +295,11 @@ class Finisher {
     const std::int64_t next = e.ids[begin + taken];
     const Number p = static_cast<const Number*>(plan_.row)[d];
     const bool placed = 0 <= next && next < static_cast<std::int64_t>(a_.probs.columns);
-    if (!placed || !is_probability(p)) return unsound(seen);
+    if (!placed || !is_probability(p)) return invalid(flags);
     return {true, next, p};
   }
-  __device__ static Candidate unsound(int& seen) {
-    seen |= kUnsound;
+  __device__ static Candidate invalid(int& flags) {
+    flags |= kInvalid;
     return {};
   }
 
@@ -311,47 +313,48 @@ class Finisher {
 // ---- the rows ----
 
 struct TransferShared {
-  Crowded crowded;
-  OfWarps<int> of_warps;
+  LongColumns long_columns;
+  WarpPartials<int> partials;
 };
 
 // Writes this block's part of a row; returns what this thread has seen of the draft's.
 template <class Number>
-__device__ inline int write_part(const TransferArguments<Number>& a, std::int64_t proxy,
-                                 Crowded& crowded) {
+__device__ inline int write_columns(const TransferArguments<Number>& a, std::int64_t proxy,
+                                    LongColumns& long_columns) {
   const Plan& plan = a.plans[proxy];
   const auto columns = static_cast<int>(a.probs.columns);
   Number* out = a.probs[static_cast<std::size_t>(proxy)];
-  if (plan.kind == planned(TransferCase::kWithin) || plan.kind == planned(TransferCase::kMerge)) {
+  if (plan.kind == plan_kind(TransferCase::kWithin) ||
+      plan.kind == plan_kind(TransferCase::kMerge)) {
     const Number* row = static_cast<const Number*>(plan.row);
-    return gather_columns(a.origins, row, columns, crowded,
+    return gather_columns(a.origins, row, columns, long_columns,
                           [&](int column, Number sum) { out[column] = sum; });
   }
-  const int begin = static_cast<int>(blockIdx.y) * kGatherColumns;
-  for (int step = 0; step < kGatherSteps; ++step) {
+  const int begin = static_cast<int>(blockIdx.y) * kGatherTile;
+  for (int step = 0; step < kColumnsPerThread; ++step) {
     const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
     if (column < columns) out[column] = 0;
   }
-  return kNothing;
+  return kNoFlags;
 }
 
 template <class Number>
-__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks<Number>)
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
     gather_rows(const __grid_constant__ TransferArguments<Number> a) {
   auto& shared = shared_memory<TransferShared>();
   const std::int64_t proxy = blockIdx.x;
-  const int mine = write_part(a, proxy, shared.crowded);
-  const int seen = join_block(mine, shared.of_warps, JoinSeen{});
+  const int mine = write_columns(a, proxy, shared.long_columns);
+  const int flags = block_reduce(mine, shared.partials, BitOr{});
   if (threadIdx.x >= kWarp) return;
   bool last = false;
   if (threadIdx.x == 0) {
-    if (seen != kNothing) atomicOr(&a.plans[proxy].seen, seen);
+    if (flags != kNoFlags) atomicOr(&a.plans[proxy].flags, flags);
     __threadfence();
     last = atomicAdd(&a.plans[proxy].finished, 1u) == gridDim.y - 1;
     __threadfence();
   }
   __syncwarp();
-  if (__any_sync(kAllLanes, last)) Finisher<Number>(a, proxy).run();
+  if (__any_sync(kAllLanes, last)) RowFinisher<Number>(a, proxy).run();
 }
 
 }  // namespace tokentiming::cuda

@@ -89,21 +89,21 @@ TEST_CASE("levenshtein agrees with the textbook around the width of a machine wo
 }
 
 TEST_CASE("eight patterns at a time agree with the textbook") {
-  using tokentiming::EightPatterns;
+  using tokentiming::LevenshteinBatch;
   std::mt19937 random(2);
-  EightPatterns::Positions positions{};
+  LevenshteinBatch::Peq peq{};
   for (int repeat = 0; repeat < 200; ++repeat) {
-    std::vector<std::string> strings(1 + random() % EightPatterns::kCount);
+    std::vector<std::string> strings(1 + random() % LevenshteinBatch::kCount);
     std::vector<std::span<const std::uint8_t>> patterns;
     for (std::string& pattern : strings) {
-      pattern.resize(random() % (EightPatterns::kLongest + 1));
+      pattern.resize(random() % (LevenshteinBatch::kMaxPatternBytes + 1));
       for (char& c : pattern) c = static_cast<char>(0xfe + random() % 2);
       patterns.emplace_back(reinterpret_cast<const std::uint8_t*>(pattern.data()), pattern.size());
     }
     std::string text(random() % 70, '\0');
     for (char& c : text) c = static_cast<char>(0xfe + random() % 2);
-    std::array<std::uint32_t, EightPatterns::kCount> distances;
-    EightPatterns(patterns, positions)
+    std::array<std::uint32_t, LevenshteinBatch::kCount> distances;
+    LevenshteinBatch(patterns, peq)
         .distances({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()},
                    distances.data());
     for (std::size_t p = 0; p < patterns.size(); ++p) {

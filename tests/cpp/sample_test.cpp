@@ -56,7 +56,7 @@ TEST_CASE("every kernel finds what may reach the threshold, little else, and the
   std::vector<double> gains;
   for (const std::uint64_t key : keys) gains.push_back(-noise.log_exponential(key));
   // Tokens of these logits at a threshold of 0.
-  const auto reaching = [&](tokentiming::FirstReaching first, const std::vector<float>& logits) {
+  const auto candidates = [&](tokentiming::FirstCandidate first, const std::vector<float>& logits) {
     std::vector<std::size_t> found;
     for (std::size_t k = 0; k < n; ++k) {
       k += first(words, keys.data() + k, logits.data() + k, n - k, 0.0F);
@@ -76,17 +76,17 @@ TEST_CASE("every kernel finds what may reach the threshold, little else, and the
   drawn[5] = -std::numeric_limits<float>::infinity();
   drawn[50'000] = std::numeric_limits<float>::quiet_NaN();
   drawn[n - 1] = std::numeric_limits<float>::infinity();
-  const auto reference = reaching(tokentiming::first_reaching_portable, drawn);
+  const auto reference = candidates(tokentiming::first_candidate_portable, drawn);
   CHECK(reference.size() > 1000);
   CHECK(reference.size() < n / 2);
   CHECK(std::ranges::count(reference, 5U) == 0);
   CHECK(std::ranges::count(reference, 50'000U) == 1);
   CHECK(reference.back() == n - 1);
-  for (const auto& kernel : tokentiming::reach_kernels()) {
+  for (const auto& kernel : tokentiming::candidate_kernels()) {
     CAPTURE(kernel.name);
-    CHECK(reaching(kernel.first, drawn) == reference);
-    CHECK(reaching(kernel.first, with_margin(1e-5)).size() == n);
-    for (const std::size_t k : reaching(kernel.first, with_margin(-0.1))) {
+    CHECK(candidates(kernel.first, drawn) == reference);
+    CHECK(candidates(kernel.first, with_margin(1e-5)).size() == n);
+    for (const std::size_t k : candidates(kernel.first, with_margin(-0.1))) {
       REQUIRE(gains[k] <= 3.0);  // where E is great the bound is loose
     }
   }

@@ -113,8 +113,7 @@ TEST_CASE("verify on several threads, one chain and many") {
     const auto draft = numbers<float>(4 * batch * kColumns, 15);
     const std::vector<float> uniforms(5 * batch, 0.5F);
     const auto logits = [](const std::vector<float>& values) {
-      return Distributions{rows_of(values.data(), values.size() / kColumns),
-                           tokentiming::Statement::kLogits};
+      return Distributions{rows_of(values.data(), values.size() / kColumns), /*is_logits=*/true};
     };
     for (const double temperature : {0.0, 1.0}) {
       check_threads([&] {

@@ -15,16 +15,15 @@
 using tokentiming::Chains;
 using tokentiming::Distributions;
 using tokentiming::Rows;
-using tokentiming::Statement;
 
 namespace {
 
 template <class T>
 Distributions distributions(const std::vector<T>& values, std::size_t columns,
-                            Statement statement = Statement::kProbabilities) {
+                            bool is_logits = false) {
   return {Rows<const T>{values.data(), values.size() / columns, columns,
                         static_cast<std::ptrdiff_t>(columns)},
-          statement};
+          is_logits};
 }
 
 // Every kernel against the portable one, bit for bit, and that one against the C library.
@@ -48,10 +47,10 @@ void check_kernels(double tolerance) {
       exact_sum += exact;
     }
     const double sum = reference.sum(powers.data(), count);
-    const auto peak = reference.peak(x.data(), count, kScale);
+    const auto softmax_state = reference.softmax_state(x.data(), count, kScale);
     CHECK(sum == doctest::Approx(exact_sum).epsilon(tolerance * 16));
-    CHECK(peak.sum == doctest::Approx(exact_sum / 3.0).epsilon(tolerance * 16));
-    CHECK(peak.maximum == maximum);
+    CHECK(softmax_state.sum == doctest::Approx(exact_sum / 3.0).epsilon(tolerance * 16));
+    CHECK(softmax_state.maximum == maximum);
     const std::vector<T> halves(count, T{0.5});
     std::vector<T> differences(count);
     const double excess =
@@ -65,8 +64,8 @@ void check_kernels(double tolerance) {
       CAPTURE(kernels.name);
       std::vector<T> here(count);
       CHECK(kernels.maximum(x.data(), count) == maximum);
-      CHECK(kernels.peak(x.data(), count, kScale).maximum == maximum);
-      CHECK(kernels.peak(x.data(), count, kScale).sum == peak.sum);
+      CHECK(kernels.softmax_state(x.data(), count, kScale).maximum == maximum);
+      CHECK(kernels.softmax_state(x.data(), count, kScale).sum == softmax_state.sum);
       kernels.exponentials(x.data(), count, maximum, kScale, T{3}, here.data());
       CHECK(here == powers);
       CHECK(kernels.sum(here.data(), count) == sum);
@@ -79,7 +78,7 @@ void check_kernels(double tolerance) {
         std::vector<T> broken(powers);
         broken[count / 2] = bad;
         CHECK(kernels.maximum(broken.data(), count) == kInfinity);
-        const auto peak_of_broken = kernels.peak(broken.data(), count, kScale);
+        const auto peak_of_broken = kernels.softmax_state(broken.data(), count, kScale);
         CHECK((peak_of_broken.maximum == kInfinity || std::isnan(peak_of_broken.sum)));
         CHECK(std::isnan(kernels.sum(broken.data(), count)));
         CHECK(std::isnan(kernels.subtract(broken.data(), halves.data(), count, here.data())));
@@ -91,11 +90,11 @@ void check_kernels(double tolerance) {
       }
       std::vector<T> nothing(count, -kInfinity);
       CHECK(kernels.maximum(nothing.data(), count) == -kInfinity);
-      CHECK(kernels.peak(nothing.data(), count, kScale).maximum == -kInfinity);
-      CHECK(kernels.peak(nothing.data(), count, kScale).sum == 0.0);
+      CHECK(kernels.softmax_state(nothing.data(), count, kScale).maximum == -kInfinity);
+      CHECK(kernels.softmax_state(nothing.data(), count, kScale).sum == 0.0);
       nothing[count / 2] = std::numeric_limits<T>::quiet_NaN();
       CHECK(kernels.maximum(nothing.data(), count) == kInfinity);
-      CHECK(std::isnan(kernels.peak(nothing.data(), count, kScale).sum));
+      CHECK(std::isnan(kernels.softmax_state(nothing.data(), count, kScale).sum));
     }
   }
 }
@@ -183,7 +182,7 @@ TEST_CASE("errors leave the outputs alone") {
   std::vector<std::int32_t> accepted(1, -7);
   Chains<std::int32_t> chains{{ids, offsets},
                               std::nullopt,
-                              distributions(logits, 2, Statement::kLogits),
+                              distributions(logits, 2, /*is_logits=*/true),
                               1.0,
                               std::span<const float>(uniforms)};
   const Rows<std::int32_t> out{tokens.data(), 1, 2, 2};

@@ -43,7 +43,7 @@ void check_each_barrier(const Run& run) {
     emulation::schedule().dropped = barrier;
     emulation::schedule().fill = std::byte{0};
     int different = 0;
-    in_every_order([&] {
+    for_each_schedule([&] {
       try {
         different += run() != expected;
       } catch (const std::runtime_error&) {
@@ -72,12 +72,12 @@ TEST_CASE("barriers: sample" * doctest::skip(kSanitized)) {
   std::mt19937_64 random(1);
   for (auto& key : keys) key = random();
   check_each_barrier([&] {
-    const OnGpu device_keys(keys);
+    const DeviceArray device_keys(keys);
     std::vector<State> states(20);
     for (std::size_t r = 0; r < 20; ++r) states[r].row = static_cast<std::int64_t>(r);
-    const OnGpu device_states(states);
-    const OnGpu ids(std::vector<std::int64_t>(20, -7));
-    const OnGpu workspace(rubbish(cuda::sample_workspace(20, 5000)));
+    const DeviceArray device_states(states);
+    const DeviceArray ids(std::vector<std::int64_t>(20, -7));
+    const DeviceArray workspace(garbage_workspace(cuda::sample_workspace(20, 5000)));
     cuda::sample<float>(logits.here(), device_keys.span(), 3, device_states.span(), ids.span(),
                         workspace.span(), {});
     return ids.read();
@@ -96,12 +96,12 @@ std::vector<std::int32_t> verified(double temperature, float uniform) {
   targets.at(4, 8) = 5.0f;
   targets.at(4, 7600) = 20.0f;
   const std::vector<float> uniforms{0.0f, 0.0f, 0.6f, 0.0f, uniform, 0.2f};
-  const OnGpu tokens(std::vector<std::int32_t>(6, -7));
-  const OnGpu accepted(std::vector<std::int32_t>(2, -7));
-  const OnGpu workspace(rubbish(cuda::verify_workspace(2)));
+  const DeviceArray tokens(std::vector<std::int32_t>(6, -7));
+  const DeviceArray accepted(std::vector<std::int32_t>(2, -7));
+  const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(2)));
   const Chains<std::int64_t> chains{{ids, {}},
-                                    Distributions{proposals.here(), Statement::kLogits},
-                                    {targets.here(), Statement::kLogits},
+                                    Distributions{proposals.here(), /*is_logits=*/true},
+                                    {targets.here(), /*is_logits=*/true},
                                     temperature,
                                     std::span<const float>(uniforms)};
   cuda::verify(chains, {tokens.data(), 2, 3, 3}, accepted.span(), workspace.span(), {});
@@ -129,10 +129,10 @@ TEST_CASE("barriers: align" * doctest::skip(kSanitized)) {
   for (auto& id : target) id = random() % 40;
   target.back() = 40;
   check_each_barrier([&] {
-    const TableOnGpu device_table(table);
-    const OnGpu draft_ids(draft), target_ids(target);
-    const OnGpu spans(std::vector<std::int32_t>(2 * target.size(), -7));
-    const OnGpu costs(std::vector<std::int64_t>(2, -7));
+    const DeviceTable device_table(table);
+    const DeviceArray draft_ids(draft), target_ids(target);
+    const DeviceArray spans(std::vector<std::int32_t>(2 * target.size(), -7));
+    const DeviceArray costs(std::vector<std::int64_t>(2, -7));
     cuda::align<std::int64_t>({draft_ids.span(), {}}, {target_ids.span(), {}}, device_table.there(),
                               device_table.there(), 8, spans.span(), costs.span(), {});
     return std::pair(spans.read(), costs.read());
@@ -171,8 +171,8 @@ TEST_CASE("barriers: restrict" * doctest::skip(kSanitized)) {
   const Crowd crowd;
   const auto rows = crowd.rows(2);
   check_each_barrier([&] {
-    const OnGpu out(std::vector<double>(2 * Crowd::kTargets, -7.0));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(2)));
+    const DeviceArray out(std::vector<double>(2 * Crowd::kTargets, -7.0));
+    const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(2)));
     cuda::restrict_to_shared<double>(rows.here(), {crowd.offsets, crowd.draft_ids},
                                      {out.data(), 2, Crowd::kTargets, Crowd::kTargets},
                                      workspace.span(), {});
@@ -194,9 +194,9 @@ TEST_CASE("barriers: transfer" * doctest::skip(kSanitized)) {
   const std::vector<std::uint8_t> bytes(crowd.first.size(), 'a');
   const ByteTable table{bytes, starts};
   check_each_barrier([&] {
-    const OnGpu out(std::vector<double>(Crowd::kTargets, -7.0));
-    const OnGpu cases(std::vector<std::int8_t>{-7});
-    const OnGpu workspace(rubbish(cuda::transfer_workspace(1)));
+    const DeviceArray out(std::vector<double>(Crowd::kTargets, -7.0));
+    const DeviceArray cases(std::vector<std::int8_t>{-7});
+    const DeviceArray workspace(garbage_workspace(cuda::transfer_workspace(1)));
     cuda::transfer(rows.here(), Proposals<std::int64_t>{{ids, {}}, {ids, {}}, table, table, spans},
                    Expansions<std::int32_t>{crowd.first, starts, crowd.first},
                    {crowd.offsets, crowd.draft_ids},

@@ -7,15 +7,15 @@
 
 namespace tokentiming::cuda {
 
-class OnDevice {
+class DeviceGuard {
  public:
-  OnDevice(const char*, Stream) {}
+  DeviceGuard(const char*, Stream) {}
 };
 
 template <class... Parameters>
 void launch(const char*, void (*kernel)(Parameters...), const Grid& grid, Stream,
             const std::type_identity_t<Parameters>&... arguments) {
-  emulation::run({grid.columns, grid.rows}, grid.threads, grid.shared_bytes, grid.resident,
+  emulation::run({grid.columns, grid.rows}, grid.threads, grid.shared_bytes, grid.cooperative,
                  [&] { kernel(arguments...); });
 }
 
@@ -29,8 +29,8 @@ std::size_t resident_blocks(const char*, void (*)(Parameters...), unsigned, std:
   return emulation::schedule().resident_blocks;
 }
 
-inline std::size_t processors(const char*, int) {
-  return static_cast<std::size_t>(emulation::schedule().processors);
+inline std::size_t multiprocessors(const char*, int) {
+  return static_cast<std::size_t>(emulation::schedule().multiprocessors);
 }
 
 }  // namespace tokentiming::cuda

@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kLanes = 32;
-constexpr int kPatience = 1000;  // rounds in which all that run wait for each other
+constexpr int kMaxIdleRounds = 1000;  // rounds in which all that run wait for each other
 
 std::string name(const Site& site) {
   const std::string file = site.file;
@@ -67,7 +67,7 @@ struct Fibre {
   std::uint64_t since = 0;  // the group's meetings when the wait began
   bool idle = false;        // it gave way, having nothing to do but wait
   bool done = false;
-  bool laggard = false;
+  bool slow = false;
   void* fake_stack = nullptr;
 
   bool waits() const { return waits_for != nullptr && waits_for->meetings == since; }
@@ -125,7 +125,7 @@ class Machine {
       }
       if (moved_) rounds = 0;
       if (!ran_) throw std::runtime_error("emulation: a barrier is not reached by all its threads");
-      if (rounds > kPatience) throw std::runtime_error("emulation: a wait without end");
+      if (rounds > kMaxIdleRounds) throw std::runtime_error("emulation: a wait without end");
     }
   }
 
@@ -133,7 +133,7 @@ class Machine {
   const Index& grid() const { return grid_; }
   const Index& size() const { return size_; }
   std::size_t shared() const { return shared_; }
-  bool shaken() { return schedule().order == Order::kRandom && random_() % 4 == 0; }
+  bool interrupted() { return schedule().order == Order::kRandom && random_() % 4 == 0; }
 
   void suspend() {
     Fibre& fibre = *current_;
@@ -167,11 +167,11 @@ class Machine {
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::ranges::shuffle(order, random_);
     for (const std::size_t k : order) {
-      if (!fibres_[k].laggard) step(k);
+      if (!fibres_[k].slow) step(k);
     }
     if (moved_) return;
     for (const std::size_t k : order) {
-      if (fibres_[k].laggard) step(k);
+      if (fibres_[k].slow) step(k);
     }
   }
 
@@ -191,7 +191,7 @@ class Machine {
   void prepare(std::size_t k, Block& block, unsigned thread) {
     Fibre& fibre = fibres_[k];
     fibre.thread = {thread, 0};
-    fibre.laggard = random_() % 8 == 0;
+    fibre.slow = random_() % 8 == 0;
     fibre.block = &block;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = stack(k);
@@ -277,14 +277,14 @@ void* shared_bytes(std::size_t needed) {
   return current().block->shared.get();
 }
 
-void meet_block(const Site& site) {
+void block_barrier(const Site& site) {
   if (thread_index().x == 0) barriers().insert(name(site));
   if (!schedule().dropped.empty() && name(site) == schedule().dropped) return;
   Group& group = current().block->threads;
   if (!group.arrive(block_size().x, site)) wait_for(group);
 }
 
-const std::uint64_t* meet_warp(std::uint64_t bits, const Site& site) {
+const std::uint64_t* warp_exchange(std::uint64_t bits, const Site& site) {
   Warp& warp = current().block->warps[thread_index().x / kLanes];
   auto& brought = warp.brought[warp.meetings % 2];
   brought[lane()] = bits;
@@ -292,21 +292,21 @@ const std::uint64_t* meet_warp(std::uint64_t bits, const Site& site) {
   return brought;
 }
 
-void give_way(bool waiting) {
-  if (!waiting && !Machine::running->shaken()) return;
+void yield_fibre(bool waiting) {
+  if (!waiting && !Machine::running->interrupted()) return;
   current().idle = waiting;
   Machine::running->suspend();
 }
 
 void fail(const std::string& what) { throw std::runtime_error("emulation: " + what); }
 
-void run(Index grid, unsigned threads, std::size_t shared, bool resident,
+void run(Index grid, unsigned threads, std::size_t shared, bool cooperative,
          const std::function<void()>& kernel) {
   if (threads == 0 || threads % kLanes != 0) fail("a block is not made of whole warps");
   const std::size_t blocks = std::size_t{grid.x} * grid.y;
   const std::size_t at_once = schedule().resident_blocks;
   if (blocks == 0) fail("a launch of no blocks");
-  if (resident && blocks > at_once) fail("more blocks than can be resident");
+  if (cooperative && blocks > at_once) fail("more blocks than can be resident");
   Machine machine(grid, threads, shared, kernel);
   Machine::running = &machine;
   for (std::size_t begin = 0; begin < blocks; begin += at_once) {

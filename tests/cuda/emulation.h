@@ -50,10 +50,10 @@ struct Schedule {
   Order order = Order::kForward;
   unsigned seed = 0;
   std::size_t resident_blocks = 8;  // of any kernel
-  int processors = 2;
-  std::byte fill{0xCD};  // what shared memory holds at first
-  std::string dropped;   // the barrier that is left out, as `barriers` names it
-  bool uneven = false;   // threads differ in how they round a power of two
+  int multiprocessors = 2;
+  std::byte fill{0xCD};       // what shared memory holds at first
+  std::string dropped;        // the barrier that is left out, as `barriers` names it
+  bool inexact_exp2 = false;  // threads differ in how they round a power of two
 };
 
 Schedule& schedule();
@@ -72,15 +72,15 @@ const Index& block_size();
 const Index& grid_size();
 void* shared_bytes(std::size_t needed);
 
-void meet_block(const Site& site);
+void block_barrier(const Site& site);
 // Waits for the lanes of the warp and returns what each brought.
-const std::uint64_t* meet_warp(std::uint64_t bits, const Site& site);
+const std::uint64_t* warp_exchange(std::uint64_t bits, const Site& site);
 // Lets others run; `waiting` tells that nothing else is left to do.
-void give_way(bool waiting);
+void yield_fibre(bool waiting);
 [[noreturn]] void fail(const std::string& what);
 
 // Runs a kernel to its end.
-void run(Index grid, unsigned threads, std::size_t shared, bool resident,
+void run(Index grid, unsigned threads, std::size_t shared, bool cooperative,
          const std::function<void()>& kernel);
 
 template <class T>
@@ -113,10 +113,10 @@ inline void require_all(unsigned mask) {
 #define gridDim (::tokentiming::emulation::grid_size())
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  tokentiming::emulation::meet_block({file, line});
+  tokentiming::emulation::block_barrier({file, line});
 }
 inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  tokentiming::emulation::meet_warp(0, {file, line});
+  tokentiming::emulation::warp_exchange(0, {file, line});
 }
 inline void __threadfence() {}
 
@@ -125,7 +125,7 @@ T __shfl_sync(unsigned mask, T value, unsigned from, const char* file = __builti
               int line = __builtin_LINE()) {
   namespace e = tokentiming::emulation;
   e::require_all(mask);
-  return e::from_bits<T>(e::meet_warp(e::to_bits(value), {file, line})[from % 32]);
+  return e::from_bits<T>(e::warp_exchange(e::to_bits(value), {file, line})[from % 32]);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned other, const char* file = __builtin_FILE(),
@@ -142,7 +142,7 @@ inline unsigned __ballot_sync(unsigned mask, bool vote, const char* file = __bui
                               int line = __builtin_LINE()) {
   namespace e = tokentiming::emulation;
   e::require_all(mask);
-  const std::uint64_t* votes = e::meet_warp(vote, {file, line});
+  const std::uint64_t* votes = e::warp_exchange(vote, {file, line});
   unsigned result = 0;
   for (unsigned lane = 0; lane < 32; ++lane) result |= static_cast<unsigned>(votes[lane]) << lane;
   return result;
@@ -153,19 +153,19 @@ inline bool __any_sync(unsigned mask, bool vote, const char* file = __builtin_FI
 }
 
 inline unsigned atomicAdd(unsigned* counter, unsigned value) {
-  tokentiming::emulation::give_way(false);
+  tokentiming::emulation::yield_fibre(false);
   const unsigned before = *counter;
   *counter += value;
   return before;
 }
 inline unsigned atomicMax(unsigned* place, unsigned value) {
-  tokentiming::emulation::give_way(false);
+  tokentiming::emulation::yield_fibre(false);
   const unsigned before = *place;
   if (value > before) *place = value;
   return before;
 }
 inline int atomicOr(int* place, int value) {
-  tokentiming::emulation::give_way(false);
+  tokentiming::emulation::yield_fibre(false);
   const int before = *place;
   *place |= value;
   return before;
@@ -210,11 +210,12 @@ template <class T>
 T& shared_memory() {
   return *static_cast<T*>(emulation::shared_bytes(sizeof(T)));
 }
-inline void pause() { emulation::give_way(true); }
+inline void spin_wait() { emulation::yield_fibre(true); }
 inline unsigned load_acquire(const unsigned* counter) { return *counter; }
-inline float power_of_two(float x) {
+inline float exp2_approx(float x) {
   float power = std::exp2(x);
-  if (emulation::schedule().uneven) power *= 1.0f + static_cast<float>(threadIdx.x % 8) * 0x1p-12f;
+  if (emulation::schedule().inexact_exp2)
+    power *= 1.0f + static_cast<float>(threadIdx.x % 8) * 0x1p-12f;
   return power < std::numeric_limits<float>::min() ? 0.0f : power;
 }
 

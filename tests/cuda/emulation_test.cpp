@@ -48,11 +48,11 @@ __global__ void two_places(int* out) {
   out[threadIdx.x] = 1;
 }
 __global__ void wait_for_nobody(unsigned* counter) {
-  while (cuda::load_acquire(counter) == 0) cuda::pause();
+  while (cuda::load_acquire(counter) == 0) cuda::spin_wait();
 }
 __global__ void wait_for_the_other(unsigned* counter) {
   if (threadIdx.x == 0) atomicAdd(counter, 1);
-  while (cuda::load_acquire(counter) < 2) cuda::pause();
+  while (cuda::load_acquire(counter) < 2) cuda::spin_wait();
 }
 
 }  // namespace
@@ -63,7 +63,7 @@ TEST_CASE("emulation: a barrier left out is seen in some order, one in place in 
   std::iota(expected.rbegin(), expected.rend(), 0);
   int right = 0;
   int orders = 0;
-  in_every_order([&] {
+  for_each_schedule([&] {
     std::vector<int> out(kThreads, -1);
     launch<const int*, int*>(reverse<true>, 1, sizeof(int[kThreads]), in.data(), out.data());
     CHECK(out == expected);
@@ -77,7 +77,7 @@ TEST_CASE("emulation: a barrier left out is seen in some order, one in place in 
 TEST_CASE("emulation: what would hang or misbehave on a GPU is thrown") {
   std::vector<int> out(kThreads);
   unsigned counter = 0;
-  in_every_order([&] {
+  for_each_schedule([&] {
     CHECK_THROWS_WITH(launch<int*>(half_a_barrier, 1, 0, out.data()),
                       "emulation: a barrier is not reached by all its threads");
     CHECK_THROWS_WITH(launch<int*>(two_places, 1, 0, out.data()), doctest::Contains("should meet"));

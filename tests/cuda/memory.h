@@ -24,9 +24,9 @@ namespace tokentiming::test {
 
 // Memory of exactly the size asked for, so that AddressSanitizer sees what is beyond.
 template <class T>
-class OnGpu {
+class DeviceArray {
  public:
-  explicit OnGpu(const std::vector<T>& values) : size_(values.size()), data_(new T[size_]) {
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()), data_(new T[size_]) {
     std::copy(values.begin(), values.end(), data_.get());
   }
   T* data() const { return data_.get(); }
@@ -41,7 +41,7 @@ class OnGpu {
 // Calls f once for each order in which the threads may run, on devices that have room for more or
 // fewer blocks; AddressSanitizer, which is slow, looks at addresses and not at orders.
 template <class F>
-void in_every_order(const F& f) {
+void for_each_schedule(const F& f) {
   using emulation::Order;
   struct Way {
     Order order;
@@ -72,15 +72,15 @@ inline void check(cudaError_t error) {
 }
 
 template <class T>
-class OnGpu {
+class DeviceArray {
  public:
-  explicit OnGpu(const std::vector<T>& values) : size_(values.size()) {
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
     check(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)));
     check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
   }
-  ~OnGpu() { cudaFree(data_); }
-  OnGpu(const OnGpu&) = delete;
-  OnGpu& operator=(const OnGpu&) = delete;
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
 
   T* data() const { return data_; }
   std::span<T> span() const { return {data_, size_}; }
@@ -97,7 +97,7 @@ class OnGpu {
 
 // A GPU runs its threads as it likes; twice gives it a chance to differ.
 template <class F>
-void in_every_order(const F& f) {
+void for_each_schedule(const F& f) {
   f();
   f();
 }
@@ -105,7 +105,7 @@ void in_every_order(const F& f) {
 #endif
 
 // A workspace that holds rubbish.
-inline std::vector<std::byte> rubbish(std::size_t bytes) {
+inline std::vector<std::byte> garbage_workspace(std::size_t bytes) {
   return std::vector<std::byte>(bytes, std::byte{0xAB});
 }
 

@@ -20,11 +20,11 @@ template <class Logit>
 std::vector<std::int64_t> on_gpu(const Matrix<Logit>& logits,
                                  const std::vector<std::uint64_t>& keys, std::uint64_t seed,
                                  const std::vector<State>& states) {
-  const OnGpu memory(logits.memory);
-  const OnGpu device_keys(keys);
-  const OnGpu device_states(states);
-  const OnGpu ids(std::vector<std::int64_t>(logits.rows, -7));
-  const OnGpu workspace(rubbish(cuda::sample_workspace(logits.rows, keys.size())));
+  const DeviceArray memory(logits.memory);
+  const DeviceArray device_keys(keys);
+  const DeviceArray device_states(states);
+  const DeviceArray ids(std::vector<std::int64_t>(logits.rows, -7));
+  const DeviceArray workspace(garbage_workspace(cuda::sample_workspace(logits.rows, keys.size())));
   cuda::sample<Logit>(logits.in(memory.data()), device_keys.span(), seed, device_states.span(),
                       ids.span(), workspace.span(), {});
   return ids.read();
@@ -58,7 +58,7 @@ void compare(std::mt19937& random) {
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   std::vector<std::int64_t> expected(rows);
   sample<Logit>(logits.here(), keys, seed, states, expected);
-  in_every_order([&] { REQUIRE(on_gpu(logits, keys, seed, states) == expected); });
+  for_each_schedule([&] { REQUIRE(on_gpu(logits, keys, seed, states) == expected); });
 }
 
 }  // namespace
@@ -115,7 +115,7 @@ TEST_CASE("sample: great logits, whose sums with a bound round by more than its 
     std::vector<std::int64_t> on_cpu(kRows);
     sample<float>(logits.here(), keys, 5, states, on_cpu);
     CHECK(on_cpu == expected);
-    in_every_order([&] { CHECK(on_gpu(logits, keys, 5, states) == expected); });
+    for_each_schedule([&] { CHECK(on_gpu(logits, keys, 5, states) == expected); });
   }
 }
 
@@ -136,7 +136,7 @@ TEST_CASE("sample: a row that holds no distribution gets -1, and no other does")
   logits.at(5, 0) = -1e308;
   states[6].byte_offset = std::int64_t{1} << 32;
   for (std::size_t r : {1, 2, 3, 6}) expected[r] = -1;
-  in_every_order([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
+  for_each_schedule([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
 }
 
 TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
@@ -148,13 +148,13 @@ TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
     std::vector<double> expected(count * states.size());
     log_noise(keys, 11, states, expected);
     const auto on_gpu = [&] {
-      const OnGpu device_keys(keys);
-      const OnGpu device_states(states);
-      const OnGpu noise(std::vector<double>(count * states.size(), -7.0));
+      const DeviceArray device_keys(keys);
+      const DeviceArray device_states(states);
+      const DeviceArray noise(std::vector<double>(count * states.size(), -7.0));
       cuda::log_noise(device_keys.span(), 11, device_states.span(), noise.span(), {});
       return noise.read();
     };
-    in_every_order([&] { REQUIRE(on_gpu() == expected); });
+    for_each_schedule([&] { REQUIRE(on_gpu() == expected); });
     if (count == 0) continue;
     states[1].empty_tokens = -1;
     const auto some = on_gpu();

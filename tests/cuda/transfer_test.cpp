@@ -186,19 +186,19 @@ struct World {
   }
 
   Result<Number> on_gpu() const {
-    const TableOnGpu draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
-    const OnGpu memory(rows.memory);
-    const OnGpu draft_ids(draft), target_ids(target);
-    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets);
-    const OnGpu device_spans(spans);
-    const OnGpu firsts(first), expansions(expansion_ids);
-    const OnGpu expansion_starts(expansion_offsets);
+    const DeviceTable draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
+    const DeviceArray memory(rows.memory);
+    const DeviceArray draft_ids(draft), target_ids(target);
+    const DeviceArray draft_starts(draft_offsets), target_starts(target_offsets);
+    const DeviceArray device_spans(spans);
+    const DeviceArray firsts(first), expansions(expansion_ids);
+    const DeviceArray expansion_starts(expansion_offsets);
     const OriginsOf map(first, target_tokens.size());
-    const OnGpu origin_offsets(map.offsets), origin_ids(map.draft_ids);
+    const DeviceArray origin_offsets(map.offsets), origin_ids(map.draft_ids);
     const auto nothing = empty_result();
-    const OnGpu probs(nothing.probs);
-    const OnGpu cases(nothing.cases);
-    const OnGpu workspace(rubbish(cuda::transfer_workspace(target.size())));
+    const DeviceArray probs(nothing.probs);
+    const DeviceArray cases(nothing.cases);
+    const DeviceArray workspace(garbage_workspace(cuda::transfer_workspace(target.size())));
     Proposals<Id> proposals{{draft_ids.span(), {}},
                             {target_ids.span(), {}},
                             draft_table.there(),
@@ -225,7 +225,7 @@ void compare(std::mt19937& random, std::map<int, int>& cases) {
   world.add_rows(random);
   const auto expected = world.on_cpu();
   for (std::int8_t kind : expected.cases) ++cases[kind];
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     REQUIRE(found.cases == expected.cases);
     REQUIRE(bits(found.probs) == bits(expected.probs));
@@ -263,7 +263,7 @@ void compare_crowded(std::mt19937& random) {
     cases = world.on_cpu().cases;
   } while (std::ranges::count(cases, 1) == 0 || std::ranges::count(cases, 2) == 0);
   const auto expected = world.on_cpu();
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     REQUIRE(found.cases == expected.cases);
     REQUIRE(bits(found.probs) == bits(expected.probs));
@@ -286,7 +286,7 @@ TEST_CASE("transfer: distributions without columns are invalid, and nothing is w
   world.target_tokens.clear();
   world.columns = 0;
   for (auto& t : world.target) t = 0;
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     CHECK(found.cases == std::vector<std::int8_t>(world.target.size(), -1));
   });
@@ -307,7 +307,7 @@ TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") 
     CAPTURE(what);
     auto world = sound;
     spoil(world);
-    in_every_order([&] {
+    for_each_schedule([&] {
       const auto found = world.on_gpu();
       for (std::int64_t j = 0; j < std::ssize(world.target); ++j) {
         const bool spoilt = sound.target_offsets[1] <= j && j < sound.target_offsets[2];
@@ -333,7 +333,7 @@ TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") 
   std::size_t d = 0;
   while (world.first[d] < 0) ++d;
   world.rows.at(row, d) = NAN;
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     for (std::size_t j = 0; j < found.cases.size(); ++j) {
       const bool spoilt = expected.cases[j] == 1 && world.spans[2 * j] == 0 &&
@@ -363,11 +363,11 @@ void compare_restricted(std::mt19937& random) {
       probs.here(), std::span<const std::int32_t>(exact),
       {expected.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)});
   const OriginsOf map(exact, columns);
-  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
-  const OnGpu memory(probs.memory);
-  in_every_order([&] {
-    const OnGpu out(std::vector<Number>(rows * columns, Number{-7}));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(rows)));
+  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const DeviceArray memory(probs.memory);
+  for_each_schedule([&] {
+    const DeviceArray out(std::vector<Number>(rows * columns, Number{-7}));
+    const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(rows)));
     cuda::restrict_to_shared<Number>(
         probs.in(memory.data()), {offsets.span(), draft_ids.span()},
         {out.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)}, workspace.span(), {});
@@ -402,10 +402,10 @@ TEST_CASE("restrict: every target token of a block is one that many come to") {
   restrict_to_shared<double>(probs.here(), std::span<const std::int32_t>(exact),
                              {expected.data(), 1, kColumns, kColumns});
   const OriginsOf map(exact, kColumns);
-  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
-  const OnGpu memory(probs.memory);
-  const OnGpu out(std::vector<double>(kColumns, -7.0));
-  const OnGpu workspace(rubbish(cuda::restrict_workspace(1)));
+  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const DeviceArray memory(probs.memory);
+  const DeviceArray out(std::vector<double>(kColumns, -7.0));
+  const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(1)));
   cuda::restrict_to_shared<double>(probs.in(memory.data()), {offsets.span(), draft_ids.span()},
                                    {out.data(), 1, kColumns, kColumns}, workspace.span(), {});
   CHECK(bits(out.read()) == bits(expected));  // whole numbers below 2^53: no sum is rounded
@@ -413,7 +413,7 @@ TEST_CASE("restrict: every target token of a block is one that many come to") {
 
 TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
   constexpr std::size_t kColumns = std::size_t{65535} * 1024 + 1;
-  const OnGpu offsets(std::vector<std::int32_t>{0});
+  const DeviceArray offsets(std::vector<std::int32_t>{0});
   CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, {offsets.span(), {}},
                                                        {nullptr, 1, kColumns, kColumns}, {}, {}),
                        "restrict: out has 67107841 columns; on a GPU it takes at most 67107840",
@@ -425,10 +425,10 @@ TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
 TEST_CASE("restrict: more rows than a grid is high") {
   constexpr std::size_t kRows = 70000;
   const OriginsOf map(std::vector<std::int32_t>{0}, 1);
-  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
-  const OnGpu probs(std::vector<float>(kRows, 0.5f));
-  const OnGpu out(std::vector<float>(kRows, -7.0f));
-  const OnGpu workspace(rubbish(cuda::restrict_workspace(kRows)));
+  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const DeviceArray probs(std::vector<float>(kRows, 0.5f));
+  const DeviceArray out(std::vector<float>(kRows, -7.0f));
+  const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(kRows)));
   cuda::restrict_to_shared<float>({probs.data(), kRows, 1, 1}, {offsets.span(), draft_ids.span()},
                                   {out.data(), kRows, 1, 1}, workspace.span(), {});
   CHECK(out.read() == std::vector<float>(kRows, 1.0f));
@@ -439,11 +439,11 @@ TEST_CASE("restrict: more rows than a grid is high") {
 TEST_CASE("restrict: a row without a distribution is NaN, and no other is") {
   const std::vector<std::int32_t> exact{1, -1, 0};
   const OriginsOf map(exact, 2);
-  const OnGpu offsets(map.offsets), draft_ids(map.draft_ids);
-  const OnGpu probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
-  in_every_order([&] {
-    const OnGpu out(std::vector<float>(12, -7.0f));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(4)));
+  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const DeviceArray probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
+  for_each_schedule([&] {
+    const DeviceArray out(std::vector<float>(12, -7.0f));
+    const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(4)));
     cuda::restrict_to_shared<float>({probs.data(), 4, 3, 3}, {offsets.span(), draft_ids.span()},
                                     {out.data(), 4, 3, 3}, workspace.span(), {});
     const auto found = out.read();

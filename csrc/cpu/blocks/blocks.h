@@ -10,7 +10,7 @@ namespace tokentiming {
 
 // The greatest of some logits, and the sum of 2^((x - maximum) * scale) over all of them.
 template <class T>
-struct Peak {
+struct SoftmaxState {
   T maximum;
   double sum;
 };
@@ -24,7 +24,7 @@ struct BlockKernels {
   // The greatest entry; +inf if any is NaN or +inf.
   T (*maximum)(const T* x, std::size_t count);
   // A maximum of -inf has the sum 0; one of +inf has any sum; NaN among the entries makes it NaN.
-  Peak<T> (*peak)(const T* x, std::size_t count, T scale);
+  SoftmaxState<T> (*softmax_state)(const T* x, std::size_t count, T scale);
   // out[k] = factor * 2^((x[k] - shift) * scale), which must not exceed factor.
   void (*exponentials)(const T* x, std::size_t count, T shift, T scale, T factor, T* out);
   // The sum of entries that must be 0 or more; NaN if any is not, or is infinite.

@@ -36,19 +36,19 @@ template <class T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
 template <class T>
-inline Register<T> all(T x) {
+inline Register<T> broadcast(T x) {
   return Register<T>{} + x;
 }
 
 // NaN in `x` gives `otherwise`, NaN in `otherwise` gives NaN: one instruction of the processor's.
 template <class T>
-inline Register<T> greater(Register<T> x, Register<T> otherwise) {
+inline Register<T> max_or(Register<T> x, Register<T> otherwise) {
   return x > otherwise ? x : otherwise;
 }
 
 // Hides a constant from the compiler, which takes two instructions for `greater` where it sees one.
 template <class T>
-inline Register<T> opaque(Register<T> x) {
+inline Register<T> hide_constant(Register<T> x) {
 #ifdef __SSE2__
   asm("" : "+x"(x));
 #endif
@@ -93,7 +93,7 @@ template <class T, std::size_t kFirst, std::size_t kEnd>
 inline Register<T> polynomial(Register<T> x, Register<T> square) {
   constexpr auto& c = Format<T>::kCoefficients;
   if constexpr (kFirst + 1 == kEnd) {
-    return all(c[kFirst]);
+    return broadcast(c[kFirst]);
   } else if constexpr (kFirst + 2 == kEnd) {
     return x * c[kFirst + 1] + c[kFirst];
   } else {
@@ -103,10 +103,10 @@ inline Register<T> polynomial(Register<T> x, Register<T> square) {
 
 // 2^z for z <= 0; what lies below `lowest`, all of it kLowest, is taken for that. NaN stays NaN.
 template <class T>
-inline Register<T> power_of_two(Register<T> z, Register<T> lowest) {
+inline Register<T> exp2_approx(Register<T> z, Register<T> lowest) {
   using F = Format<T>;
   using Bits = typename F::Bits;
-  const Register<T> bounded = greater<T>(lowest, z);
+  const Register<T> bounded = max_or<T>(lowest, z);
   // Adding 1.5 * 2^fraction leaves the nearest integer in the lowest bits, here with an exponent's
   // bias on it.
   const Register<T> shifted = bounded + F::kRounder;
@@ -119,7 +119,7 @@ inline Register<T> power_of_two(Register<T> z, Register<T> lowest) {
 // Calls f(r, entries) for each register of entries, `r` telling its place among sixteen lanes.
 // Lanes behind the last entry hold `padding`.
 template <class T, class F>
-inline void over_registers(const T* x, std::size_t count, T padding, const F& f) {
+inline void for_each_register(const T* x, std::size_t count, T padding, const F& f) {
   std::size_t k = 0;
   for (; k + kLanes <= count; k += kLanes) {
 #pragma GCC unroll 16
@@ -131,19 +131,19 @@ inline void over_registers(const T* x, std::size_t count, T padding, const F& f)
   }
   if (k == count) return;
   Register<T> rest[kRegisters<T>];
-  for (auto& entries : rest) entries = all(padding);
+  for (auto& entries : rest) entries = broadcast(padding);
   __builtin_memcpy(rest, x + k, (count - k) * sizeof(T));
   for (std::size_t r = 0; r < kRegisters<T>; ++r) f(r, rest[r]);
 }
 
 template <class T>
-struct Lanes {
+struct Accumulators {
   Register<T> at[kRegisters<T>];
 
-  explicit Lanes(T x) {
-    for (auto& lane : at) lane = all(x);
+  explicit Accumulators(T x) {
+    for (auto& lane : at) lane = broadcast(x);
   }
-  T greatest() const {
+  T reduce_max() const {
     T lanes[kLanes];
     __builtin_memcpy(lanes, at, sizeof(at));
 #pragma GCC unroll 8
@@ -176,12 +176,12 @@ inline bool finite(T x) {
 }
 
 template <class T>
-T greatest(const T* x, std::size_t count) {
-  Lanes<T> lanes(-kInfinity<T>);
-  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
-    lanes.at[r] = greater<T>(entries, lanes.at[r]);
+T reduce_max(const T* x, std::size_t count) {
+  Accumulators<T> lanes(-kInfinity<T>);
+  for_each_register(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+    lanes.at[r] = max_or<T>(entries, lanes.at[r]);
   });
-  return lanes.greatest();
+  return lanes.reduce_max();
 }
 
 template <class T, class Narrow>
@@ -191,29 +191,29 @@ void widen_all(const Narrow* x, std::size_t count, T* out) {
 
 template <class T>
 T maximum(const T* x, std::size_t count) {
-  Lanes<T> sums(T{0});  // 0, or NaN once an entry was NaN or infinite
-  Lanes<T> lanes(-kInfinity<T>);
-  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+  Accumulators<T> sums(T{0});  // 0, or NaN once an entry was NaN or infinite
+  Accumulators<T> lanes(-kInfinity<T>);
+  for_each_register(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
     // -inf is a fair logit: it is lifted before it could leave its mark.
-    const Register<T> lifted = greater<T>(all(std::numeric_limits<T>::lowest()), entries);
+    const Register<T> lifted = max_or<T>(broadcast(std::numeric_limits<T>::lowest()), entries);
     sums.at[r] += lifted - lifted;
-    lanes.at[r] = greater<T>(entries, lanes.at[r]);
+    lanes.at[r] = max_or<T>(entries, lanes.at[r]);
   });
-  return sums.sum() == 0.0 ? lanes.greatest() : kInfinity<T>;
+  return sums.sum() == 0.0 ? lanes.reduce_max() : kInfinity<T>;
 }
 
 template <class T>
-Peak<T> peak(const T* x, std::size_t count, T scale) {
-  const T maximum = greatest(x, count);
-  const Register<T> shift = all(finite(maximum) ? maximum : T{0});
-  const Register<T> lowest = opaque<T>(all(Format<T>::kLowest));
-  Lanes<T> sums(T{0});
+SoftmaxState<T> softmax_state(const T* x, std::size_t count, T scale) {
+  const T maximum = reduce_max(x, count);
+  const Register<T> shift = broadcast(finite(maximum) ? maximum : T{0});
+  const Register<T> lowest = hide_constant<T>(broadcast(Format<T>::kLowest));
+  Accumulators<T> sums(T{0});
   // The next block is prefetched while this one is computed. A prefetch past the end does no harm.
   auto next = reinterpret_cast<std::uintptr_t>(x + count);
-  over_registers(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
+  for_each_register(x, count, -kInfinity<T>, [&](std::size_t r, Register<T> entries) {
     __builtin_prefetch(reinterpret_cast<const void*>(next));
     next += kRegisterBytes;
-    sums.at[r] += power_of_two<T>((entries - shift) * scale, lowest);
+    sums.at[r] += exp2_approx<T>((entries - shift) * scale, lowest);
   });
   const double sum = sums.sum();
   const bool empty = maximum == -kInfinity<T> && sum == sum;
@@ -223,11 +223,11 @@ Peak<T> peak(const T* x, std::size_t count, T scale) {
 template <class T>
 void exponentials(const T* x, std::size_t count, T shift, T scale, T factor, T* out) {
   std::size_t k = 0;
-  const Register<T> lowest = opaque<T>(all(Format<T>::kLowest));
-  over_registers(x, count, -kInfinity<T>, [&](std::size_t, Register<T> entries) {
+  const Register<T> lowest = hide_constant<T>(broadcast(Format<T>::kLowest));
+  for_each_register(x, count, -kInfinity<T>, [&](std::size_t, Register<T> entries) {
     const Register<T> z = (entries - shift) * scale;
-    const Register<T> power = power_of_two<T>(z, lowest) * factor;
-    const Register<T> result = z < all(Format<T>::kLowest) ? all(T{0}) : power;
+    const Register<T> power = exp2_approx<T>(z, lowest) * factor;
+    const Register<T> result = z < broadcast(Format<T>::kLowest) ? broadcast(T{0}) : power;
     const std::size_t left = count - k;
     if (left >= kWidth<T>) {
       __builtin_memcpy(out + k, &result, sizeof(result));
@@ -240,38 +240,38 @@ void exponentials(const T* x, std::size_t count, T shift, T scale, T factor, T* 
 }
 
 template <class T>
-double checked(double total, const Lanes<T>& lowest) {
+double nan_if_invalid(double total, const Accumulators<T>& lowest) {
   T lanes[kLanes];
   __builtin_memcpy(lanes, lowest.at, sizeof(lowest.at));
-  bool fine = total < std::numeric_limits<double>::infinity();
-  for (T lane : lanes) fine &= lane >= T{0};
-  return fine ? total : std::numeric_limits<double>::quiet_NaN();
+  bool valid = total < std::numeric_limits<double>::infinity();
+  for (T lane : lanes) valid &= lane >= T{0};
+  return valid ? total : std::numeric_limits<double>::quiet_NaN();
 }
 
 template <class T>
 double sum(const T* x, std::size_t count) {
-  Lanes<T> sums(T{0});
-  Lanes<T> lowest(T{0});
-  over_registers(x, count, T{0}, [&](std::size_t r, Register<T> entries) {
+  Accumulators<T> sums(T{0});
+  Accumulators<T> lowest(T{0});
+  for_each_register(x, count, T{0}, [&](std::size_t r, Register<T> entries) {
     sums.at[r] += entries;
     lowest.at[r] = entries < lowest.at[r] ? entries : lowest.at[r];
   });
-  return checked(sums.sum(), lowest);
+  return nan_if_invalid(sums.sum(), lowest);
 }
 
 template <class T>
 double subtract(const T* p, const T* q, std::size_t count, T* out) {
-  Lanes<T> sums(T{0});
-  Lanes<T> lowest(T{0});
+  Accumulators<T> sums(T{0});
+  Accumulators<T> lowest(T{0});
   std::size_t k = 0;
   const auto step = [&](std::size_t r, Register<T> from, Register<T> take) {
     const Register<T> difference = from - take;
     // 0, or NaN where either is NaN or infinite.
-    const Register<T> mark = difference - difference;
-    const Register<T> lesser = from < take ? from : take;
-    lowest.at[r] = lesser < lowest.at[r] ? lesser : lowest.at[r];
-    const Register<T> excess = greater<T>(difference, all(T{0}));
-    sums.at[r] += excess + mark;
+    const Register<T> nan_mark = difference - difference;
+    const Register<T> smaller = from < take ? from : take;
+    lowest.at[r] = smaller < lowest.at[r] ? smaller : lowest.at[r];
+    const Register<T> excess = max_or<T>(difference, broadcast(T{0}));
+    sums.at[r] += excess + nan_mark;
     return excess;
   };
   for (; k + kLanes <= count; k += kLanes) {
@@ -294,13 +294,14 @@ double subtract(const T* p, const T* q, std::size_t count, T* out) {
     for (std::size_t r = 0; r < kRegisters<T>; ++r) from[r] = step(r, from[r], take[r]);
     __builtin_memcpy(out + k, from, bytes);
   }
-  return checked(sums.sum(), lowest);
+  return nan_if_invalid(sums.sum(), lowest);
 }
 
 template <class T>
 constexpr BlockKernels<T> kernels(const char* name) {
-  return {name,   widen_all<T, Half>, widen_all<T, BFloat16>, maximum<T>, peak<T>, exponentials<T>,
-          sum<T>, subtract<T>};
+  return {name,       widen_all<T, Half>, widen_all<T, BFloat16>,
+          maximum<T>, softmax_state<T>,   exponentials<T>,
+          sum<T>,     subtract<T>};
 }
 
 }  // namespace

@@ -5,15 +5,15 @@
 namespace tokentiming {
 namespace {
 
-struct Lanes {
+struct Words {
   static constexpr std::size_t kCount = 16;
   static constexpr std::size_t kVectors = 2;
   __m512i words;
 
-  static Lanes broadcast(std::uint32_t word) {
+  static Words broadcast(std::uint32_t word) {
     return {_mm512_set1_epi32(static_cast<std::int32_t>(word))};
   }
-  static void split(const std::uint64_t* keys, Lanes& low, Lanes& high) {
+  static void split(const std::uint64_t* keys, Words& low, Words& high) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i first = _mm512_loadu_si512(keys);
@@ -21,7 +21,7 @@ struct Lanes {
     low = {_mm512_permutex2var_epi32(first, even, second)};
     high = {_mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
   }
-  std::uint32_t reaching(const float* logits, float threshold) const {
+  std::uint32_t candidates(const float* logits, float threshold) const {
     const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 8));
     const __m512 bits = _mm512_cvtepi32_ps(_mm512_castps_si512(w));
     const __m512 gain = _mm512_sub_ps(_mm512_set1_ps(kBoundOffset),
@@ -32,21 +32,22 @@ struct Lanes {
 };
 
 // The instruction multiplies every other word.
-inline Product<Lanes> operator*(Lanes a, Lanes b) {
+inline Product<Words> operator*(Words a, Words b) {
   const __m512i even = _mm512_mul_epu32(a.words, b.words);
   const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.words, 32), b.words);
   return {{_mm512_mask_blend_epi32(0b1010101010101010, _mm512_srli_epi64(even, 32), odd)},
           {_mm512_mullo_epi32(a.words, b.words)}};
 }
-inline Lanes operator^(Lanes a, Lanes b) { return {_mm512_xor_si512(a.words, b.words)}; }
+inline Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.words, b.words)}; }
 
 }  // namespace
 
-std::size_t first_reaching_avx512(const NoiseWords& noise, const std::uint64_t* keys,
-                                  const float* logits, std::size_t count, float threshold) {
-  const auto [at, token] = first_reaching_in_lanes<Lanes>(noise, keys, logits, count, threshold);
-  if (token) return at;
-  return at + first_reaching_portable(noise, keys + at, logits + at, count - at, threshold);
+std::size_t first_candidate_avx512(const NoiseWords& noise, const std::uint64_t* keys,
+                                   const float* logits, std::size_t count, float threshold) {
+  const auto [at, is_candidate] =
+      first_candidate_in_vectors<Words>(noise, keys, logits, count, threshold);
+  if (is_candidate) return at;
+  return at + first_candidate_portable(noise, keys + at, logits + at, count - at, threshold);
 }
 
 }  // namespace tokentiming

@@ -5,18 +5,18 @@
 namespace tokentiming {
 namespace {
 
-struct Lanes {
+struct Words {
   static constexpr std::size_t kCount = 1;
   static constexpr std::size_t kVectors = 1;
   std::uint32_t word;
 
-  static Lanes broadcast(std::uint32_t word) { return {word}; }
-  static void split(const std::uint64_t* keys, Lanes& low, Lanes& high) {
+  static Words broadcast(std::uint32_t word) { return {word}; }
+  static void split(const std::uint64_t* keys, Words& low, Words& high) {
     low = {static_cast<std::uint32_t>(*keys)};
     high = {static_cast<std::uint32_t>(*keys >> 32)};
   }
   // Whether the bound of the score is not below the threshold; of NaN it is not.
-  std::uint32_t reaching(const float* logit, float threshold) const {
+  std::uint32_t candidates(const float* logit, float threshold) const {
     const auto w = static_cast<float>(word >> 8);
     const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
     const float gain = kBoundOffset - kBoundSlope * bits;
@@ -24,17 +24,17 @@ struct Lanes {
   }
 };
 
-Product<Lanes> operator*(Lanes a, Lanes b) {
+Product<Words> operator*(Words a, Words b) {
   const std::uint64_t product = std::uint64_t{a.word} * b.word;
   return {{static_cast<std::uint32_t>(product >> 32)}, {static_cast<std::uint32_t>(product)}};
 }
-Lanes operator^(Lanes a, Lanes b) { return {a.word ^ b.word}; }
+Words operator^(Words a, Words b) { return {a.word ^ b.word}; }
 
 }  // namespace
 
-std::size_t first_reaching_portable(const NoiseWords& noise, const std::uint64_t* keys,
-                                    const float* logits, std::size_t count, float threshold) {
-  return first_reaching_in_lanes<Lanes>(noise, keys, logits, count, threshold).position;
+std::size_t first_candidate_portable(const NoiseWords& noise, const std::uint64_t* keys,
+                                     const float* logits, std::size_t count, float threshold) {
+  return first_candidate_in_vectors<Words>(noise, keys, logits, count, threshold).position;
 }
 
 }  // namespace tokentiming

@@ -17,23 +17,23 @@ struct NoiseWords {
 // Returns the first of `count` tokens for which logit - log E could be `threshold` or more, or
 // whose logit is NaN; `count` if there is none. A token that it leaves out is proved to be below.
 // One that it returns mostly comes within 0.1 of the threshold.
-using FirstReaching = std::size_t (*)(const NoiseWords& noise, const std::uint64_t* keys,
-                                      const float* logits, std::size_t count, float threshold);
+using FirstCandidate = std::size_t (*)(const NoiseWords& noise, const std::uint64_t* keys,
+                                       const float* logits, std::size_t count, float threshold);
 
-std::size_t first_reaching_portable(const NoiseWords&, const std::uint64_t*, const float*,
-                                    std::size_t, float);
-std::size_t first_reaching_avx2(const NoiseWords&, const std::uint64_t*, const float*, std::size_t,
-                                float);
-std::size_t first_reaching_avx512(const NoiseWords&, const std::uint64_t*, const float*,
-                                  std::size_t, float);
+std::size_t first_candidate_portable(const NoiseWords&, const std::uint64_t*, const float*,
+                                     std::size_t, float);
+std::size_t first_candidate_avx2(const NoiseWords&, const std::uint64_t*, const float*, std::size_t,
+                                 float);
+std::size_t first_candidate_avx512(const NoiseWords&, const std::uint64_t*, const float*,
+                                   std::size_t, float);
 
 // The same function for different processors: all return the same tokens.
-struct ReachKernel {
+struct CandidateKernel {
   const char* name;
-  FirstReaching first;
+  FirstCandidate first;
 };
 
 // Those that this processor can run, the fastest first.
-std::span<const ReachKernel> reach_kernels();
+std::span<const CandidateKernel> candidate_kernels();
 
 }  // namespace tokentiming

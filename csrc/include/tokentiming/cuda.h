@@ -72,8 +72,8 @@ std::size_t verify_workspace(std::size_t batch);
 // ---- align ----
 
 // At most so many tokens on either side of a pair, and so many bytes of a token.
-inline constexpr std::int64_t kMostTokens = 128;
-inline constexpr std::int64_t kMostTokenBytes = 2048;
+inline constexpr std::int64_t kMaxTokens = 128;
+inline constexpr std::int64_t kMaxTokenBytes = 2048;
 
 // As tokentiming::align, with the same spans and costs. Offsets may be empty, both or neither: all
 // sequences of a side then have equally many tokens.

@@ -12,12 +12,9 @@
 
 namespace tokentiming {
 
-// How a row of numbers states a distribution over the vocabulary.
-enum class Statement { kProbabilities, kLogits };
-
 struct Distributions {
   AnyRows rows;
-  Statement statement;
+  bool is_logits;  // otherwise probabilities
 };
 
 // B drafted chains, K_b tokens in chain b, T tokens in all.

@@ -12,17 +12,18 @@ namespace tokentiming {
 
 // What a chain's one more token is drawn from: p, max(p - q, 0), or p without a token.
 template <class T>
-class Ending {
+class ResidualSampler {
  public:
-  explicit Ending(Distribution<T> p) : p_(std::move(p)) {}
-  Ending(Distribution<T> p, Distribution<T> q) : p_(std::move(p)), q_(std::move(q)) {}
-  Ending(Distribution<T> p, std::size_t without) : p_(std::move(p)), without_(without) {}
+  explicit ResidualSampler(Distribution<T> p) : p_(std::move(p)) {}
+  ResidualSampler(Distribution<T> p, Distribution<T> q) : p_(std::move(p)), q_(std::move(q)) {}
+  ResidualSampler(Distribution<T> p, std::size_t excluded)
+      : p_(std::move(p)), excluded_(excluded) {}
 
   // The sum of a block's weights.
   double mass(std::size_t block) const {
-    if (!q_ && !holds_exception(block)) return p_.mass(block);
+    if (!q_ && !excludes_in(block)) return p_.mass(block);
     Block<T> weights;
-    return weigh(block, weights.data());
+    return compute_weights(block, weights.data());
   }
 
   // Draws from the weights, whose sums over blocks are given.
@@ -30,22 +31,22 @@ class Ending {
     double total = 0.0;
     for (double mass : masses) total += mass;
     if (std::isnan(total)) refuse_probabilities();
-    if (total > 0.0) return token_at(masses, uniform * total);
-    if (!q_ && !without_) p_.refuse("has no mass");
+    if (total > 0.0) return inverse_cdf(masses, uniform * total);
+    if (!q_ && !excluded_) p_.refuse("has no mass");
     // Rounding has left nothing of the difference.
-    const Ending whole(p_);
-    std::vector<double> whole_masses(masses.size());
+    const ResidualSampler all_of_p(p_);
+    std::vector<double> p_masses(masses.size());
     for (std::size_t block = 0; block < masses.size(); ++block) {
-      whole_masses[block] = whole.mass(block);
+      p_masses[block] = all_of_p.mass(block);
     }
-    return whole.draw(whole_masses, uniform);
+    return all_of_p.draw(p_masses, uniform);
   }
 
  private:
-  bool holds_exception(std::size_t block) const { return without_ && *without_ / kBlock == block; }
+  bool excludes_in(std::size_t block) const { return excluded_ && *excluded_ / kBlock == block; }
 
   // Writes a block's weights; returns their sum, or NaN if a probability is none.
-  double weigh(std::size_t block, T* weights) const {
+  double compute_weights(std::size_t block, T* weights) const {
     const std::size_t count = p_.count(block);
     const T* p = p_.probabilities(block, weights);
     if (q_) {
@@ -53,31 +54,31 @@ class Ending {
       return p_.kernels().subtract(p, q_->probabilities(block, buffer.data()), count, weights);
     }
     if (p != weights) std::copy_n(p, count, weights);
-    if (holds_exception(block)) weights[*without_ % kBlock] = 0;
+    if (excludes_in(block)) weights[*excluded_ % kBlock] = 0;
     return p_.kernels().sum(weights, count);
   }
 
   // The token up to which the weights exceed `index`. One at or behind the end of the rounded sums
   // goes to the last token that has weight.
-  std::size_t token_at(std::span<const double> masses, double index) const {
-    double before = 0.0;  // the weight of all that lies before `chosen`
-    std::size_t chosen = 0;
-    for (std::size_t block = 0, seen = 0; block < masses.size(); ++block) {
+  std::size_t inverse_cdf(std::span<const double> masses, double index) const {
+    double prefix = 0.0;  // the weight of all that lies before `chosen`
+    std::size_t selected = 0;
+    for (std::size_t block = 0, nonempty = 0; block < masses.size(); ++block) {
       if (masses[block] <= 0.0) continue;
-      if (seen++ > 0) before += masses[chosen];
-      chosen = block;
-      if (index < before + masses[block]) break;
+      if (nonempty++ > 0) prefix += masses[selected];
+      selected = block;
+      if (index < prefix + masses[block]) break;
     }
     Block<T> weights;
-    weigh(chosen, weights.data());
+    compute_weights(selected, weights.data());
     std::size_t token = 0;
-    for (std::size_t k = 0; k < p_.count(chosen); ++k) {
+    for (std::size_t k = 0; k < p_.count(selected); ++k) {
       if (weights[k] <= 0) continue;
       token = k;
-      before += static_cast<double>(weights[k]);
-      if (index < before) break;
+      prefix += static_cast<double>(weights[k]);
+      if (index < prefix) break;
     }
-    return chosen * kBlock + token;
+    return selected * kBlock + token;
   }
 
   [[noreturn]] void refuse_probabilities() const {
@@ -89,7 +90,7 @@ class Ending {
 
   Distribution<T> p_;
   std::optional<Distribution<T>> q_;
-  std::optional<std::size_t> without_;
+  std::optional<std::size_t> excluded_;
 };
 
 }  // namespace tokentiming
