@@ -13,10 +13,10 @@ void transfer(benchmark::State& state) {
   const auto columns = static_cast<std::size_t>(state.range(2));
   const std::size_t tokens = batch * length;
   const std::vector<float> draft_probs(tokens * columns, 1.0F / static_cast<float>(columns));
-  std::vector<std::int64_t> first(columns);
+  std::vector<std::int32_t> first(columns);
   std::vector<std::int64_t> starts(columns + 1);
   for (std::size_t d = 0; d < columns; ++d) {
-    first[d] = static_cast<std::int64_t>(d * 7919 % columns);
+    first[d] = static_cast<std::int32_t>(d * 7919 % columns);
     starts[d + 1] = static_cast<std::int64_t>(d + 1);
   }
   const std::vector<std::uint8_t> bytes(columns);
@@ -30,14 +30,12 @@ void transfer(benchmark::State& state) {
   const auto offsets = even_offsets(batch, length);
   const tokentiming::Ragged<std::int64_t> sequences{ids, offsets};
   const tokentiming::ByteTable table{bytes, starts};
+  const tokentiming::VocabularyMap map{first, first, starts, first};
   std::vector<float> probs(tokens * columns);
   std::vector<std::int8_t> cases(tokens);
   const auto run = [&] {
-    tokentiming::transfer(
-        rows_of(draft_probs.data(), tokens, columns),
-        tokentiming::Proposals<std::int64_t>{sequences, sequences, table, table, spans},
-        tokentiming::Expansions<std::int64_t>{first, starts, first},
-        rows_of(probs.data(), tokens, columns), cases);
+    tokentiming::transfer(rows_of(draft_probs.data(), tokens, columns), sequences, sequences, spans,
+                          table, table, map, rows_of(probs.data(), tokens, columns), cases);
   };
 
   run();
@@ -50,7 +48,7 @@ void transfer(benchmark::State& state) {
     return;
   }
 
-  measure(state, 2 * tokens * columns * sizeof(float) + columns * sizeof(std::int64_t), run);
+  measure(state, 2 * tokens * columns * sizeof(float) + columns * sizeof(std::int32_t), run);
 }
 
 void sizes(benchmark::internal::Benchmark* benchmark) {

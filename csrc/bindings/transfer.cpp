@@ -65,7 +65,7 @@ class OriginTensors {
     get();
   }
 
-  cuda::Origins get() const {
+  InverseMap get() const {
     return {offsets_->elements<std::int32_t>(), draft_ids_->elements<std::int32_t>()};
   }
   // Null without origins.
@@ -118,32 +118,30 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle d
                                  &spans, &draft_bytes, &draft_starts, &target_bytes, &target_starts,
                                  &firsts, &starts, &ids, origins.offsets(), origins.draft_ids()});
 
-  const auto run = [&]<class Number, class Id, class MapId>(Number, Id, MapId) {
-    const Proposals<Id> proposals{{draft.elements<Id>(), draft_rows.get()},
-                                  {target.elements<Id>(), target_rows.get()},
-                                  draft_table,
-                                  target_table,
-                                  spans.elements<std::int32_t>()};
-    const Expansions<MapId> expansions{firsts.elements<MapId>(), starts.elements<std::int64_t>(),
-                                       ids.elements<MapId>()};
+  VocabularyMap map{{},
+                    firsts.elements<std::int32_t>(),
+                    starts.elements<std::int64_t>(),
+                    ids.elements<std::int32_t>()};
+  if (place.on_gpu()) map.first_inverse = origins.get();
+  const auto run = [&]<class Number, class Id>(Number, Id) {
+    const Ragged<Id> draft_side{draft.elements<Id>(), draft_rows.get()};
+    const Ragged<Id> target_side{target.elements<Id>(), target_rows.get()};
+    const auto spans_in = spans.elements<std::int32_t>();
     const auto read = rows_of<Number>(rows);
     const auto written = writable_rows<Number>(out);
     if (place.on_gpu()) {
       const Scratch scratch(place, cuda::transfer_workspace(written.rows));
       const cuda::Stream stream = place.stream();
-      const cuda::Origins map = origins.get();
       const Unlocked unlocked;
-      return cuda::transfer(read, proposals, expansions, map, written, kinds_out, scratch.bytes(),
-                            stream);
+      return cuda::transfer(read, draft_side, target_side, spans_in, draft_table, target_table, map,
+                            written, kinds_out, scratch.bytes(), stream);
     }
     const Unlocked unlocked;
-    transfer(read, proposals, expansions, written, kinds_out);
+    transfer(read, draft_side, target_side, spans_in, draft_table, target_table, map, written,
+             kinds_out);
   };
-  with_number_type(rows, [&](auto number) {
-    with_id_type(draft, [&](auto id) {
-      with_id_type(firsts, [&](auto map_id) { run(number, id, map_id); });
-    });
-  });
+  with_number_type(rows,
+                   [&](auto number) { with_id_type(draft, [&](auto id) { run(number, id); }); });
 }
 
 void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle columns,
@@ -159,20 +157,18 @@ void restrict_tensors(py::handle draft_probs, py::handle exact, py::handle colum
   require_columns(out, columns);
   require_apart({&out}, {&rows, &shared, origins.offsets(), origins.draft_ids()});
   with_number_type(rows, [&]<class Number>(Number) {
-    with_id_type(shared, [&]<class Id>(Id) {
-      const auto read = rows_of<Number>(rows);
-      const auto map = shared.elements<Id>();
-      const auto written = writable_rows<Number>(out);
-      if (place.on_gpu()) {
-        const Scratch scratch(place, cuda::restrict_workspace(written.rows));
-        const cuda::Stream stream = place.stream();
-        const cuda::Origins inverse = origins.get();
-        const Unlocked unlocked;
-        return cuda::restrict_to_shared(read, inverse, written, scratch.bytes(), stream);
-      }
+    const auto read = rows_of<Number>(rows);
+    const auto written = writable_rows<Number>(out);
+    VocabularyMap map{shared.elements<std::int32_t>(), {}, {}, {}};
+    if (place.on_gpu()) {
+      map.exact_inverse = origins.get();
+      const Scratch scratch(place, cuda::restrict_workspace(written.rows));
+      const cuda::Stream stream = place.stream();
       const Unlocked unlocked;
-      restrict_to_shared(read, map, written);
-    });
+      return cuda::restrict_to_shared(read, map, written, scratch.bytes(), stream);
+    }
+    const Unlocked unlocked;
+    restrict_to_shared(read, map, written);
   });
 }
 

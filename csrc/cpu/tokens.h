@@ -40,7 +40,7 @@ void look_up(const Ragged<Id>& side, const ByteTable& table, const char* functio
     const std::int64_t begin = table.offsets[static_cast<std::size_t>(id)];
     const std::int64_t end = table.offsets[static_cast<std::size_t>(id) + 1];
     if (begin < 0 || begin > end || end > static_cast<std::int64_t>(table.bytes.size())) {
-      refuse(function, name + "_vocab.offsets of token " + std::to_string(id) + " are " +
+      refuse(function, name + "_table.offsets of token " + std::to_string(id) + " are " +
                            std::to_string(begin) + ".." + std::to_string(end) +
                            ", not a range of its " + std::to_string(table.bytes.size()) + " bytes");
     }

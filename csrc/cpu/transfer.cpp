@@ -24,8 +24,8 @@ std::size_t rows_per_task(std::size_t columns) {
 }
 
 // Adds row[d] to out[to[d]] for every d; returns the mass that found a place.
-template <class Number, class Id>
-double scatter(const Number* row, std::span<const Id> to, std::span<Number> out,
+template <class Number>
+double scatter(const Number* row, std::span<const std::int32_t> to, std::span<Number> out,
                const char* function, const char* map_name, std::size_t row_index) {
   double mass = 0.0;
   double total = 0.0;
@@ -35,7 +35,7 @@ double scatter(const Number* row, std::span<const Id> to, std::span<Number> out,
     const Number probability = row[d];
     total += static_cast<double>(probability);
     negative |= probability < 0;
-    const auto t = static_cast<std::int64_t>(to[d]);
+    const std::int64_t t = to[d];
     if (static_cast<std::uint64_t>(t) < out.size()) {
       out[static_cast<std::size_t>(t)] += probability;
       mass += static_cast<double>(probability);
@@ -75,25 +75,26 @@ std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
 }
 
 // One sequence's tokens, its rows, and where they stand in the batch.
-template <class Number, class Id, class MapId>
+template <class Number, class Id>
 class Sequence {
  public:
-  Sequence(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-           const Expansions<MapId>& expansions, std::span<const Token> draft_tokens,
-           std::span<const Token> target_tokens, std::size_t b)
+  // `draft_tokens` and `target_tokens` are the bytes of the batch's tokens.
+  Sequence(const Rows<const Number>& draft_probs, const VocabularyMap& map, const Ragged<Id>& draft,
+           const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+           std::span<const Token> draft_tokens, std::span<const Token> target_tokens, std::size_t b)
       : draft_probs_(draft_probs),
-        expansions_(expansions),
-        first_row_(static_cast<std::size_t>(proposals.draft.offsets[b])),
-        first_proxy_(static_cast<std::size_t>(proposals.target.offsets[b])) {
+        map_(map),
+        first_row_(static_cast<std::size_t>(draft.offsets[b])),
+        first_proxy_(static_cast<std::size_t>(target.offsets[b])) {
     const auto part = [b](auto whole, const auto& offsets) {
       const auto begin = static_cast<std::size_t>(offsets[b]);
       return whole.subspan(begin, static_cast<std::size_t>(offsets[b + 1]) - begin);
     };
-    draft_ = part(proposals.draft.ids, proposals.draft.offsets);
-    target_ = part(proposals.target.ids, proposals.target.offsets);
-    spans_ = proposals.target_spans.subspan(2 * first_proxy_, 2 * target_.size());
-    draft_starts_ = byte_offsets(part(draft_tokens, proposals.draft.offsets));
-    target_starts_ = byte_offsets(part(target_tokens, proposals.target.offsets));
+    draft_ = part(draft.ids, draft.offsets);
+    target_ = part(target.ids, target.offsets);
+    spans_ = target_spans.subspan(2 * first_proxy_, 2 * target_.size());
+    draft_starts_ = byte_offsets(part(draft_tokens, draft.offsets));
+    target_starts_ = byte_offsets(part(target_tokens, target.offsets));
     check_spans();
   }
 
@@ -149,7 +150,7 @@ class Sequence {
   }
 
   double push_forward(std::size_t i, std::span<Number> out) const {
-    return scatter(row(i), expansions_.first, out, kTransfer, "first", first_row_ + i);
+    return scatter(row(i), map_.first, out, kTransfer, "first", first_row_ + i);
   }
 
   double merge(std::size_t j, std::span<Number> out) const {
@@ -161,8 +162,7 @@ class Sequence {
     if (!(moved >= 0.0 && std::isfinite(moved))) {
       refuse(kTransfer, "draft_probs of a merge hold NaN, infinity or a negative probability");
     }
-    const auto source =
-        static_cast<std::int64_t>(expansions_.first[static_cast<std::size_t>(draft_[lo(j)])]);
+    const std::int64_t source = map_.first[static_cast<std::size_t>(draft_[lo(j)])];
     if (source == kNone) {
       mass += moved;
     } else {
@@ -183,12 +183,12 @@ class Sequence {
     const std::int64_t opening = taken[0];
     const Number* probabilities = row(lo(j));
     double mass = 0.0;
-    for (std::size_t d = 0; d < expansions_.first.size(); ++d) {
-      if (std::int64_t{expansions_.first[d]} != opening) continue;
-      const std::span<const MapId> expansion = expansion_of(d);
+    for (std::size_t d = 0; d < map_.first.size(); ++d) {
+      if (map_.first[d] != opening) continue;
+      const std::span<const std::int32_t> expansion = expansion_of(d);
       if (expansion.size() <= taken.size()) continue;
       if (!std::ranges::equal(taken, expansion.first(taken.size()))) continue;
-      const auto next = static_cast<std::int64_t>(expansion[taken.size()]);
+      const std::int64_t next = expansion[taken.size()];
       check_id(next, static_cast<std::int64_t>(out.size()), kTransfer, "expansion of draft token",
                d);
       out[static_cast<std::size_t>(next)] += probabilities[d];
@@ -202,21 +202,21 @@ class Sequence {
     return mass;
   }
 
-  std::span<const MapId> expansion_of(std::size_t d) const {
-    const std::int64_t begin = expansions_.expansion_offsets[d];
-    const std::int64_t end = expansions_.expansion_offsets[d + 1];
-    if (begin < 0 || begin > end || end > std::ssize(expansions_.expansion_ids)) {
+  std::span<const std::int32_t> expansion_of(std::size_t d) const {
+    const std::int64_t begin = map_.expansion_offsets[d];
+    const std::int64_t end = map_.expansion_offsets[d + 1];
+    if (begin < 0 || begin > end || end > std::ssize(map_.expansion_ids)) {
       refuse(kTransfer, "expansion_offsets of draft token " + std::to_string(d) + " are " +
                             std::to_string(begin) + ".." + std::to_string(end) +
-                            ", not a range of the " +
-                            std::to_string(expansions_.expansion_ids.size()) + " expansion_ids");
+                            ", not a range of the " + std::to_string(map_.expansion_ids.size()) +
+                            " expansion_ids");
     }
-    return expansions_.expansion_ids.subspan(static_cast<std::size_t>(begin),
-                                             static_cast<std::size_t>(end - begin));
+    return map_.expansion_ids.subspan(static_cast<std::size_t>(begin),
+                                      static_cast<std::size_t>(end - begin));
   }
 
   const Rows<const Number>& draft_probs_;
-  const Expansions<MapId>& expansions_;
+  const VocabularyMap& map_;
   std::size_t first_row_;
   std::size_t first_proxy_;
   std::span<const Id> draft_;
@@ -231,64 +231,54 @@ std::span<Number> whole(const Rows<Number>& rows, std::size_t row) {
   return {rows[row], rows.columns};
 }
 
-template <class Number, class Id, class MapId>
-void check(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-           const Expansions<MapId>& expansions, const Rows<Number>& probs,
-           std::span<std::int8_t> cases) {
-  check_offsets(proposals.draft, kTransfer, "draft_offsets", "draft_ids");
-  check_offsets(proposals.target, kTransfer, "target_offsets", "target_ids");
-  check_transfer_sizes(draft_probs, proposals, expansions, probs, cases.size(),
-                       proposals.draft.offsets.size() - 1, proposals.target.offsets.size() - 1);
-  const std::size_t drafted = proposals.draft.ids.size();
-  const std::size_t proxies = proposals.target.ids.size();
-  const std::size_t size = expansions.first.size();
-  for (std::size_t k = 0; k < drafted; ++k) {
-    check_id(proposals.draft.ids[k], static_cast<std::int64_t>(size), kTransfer, "draft_ids", k);
-  }
-  for (std::size_t k = 0; k < proxies; ++k) {
-    check_id(proposals.target.ids[k], static_cast<std::int64_t>(probs.columns), kTransfer,
-             "target_ids", k);
+template <class Id>
+void check_ids(const Ragged<Id>& side, std::size_t vocabulary, const char* ids_name) {
+  for (std::size_t k = 0; k < side.ids.size(); ++k) {
+    check_id(side.ids[k], static_cast<std::int64_t>(vocabulary), kTransfer, ids_name, k);
   }
 }
 
 }  // namespace
 
-template <class Number, class Id, class MapId>
-void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-              const Expansions<MapId>& expansions, const Rows<Number>& probs,
-              std::span<std::int8_t> cases) {
-  check(draft_probs, proposals, expansions, probs, cases);
+template <class Number, class Id>
+void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
+              const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+              const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
+              const Rows<Number>& probs, std::span<std::int8_t> cases) {
+  check_offsets(draft, kTransfer, "draft_offsets", "draft_ids");
+  check_offsets(target, kTransfer, "target_offsets", "target_ids");
+  const std::size_t batch = draft.offsets.size() - 1;
+  check_transfer_sizes(draft_probs, draft.ids.size(), target.ids.size(), target_spans.size(), map,
+                       probs, cases.size(), batch, target.offsets.size() - 1);
+  check_ids(draft, map.first.size(), "draft_ids");
+  check_ids(target, probs.columns, "target_ids");
   std::vector<Token> draft_tokens;
   std::vector<Token> target_tokens;
-  look_up(proposals.draft, proposals.draft_table, kTransfer, "draft", draft_tokens);
-  look_up(proposals.target, proposals.target_table, kTransfer, "target", target_tokens);
+  look_up(draft, draft_table, kTransfer, "draft", draft_tokens);
+  look_up(target, target_table, kTransfer, "target", target_tokens);
 
-  std::vector<Sequence<Number, Id, MapId>> sequences;
+  std::vector<Sequence<Number, Id>> sequences;
   std::vector<std::size_t> sequence_of;  // of each proxy token
-  for (std::size_t b = 0; b + 1 < proposals.draft.offsets.size(); ++b) {
-    sequences.emplace_back(draft_probs, proposals, expansions, draft_tokens, target_tokens, b);
+  for (std::size_t b = 0; b < batch; ++b) {
+    sequences.emplace_back(draft_probs, map, draft, target, target_spans, draft_tokens,
+                           target_tokens, b);
     sequence_of.insert(sequence_of.end(), sequences.back().size(), b);
   }
   parallel_for(
-      sequence_of.size(), rows_per_task(probs.columns + expansions.first.size()),
-      [&](std::size_t t) {
-        const Sequence<Number, Id, MapId>& sequence = sequences[sequence_of[t]];
+      sequence_of.size(), rows_per_task(probs.columns + map.first.size()), [&](std::size_t t) {
+        const Sequence<Number, Id>& sequence = sequences[sequence_of[t]];
         cases[t] = static_cast<std::int8_t>(sequence(t - sequence.first_proxy(), whole(probs, t)));
       });
 }
 
-template <class Number, class Id>
-void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const Id> exact,
+template <class Number>
+void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs) {
-  check_restrict_rows(draft_probs.rows, probs.rows);
-  if (exact.size() > draft_probs.columns) {
-    refuse(kRestrict, "exact has " + std::to_string(exact.size()) + " entries, draft_probs only " +
-                          std::to_string(draft_probs.columns) + " columns");
-  }
-  parallel_for(probs.rows, rows_per_task(probs.columns + exact.size()), [&](std::size_t r) {
+  check_restrict_sizes(draft_probs, map.exact.size(), probs);
+  parallel_for(probs.rows, rows_per_task(probs.columns + map.exact.size()), [&](std::size_t r) {
     const std::span<Number> out = whole(probs, r);
     std::ranges::fill(out, Number{0});
-    const double mass = scatter(draft_probs[r], exact, out, kRestrict, "exact", r);
+    const double mass = scatter(draft_probs[r], map.exact, out, kRestrict, "exact", r);
     if (!(mass > 0.0)) {
       refuse(kRestrict, "draft_probs[" + std::to_string(r) +
                             "] has no mass on the tokens that both vocabularies have");
@@ -297,17 +287,14 @@ void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const I
   });
 }
 
-#define TOKENTIMING_TRANSFER(Number, Id, MapId)                           \
-  template void transfer(const Rows<const Number>&, const Proposals<Id>&, \
-                         const Expansions<MapId>&, const Rows<Number>&, std::span<std::int8_t>)
-#define TOKENTIMING_INSTANTIATE(Number)                                                      \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                                  \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                                  \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                                  \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                                  \
-  template void restrict_to_shared(const Rows<const Number>&, std::span<const std::int32_t>, \
-                                   const Rows<Number>&);                                     \
-  template void restrict_to_shared(const Rows<const Number>&, std::span<const std::int64_t>, \
+#define TOKENTIMING_TRANSFER(Number, Id)                                                    \
+  template void transfer(const Rows<const Number>&, const Ragged<Id>&, const Ragged<Id>&,   \
+                         std::span<const std::int32_t>, const ByteTable&, const ByteTable&, \
+                         const VocabularyMap&, const Rows<Number>&, std::span<std::int8_t>)
+#define TOKENTIMING_INSTANTIATE(Number)                                             \
+  TOKENTIMING_TRANSFER(Number, std::int32_t);                                       \
+  TOKENTIMING_TRANSFER(Number, std::int64_t);                                       \
+  template void restrict_to_shared(const Rows<const Number>&, const VocabularyMap&, \
                                    const Rows<Number>&)
 TOKENTIMING_INSTANTIATE(float);
 TOKENTIMING_INSTANTIATE(double);

@@ -46,15 +46,16 @@ void align(const Ragged<Id>&, const Ragged<Id>&, const ByteTable&, const ByteTab
   refuse("align");
 }
 
-template <class Number, class Id, class MapId>
-void transfer(const Rows<const Number>&, const Proposals<Id>&, const Expansions<MapId>&,
-              const Origins&, const Rows<Number>&, std::span<std::int8_t>, std::span<std::byte>,
-              Stream) {
+template <class Number, class Id>
+void transfer(const Rows<const Number>&, const Ragged<Id>&, const Ragged<Id>&,
+              std::span<const std::int32_t>, const ByteTable&, const ByteTable&,
+              const VocabularyMap&, const Rows<Number>&, std::span<std::int8_t>,
+              std::span<std::byte>, Stream) {
   refuse("transfer");
 }
 
 template <class Number>
-void restrict_to_shared(const Rows<const Number>&, const Origins&, const Rows<Number>&,
+void restrict_to_shared(const Rows<const Number>&, const VocabularyMap&, const Rows<Number>&,
                         std::span<std::byte>, Stream) {
   refuse("restrict");
 }
@@ -76,17 +77,16 @@ TOKENTIMING_SAMPLE(double);
 TOKENTIMING_BY_ID(std::int32_t);
 TOKENTIMING_BY_ID(std::int64_t);
 
-#define TOKENTIMING_TRANSFER(Number, Id, MapId)                                         \
-  template void transfer(const Rows<const Number>&, const Proposals<Id>&,               \
-                         const Expansions<MapId>&, const Origins&, const Rows<Number>&, \
-                         std::span<std::int8_t>, std::span<std::byte>, Stream)
-#define TOKENTIMING_BY_NUMBER(Number)                                                              \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                                        \
-  template void restrict_to_shared(const Rows<const Number>&, const Origins&, const Rows<Number>&, \
-                                   std::span<std::byte>, Stream)
+#define TOKENTIMING_TRANSFER(Number, Id)                                                    \
+  template void transfer(const Rows<const Number>&, const Ragged<Id>&, const Ragged<Id>&,   \
+                         std::span<const std::int32_t>, const ByteTable&, const ByteTable&, \
+                         const VocabularyMap&, const Rows<Number>&, std::span<std::int8_t>, \
+                         std::span<std::byte>, Stream)
+#define TOKENTIMING_BY_NUMBER(Number)                                               \
+  TOKENTIMING_TRANSFER(Number, std::int32_t);                                       \
+  TOKENTIMING_TRANSFER(Number, std::int64_t);                                       \
+  template void restrict_to_shared(const Rows<const Number>&, const VocabularyMap&, \
+                                   const Rows<Number>&, std::span<std::byte>, Stream)
 TOKENTIMING_BY_NUMBER(float);
 TOKENTIMING_BY_NUMBER(double);
 

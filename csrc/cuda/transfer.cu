@@ -11,12 +11,14 @@ namespace {
 constexpr const char* kTransfer = "transfer";
 constexpr const char* kRestrict = "restrict";
 
-DeviceOrigins device_origins(const Origins& origins, std::size_t columns, std::size_t draft_tokens,
-                             const char* operation) {
-  if (origins.offsets.empty()) refuse(operation, "origins.offsets must not be empty");
-  const std::size_t targets = origins.offsets.size() - 1;
+DeviceOrigins device_origins(const InverseMap& inverse, const char* name, std::size_t columns,
+                             std::size_t draft_tokens, const char* operation) {
+  if (inverse.offsets.empty()) {
+    refuse(operation, std::string(name) + " has no offsets; a GPU needs the inverse of the map");
+  }
+  const std::size_t targets = inverse.offsets.size() - 1;
   if (targets > columns) {
-    refuse(operation, "origins are of " + std::to_string(targets) +
+    refuse(operation, std::string(name) + " is of " + std::to_string(targets) +
                           " target tokens, more than the " + std::to_string(columns) +
                           " columns of out");
   }
@@ -24,8 +26,8 @@ DeviceOrigins device_origins(const Origins& origins, std::size_t columns, std::s
   const auto to_int = [](std::size_t size) {
     return static_cast<int>(std::min<std::size_t>(size, std::numeric_limits<int>::max() / 2));
   };
-  return {origins.offsets.data(), to_int(targets), origins.draft_ids.data(),
-          to_int(origins.draft_ids.size()), to_int(draft_tokens)};
+  return {inverse.offsets.data(), to_int(targets), inverse.draft_ids.data(),
+          to_int(inverse.draft_ids.size()), to_int(draft_tokens)};
 }
 
 // A grid as wide as there are rows, since it can be wider than high; then all rows' first blocks
@@ -48,39 +50,40 @@ Grid gather_grid(const Rows<Number>& probs, std::size_t shared_bytes, const char
 
 std::size_t transfer_workspace(std::size_t proxies) { return Workspace::size<Plan>(proxies); }
 
-template <class Number, class Id, class MapId>
-void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-              const Expansions<MapId>& expansions, const Origins& origins,
+template <class Number, class Id>
+void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
+              const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+              const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
               const Rows<Number>& probs, std::span<std::int8_t> cases,
               std::span<std::byte> workspace, Stream stream) {
   const auto count = [](const auto& offsets) { return offsets.empty() ? 1 : offsets.size() - 1; };
-  const std::size_t batch = count(proposals.draft.offsets);
-  const std::size_t targets = count(proposals.target.offsets);
-  check_transfer_sizes(draft_probs, proposals, expansions, probs, cases.size(), batch, targets);
-  const Sequences drafts = sequences(proposals.draft, batch, kTransfer, "draft_ids");
-  const Sequences proxies = sequences(proposals.target, batch, kTransfer, "target_ids");
+  const std::size_t batch = count(draft.offsets);
+  check_transfer_sizes(draft_probs, draft.ids.size(), target.ids.size(), target_spans.size(), map,
+                       probs, cases.size(), batch, count(target.offsets));
+  const Sequences drafts = sequences(draft, batch, kTransfer, "draft_ids");
+  const Sequences proxies = sequences(target, batch, kTransfer, "target_ids");
   max_tokens(drafts, kTransfer, "draft_ids");
   max_tokens(proxies, kTransfer, "target_ids");
-  const std::size_t size = expansions.first.size();
-  const DeviceOrigins device = device_origins(origins, probs.columns, size, kTransfer);
+  const std::size_t size = map.first.size();
+  const DeviceOrigins origins =
+      device_origins(map.first_inverse, "first_inverse", probs.columns, size, kTransfer);
   const Grid grid = gather_grid(probs, sizeof(TransferShared), kTransfer);
-  if (proposals.target.ids.empty()) return;
+  if (target.ids.empty()) return;
 
   const DeviceGuard guard(kTransfer, stream);
   const auto plans = Workspace(kTransfer, workspace).allocate<Plan>(probs.rows);
   const TransferArguments<Number> arguments{
       draft_probs,
-      any_ids(proposals.draft.ids),
+      any_ids(draft.ids),
       drafts,
-      device_table(proposals.draft_table),
-      any_ids(proposals.target.ids),
+      device_table(draft_table),
+      any_ids(target.ids),
       proxies,
-      device_table(proposals.target_table),
-      proposals.target_spans.data(),
-      {any_ids(expansions.first), static_cast<std::int64_t>(size),
-       expansions.expansion_offsets.data(), any_ids(expansions.expansion_ids),
-       static_cast<std::int64_t>(expansions.expansion_ids.size())},
-      device,
+      device_table(target_table),
+      target_spans.data(),
+      {map.first.data(), static_cast<std::int64_t>(size), map.expansion_offsets.data(),
+       map.expansion_ids.data(), static_cast<std::int64_t>(map.expansion_ids.size())},
+      origins,
       probs,
       cases.data(),
       plans.data()};
@@ -95,33 +98,32 @@ void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& propos
 std::size_t restrict_workspace(std::size_t rows) { return Workspace::size<double>(rows); }
 
 template <class Number>
-void restrict_to_shared(const Rows<const Number>& draft_probs, const Origins& origins,
+void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream) {
-  check_restrict_rows(draft_probs.rows, probs.rows);
-  const DeviceOrigins device =
-      device_origins(origins, probs.columns, draft_probs.columns, kRestrict);
+  check_restrict_sizes(draft_probs, map.exact.size(), probs);
+  const DeviceOrigins origins = device_origins(map.exact_inverse, "exact_inverse", probs.columns,
+                                               map.exact.size(), kRestrict);
   const Grid grid = gather_grid(probs, sizeof(LongColumns), kRestrict);
   if (probs.rows == 0 || probs.columns == 0) return;
   const DeviceGuard guard(kRestrict, stream);
   const auto masses = Workspace(kRestrict, workspace).allocate<double>(probs.rows);
-  const RestrictArguments<Number> arguments{draft_probs, device, probs, masses.data()};
+  const RestrictArguments<Number> arguments{draft_probs, origins, probs, masses.data()};
   launch(kRestrict, shared_mass<Number>,
          {static_cast<unsigned>(probs.rows), 1, kMassThreads, sizeof(WarpPartials<double>)}, stream,
          arguments);
   launch(kRestrict, gather_shared<Number>, grid, stream, arguments);
 }
 
-#define TOKENTIMING_TRANSFER(Number, Id, MapId)                                         \
-  template void transfer(const Rows<const Number>&, const Proposals<Id>&,               \
-                         const Expansions<MapId>&, const Origins&, const Rows<Number>&, \
-                         std::span<std::int8_t>, std::span<std::byte>, Stream)
-#define TOKENTIMING_INSTANTIATE(Number)                                                            \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int32_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int32_t, std::int64_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int32_t);                                        \
-  TOKENTIMING_TRANSFER(Number, std::int64_t, std::int64_t);                                        \
-  template void restrict_to_shared(const Rows<const Number>&, const Origins&, const Rows<Number>&, \
-                                   std::span<std::byte>, Stream)
+#define TOKENTIMING_TRANSFER(Number, Id)                                                    \
+  template void transfer(const Rows<const Number>&, const Ragged<Id>&, const Ragged<Id>&,   \
+                         std::span<const std::int32_t>, const ByteTable&, const ByteTable&, \
+                         const VocabularyMap&, const Rows<Number>&, std::span<std::int8_t>, \
+                         std::span<std::byte>, Stream)
+#define TOKENTIMING_INSTANTIATE(Number)                                             \
+  TOKENTIMING_TRANSFER(Number, std::int32_t);                                       \
+  TOKENTIMING_TRANSFER(Number, std::int64_t);                                       \
+  template void restrict_to_shared(const Rows<const Number>&, const VocabularyMap&, \
+                                   const Rows<Number>&, std::span<std::byte>, Stream)
 TOKENTIMING_INSTANTIATE(float);
 TOKENTIMING_INSTANTIATE(double);
 #undef TOKENTIMING_INSTANTIATE

@@ -22,10 +22,10 @@ struct Plan {
 };
 
 struct DeviceExpansions {
-  AnyIds first;
+  const std::int32_t* first;
   std::int64_t size;
   const std::int64_t* offsets;
-  AnyIds ids;
+  const std::int32_t* ids;
   std::int64_t ids_count;
 };
 

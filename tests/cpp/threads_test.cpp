@@ -113,7 +113,8 @@ TEST_CASE("verify on several threads, one chain and many") {
     const auto draft = numbers<float>(4 * batch * kColumns, 15);
     const std::vector<float> uniforms(5 * batch, 0.5F);
     const auto logits = [](const std::vector<float>& values) {
-      return Distributions{rows_of(values.data(), values.size() / kColumns), /*is_logits=*/true};
+      return Distributions{rows_of(values.data(), values.size() / kColumns),
+                           /*is_logits=*/true};
     };
     for (const double temperature : {0.0, 1.0}) {
       check_threads([&] {
@@ -133,26 +134,23 @@ TEST_CASE("verify on several threads, one chain and many") {
 TEST_CASE("transfer and restrict_to_shared on several threads") {
   const Batch proposals(3);
   const std::vector<float> draft_probs(12 * kColumns, 0.5F / kColumns);
-  const auto first = numbers<std::int64_t>(kColumns, kColumns);
+  const auto first = numbers<std::int32_t>(kColumns, kColumns);
   std::vector<std::int64_t> starts;
   for (std::size_t d = 0; d <= kColumns; ++d) starts.push_back(static_cast<std::int64_t>(d));
+  const tokentiming::VocabularyMap map{first, first, starts, first};
   std::vector<std::int32_t> spans;
   for (std::size_t b = 0; b < 3; ++b) spans.insert(spans.end(), {0, 1, 1, 2, 2, 4, 3, 4});
   check_threads([&] {
     std::vector<float> probs(12 * kColumns);
     std::vector<std::int8_t> cases(12);
-    tokentiming::transfer(
-        rows_of(draft_probs.data(), 12),
-        tokentiming::Proposals<std::int64_t>{proposals.sequences(), proposals.sequences(),
-                                             proposals.table(), proposals.table(), spans},
-        tokentiming::Expansions<std::int64_t>{first, starts, first}, rows_of(probs.data(), 12),
-        cases);
+    tokentiming::transfer(rows_of(draft_probs.data(), 12), proposals.sequences(),
+                          proposals.sequences(), spans, proposals.table(), proposals.table(), map,
+                          rows_of(probs.data(), 12), cases);
     return probs;
   });
   check_threads([&] {
     std::vector<float> probs(12 * kColumns);
-    tokentiming::restrict_to_shared(rows_of(draft_probs.data(), 12),
-                                    std::span<const std::int64_t>(first),
+    tokentiming::restrict_to_shared(rows_of(draft_probs.data(), 12), map,
                                     rows_of(probs.data(), 12));
     return probs;
   });

@@ -7,7 +7,9 @@
 #include <vector>
 
 using tokentiming::ByteTable;
+using tokentiming::Ragged;
 using tokentiming::Rows;
+using tokentiming::VocabularyMap;
 
 namespace {
 
@@ -27,9 +29,11 @@ struct Table {
 // Draft tokens a, b, ab, cc over target tokens a, ab, b, c.
 const Table kDraft({"a", "b", "ab", "cc"});
 const Table kTarget({"a", "ab", "b", "c"});
-const std::vector<std::int64_t> kFirst{0, 2, 1, 3};
+const std::vector<std::int32_t> kExact{0, 2, 1, -1};
+const std::vector<std::int32_t> kFirst{0, 2, 1, 3};
 const std::vector<std::int64_t> kStarts{0, 1, 2, 3, 5};
-const std::vector<std::int64_t> kIds{0, 2, 1, 3, 3};
+const std::vector<std::int32_t> kIds{0, 2, 1, 3, 3};
+const VocabularyMap kMap{kExact, kFirst, kStarts, kIds};
 
 struct Result {
   std::vector<double> probs;
@@ -41,12 +45,10 @@ Result transfer(const std::vector<double>& rows, const std::vector<std::int64_t>
   const std::vector<std::int64_t> draft_offsets{0, std::ssize(draft)};
   const std::vector<std::int64_t> target_offsets{0, std::ssize(target)};
   Result result{std::vector<double>(4 * target.size()), std::vector<std::int8_t>(target.size())};
-  tokentiming::transfer(
-      Rows<const double>{rows.data(), rows.size() / 4, 4, 4},
-      tokentiming::Proposals<std::int64_t>{
-          {draft, draft_offsets}, {target, target_offsets}, kDraft, kTarget, spans},
-      tokentiming::Expansions<std::int64_t>{kFirst, kStarts, kIds},
-      Rows<double>{result.probs.data(), target.size(), 4, 4}, result.cases);
+  tokentiming::transfer(Rows<const double>{rows.data(), rows.size() / 4, 4, 4},
+                        Ragged<std::int64_t>{draft, draft_offsets},
+                        Ragged<std::int64_t>{target, target_offsets}, spans, kDraft, kTarget, kMap,
+                        Rows<double>{result.probs.data(), target.size(), 4, 4}, result.cases);
   return result;
 }
 
@@ -78,8 +80,7 @@ TEST_CASE("restriction keeps the shared tokens and normalises") {
   const std::vector<std::int32_t> exact{1, -1, 0, -1};
   std::vector<float> out(6, -1.0f);
   tokentiming::restrict_to_shared(Rows<const float>{rows.data(), 2, 4, 4},
-                                  std::span<const std::int32_t>(exact),
-                                  Rows<float>{out.data(), 2, 3, 3});
+                                  VocabularyMap{.exact = exact}, Rows<float>{out.data(), 2, 3, 3});
   CHECK(out[0] == 0.5f);
   CHECK(out[1] == 0.5f);
   CHECK(out[2] == 0.0f);

@@ -156,6 +156,11 @@ struct Crowd {
     }
   }
 
+  // Without expansion_offsets.
+  VocabularyMap map() const {
+    return {first, first, {}, first, {offsets, draft_ids}, {offsets, draft_ids}};
+  }
+
   // Of probabilities that no sum rounds.
   Matrix<double> rows(std::size_t count) const {
     Matrix<double> rows(count, first.size(), 0, first.size());
@@ -173,7 +178,7 @@ TEST_CASE("barriers: restrict" * doctest::skip(kSanitized)) {
   check_each_barrier([&] {
     const DeviceArray out(std::vector<double>(2 * Crowd::kTargets, -7.0));
     const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(2)));
-    cuda::restrict_to_shared<double>(rows.here(), {crowd.offsets, crowd.draft_ids},
+    cuda::restrict_to_shared<double>(rows.here(), crowd.map(),
                                      {out.data(), 2, Crowd::kTargets, Crowd::kTargets},
                                      workspace.span(), {});
     return out.read();
@@ -193,13 +198,14 @@ TEST_CASE("barriers: transfer" * doctest::skip(kSanitized)) {
   std::iota(starts.begin(), starts.end(), 0);
   const std::vector<std::uint8_t> bytes(crowd.first.size(), 'a');
   const ByteTable table{bytes, starts};
+  const Ragged<std::int64_t> side{ids, {}};
   check_each_barrier([&] {
     const DeviceArray out(std::vector<double>(Crowd::kTargets, -7.0));
     const DeviceArray cases(std::vector<std::int8_t>{-7});
     const DeviceArray workspace(garbage_workspace(cuda::transfer_workspace(1)));
-    cuda::transfer(rows.here(), Proposals<std::int64_t>{{ids, {}}, {ids, {}}, table, table, spans},
-                   Expansions<std::int32_t>{crowd.first, starts, crowd.first},
-                   {crowd.offsets, crowd.draft_ids},
+    VocabularyMap map = crowd.map();
+    map.expansion_offsets = starts;
+    cuda::transfer(rows.here(), side, side, spans, table, table, map,
                    {out.data(), 1, Crowd::kTargets, Crowd::kTargets}, cases.span(),
                    workspace.span(), {});
     auto result = out.read();

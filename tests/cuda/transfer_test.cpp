@@ -23,19 +23,39 @@ using namespace tokentiming::test;
 namespace {
 
 // The draft tokens that go to each target token.
-struct OriginsOf {
+struct Inverse {
   std::vector<std::int32_t> offsets{0};
   std::vector<std::int32_t> draft_ids;
 
-  template <class Id>
-  OriginsOf(const std::vector<Id>& map, std::size_t columns) {
+  Inverse(const std::vector<std::int32_t>& map, std::size_t columns) {
     for (std::size_t t = 0; t < columns; ++t) {
       for (std::size_t d = 0; d < map.size(); ++d) {
-        if (map[d] == static_cast<Id>(t)) draft_ids.push_back(static_cast<std::int32_t>(d));
+        if (map[d] == static_cast<std::int32_t>(t)) {
+          draft_ids.push_back(static_cast<std::int32_t>(d));
+        }
       }
       offsets.push_back(static_cast<std::int32_t>(draft_ids.size()));
     }
   }
+};
+
+struct InverseOnGpu {
+  DeviceArray<std::int32_t> offsets;
+  DeviceArray<std::int32_t> draft_ids;
+
+  explicit InverseOnGpu(const Inverse& inverse)
+      : offsets(inverse.offsets), draft_ids(inverse.draft_ids) {}
+  InverseMap there() const { return {offsets.span(), draft_ids.span()}; }
+};
+
+// A map of whole tokens alone.
+struct ExactOnGpu {
+  DeviceArray<std::int32_t> exact;
+  InverseOnGpu inverse;
+
+  ExactOnGpu(const std::vector<std::int32_t>& map, std::size_t columns)
+      : exact(map), inverse(Inverse(map, columns)) {}
+  VocabularyMap there() const { return {exact.span(), {}, {}, {}, inverse.there(), {}}; }
 };
 
 template <class Number>
@@ -52,10 +72,10 @@ struct Result {
 };
 
 // Two vocabularies over three letters; the target has each letter, and many words start with "a".
-template <class Number, class Id, class MapId>
+template <class Number, class Id>
 struct World {
   std::vector<std::string> draft_tokens, target_tokens;
-  std::vector<MapId> first, expansion_ids;
+  std::vector<std::int32_t> first, expansion_ids;
   std::vector<std::int64_t> expansion_offsets{0};
   std::size_t columns;
 
@@ -78,8 +98,8 @@ struct World {
       const bool spelled = !token.empty() && random() % 10;
       const auto expansion =
           spelled ? spell(token, random() % 4 == 0, random) : std::vector<std::size_t>{};
-      first.push_back(expansion.empty() ? MapId{-1} : static_cast<MapId>(expansion[0]));
-      for (std::size_t t : expansion) expansion_ids.push_back(static_cast<MapId>(t));
+      first.push_back(expansion.empty() ? -1 : static_cast<std::int32_t>(expansion[0]));
+      for (std::size_t t : expansion) expansion_ids.push_back(static_cast<std::int32_t>(t));
       expansion_offsets.push_back(static_cast<std::int64_t>(expansion_ids.size()));
     }
     rows = random_matrix<Number>(random, 0, draft_tokens.size() + random() % 3);
@@ -94,8 +114,8 @@ struct World {
       const std::size_t count = t % 24 == 0 ? 60 + random() % 200 : random() % 3;
       for (std::size_t k = 0; k < count; ++k) {
         draft_tokens.push_back(random_string(random, 1 + random() % 3));
-        first.push_back(static_cast<MapId>(t));
-        expansion_ids.push_back(static_cast<MapId>(t));
+        first.push_back(static_cast<std::int32_t>(t));
+        expansion_ids.push_back(static_cast<std::int32_t>(t));
         expansion_offsets.push_back(static_cast<std::int64_t>(expansion_ids.size()));
       }
     }
@@ -174,13 +194,9 @@ struct World {
   Result<Number> on_cpu() const {
     const Table draft_table(draft_tokens), target_table(target_tokens);
     auto result = empty_result();
-    transfer(rows.here(),
-             Proposals<Id>{{draft, draft_offsets},
-                           {target, target_offsets},
-                           draft_table.here(),
-                           target_table.here(),
-                           spans},
-             Expansions<MapId>{first, expansion_offsets, expansion_ids}, out(result.probs.data()),
+    transfer(rows.here(), Ragged<Id>{draft, draft_offsets}, Ragged<Id>{target, target_offsets},
+             spans, draft_table.here(), target_table.here(),
+             VocabularyMap{{}, first, expansion_offsets, expansion_ids}, out(result.probs.data()),
              result.cases);
     return result;
   }
@@ -193,32 +209,28 @@ struct World {
     const DeviceArray device_spans(spans);
     const DeviceArray firsts(first), expansions(expansion_ids);
     const DeviceArray expansion_starts(expansion_offsets);
-    const OriginsOf map(first, target_tokens.size());
-    const DeviceArray origin_offsets(map.offsets), origin_ids(map.draft_ids);
+    const InverseOnGpu inverse{Inverse(first, target_tokens.size())};
     const auto nothing = empty_result();
     const DeviceArray probs(nothing.probs);
     const DeviceArray cases(nothing.cases);
     const DeviceArray workspace(garbage_workspace(cuda::transfer_workspace(target.size())));
-    Proposals<Id> proposals{{draft_ids.span(), {}},
-                            {target_ids.span(), {}},
-                            draft_table.there(),
-                            target_table.there(),
-                            device_spans.span()};
+    Ragged<Id> drafts{draft_ids.span(), {}}, targets{target_ids.span(), {}};
     if (ragged) {
-      proposals.draft.offsets = draft_starts.span();
-      proposals.target.offsets = target_starts.span();
+      drafts.offsets = draft_starts.span();
+      targets.offsets = target_starts.span();
     }
-    cuda::transfer(rows.in(memory.data()), proposals,
-                   Expansions<MapId>{firsts.span(), expansion_starts.span(), expansions.span()},
-                   {origin_offsets.span(), origin_ids.span()}, out(probs.data()), cases.span(),
+    const VocabularyMap map{{}, firsts.span(),  expansion_starts.span(), expansions.span(),
+                            {}, inverse.there()};
+    cuda::transfer(rows.in(memory.data()), drafts, targets, device_spans.span(),
+                   draft_table.there(), target_table.there(), map, out(probs.data()), cases.span(),
                    workspace.span(), {});
     return {probs.read(), cases.read()};
   }
 };
 
-template <class Number, class Id, class MapId>
+template <class Number, class Id>
 void compare(std::mt19937& random, std::map<int, int>& cases) {
-  World<Number, Id, MapId> world(random);
+  World<Number, Id> world(random);
   world.ragged = random() % 3;
   const std::size_t batch = world.ragged ? random() % 4 : 1;
   for (std::size_t b = 0; b < batch; ++b) world.add_sequence(random() % 5, random);
@@ -238,10 +250,10 @@ TEST_CASE("transfer: the distributions and cases of the CPU, bit for bit") {
   std::mt19937 random(1);
   std::map<int, int> cases;
   for (int repeat = 0; repeat < 20; ++repeat) {
-    compare<float, std::int64_t, std::int32_t>(random, cases);
-    compare<float, std::int32_t, std::int64_t>(random, cases);
-    compare<double, std::int64_t, std::int64_t>(random, cases);
-    compare<double, std::int32_t, std::int32_t>(random, cases);
+    compare<float, std::int64_t>(random, cases);
+    compare<float, std::int32_t>(random, cases);
+    compare<double, std::int64_t>(random, cases);
+    compare<double, std::int32_t>(random, cases);
   }
   for (int kind = 0; kind < 4; ++kind) {
     CAPTURE(kind);
@@ -253,10 +265,10 @@ namespace {
 
 template <class Number>
 void compare_crowded(std::mt19937& random) {
-  World<Number, std::int64_t, std::int32_t> world(random);
+  World<Number, std::int64_t> world(random);
   std::vector<std::int8_t> cases;
   do {  // until a distribution is moved within a token, and one merged
-    world = World<Number, std::int64_t, std::int32_t>(random);
+    world = World<Number, std::int64_t>(random);
     world.crowd(random);
     for (int b = 0; b < 2; ++b) world.add_sequence(2, random);
     world.add_rows(random);
@@ -280,7 +292,7 @@ TEST_CASE("transfer: target tokens that many come to, bit for bit") {
 
 TEST_CASE("transfer: distributions without columns are invalid, and nothing is written") {
   std::mt19937 random(5);
-  World<float, std::int64_t, std::int32_t> world(random);
+  World<float, std::int64_t> world(random);
   world.add_sequence(2, random);
   world.add_rows(random);
   world.target_tokens.clear();
@@ -294,7 +306,7 @@ TEST_CASE("transfer: distributions without columns are invalid, and nothing is w
 
 TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") {
   std::mt19937 random(2);
-  World<float, std::int64_t, std::int32_t> sound(random);
+  World<float, std::int64_t> sound(random);
   for (int b = 0; b < 3; ++b) {
     do {
       sound.draft.resize(static_cast<std::size_t>(sound.draft_offsets.back()));
@@ -360,16 +372,15 @@ void compare_restricted(std::mt19937& random) {
   for (Number& x : probs.memory) x = static_cast<Number>(random() % 1000) / Number{1e5};
   std::vector<Number> expected(rows * columns);
   restrict_to_shared<Number>(
-      probs.here(), std::span<const std::int32_t>(exact),
+      probs.here(), VocabularyMap{exact, {}, {}, {}},
       {expected.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)});
-  const OriginsOf map(exact, columns);
-  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const ExactOnGpu map(exact, columns);
   const DeviceArray memory(probs.memory);
   for_each_schedule([&] {
     const DeviceArray out(std::vector<Number>(rows * columns, Number{-7}));
     const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(rows)));
     cuda::restrict_to_shared<Number>(
-        probs.in(memory.data()), {offsets.span(), draft_ids.span()},
+        probs.in(memory.data()), map.there(),
         {out.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)}, workspace.span(), {});
     const auto found = out.read();
     for (std::size_t k = 0; k < found.size(); ++k) {
@@ -399,37 +410,49 @@ TEST_CASE("restrict: every target token of a block is one that many come to") {
   std::mt19937 random(6);
   for (double& x : probs.memory) x = static_cast<double>(random() % 1000);
   std::vector<double> expected(kColumns);
-  restrict_to_shared<double>(probs.here(), std::span<const std::int32_t>(exact),
+  restrict_to_shared<double>(probs.here(), VocabularyMap{exact, {}, {}, {}},
                              {expected.data(), 1, kColumns, kColumns});
-  const OriginsOf map(exact, kColumns);
-  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const ExactOnGpu map(exact, kColumns);
   const DeviceArray memory(probs.memory);
   const DeviceArray out(std::vector<double>(kColumns, -7.0));
   const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(1)));
-  cuda::restrict_to_shared<double>(probs.in(memory.data()), {offsets.span(), draft_ids.span()},
+  cuda::restrict_to_shared<double>(probs.in(memory.data()), map.there(),
                                    {out.data(), 1, kColumns, kColumns}, workspace.span(), {});
   CHECK(bits(out.read()) == bits(expected));  // whole numbers below 2^53: no sum is rounded
 }
 
 TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
   constexpr std::size_t kColumns = std::size_t{65535} * 1024 + 1;
-  const DeviceArray offsets(std::vector<std::int32_t>{0});
-  CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, {offsets.span(), {}},
+  const ExactOnGpu map({}, 0);
+  CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, map.there(),
                                                        {nullptr, 1, kColumns, kColumns}, {}, {}),
                        "restrict: out has 67107841 columns; on a GPU it takes at most 67107840",
                        std::invalid_argument);
+}
+
+TEST_CASE("transfer and restrict: a map without its inverse is refused") {
+  CHECK_THROWS_WITH_AS(
+      cuda::restrict_to_shared<float>({nullptr, 1, 4, 4}, {}, {nullptr, 1, 4, 4}, {}, {}),
+      "restrict: exact_inverse has no offsets; a GPU needs the inverse of the map",
+      std::invalid_argument);
+  const std::vector<std::int64_t> offsets{0};
+  const Ragged<std::int64_t> none{{}, offsets};
+  CHECK_THROWS_WITH_AS(
+      cuda::transfer<float>({nullptr, 0, 4, 4}, none, none, {}, {}, {},
+                            {.expansion_offsets = offsets}, {nullptr, 0, 4, 4}, {}, {}, {}),
+      "transfer: first_inverse has no offsets; a GPU needs the inverse of the map",
+      std::invalid_argument);
 }
 
 #ifndef TOKENTIMING_EMULATED  // which would be slow
 
 TEST_CASE("restrict: more rows than a grid is high") {
   constexpr std::size_t kRows = 70000;
-  const OriginsOf map(std::vector<std::int32_t>{0}, 1);
-  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const ExactOnGpu map({0}, 1);
   const DeviceArray probs(std::vector<float>(kRows, 0.5f));
   const DeviceArray out(std::vector<float>(kRows, -7.0f));
   const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(kRows)));
-  cuda::restrict_to_shared<float>({probs.data(), kRows, 1, 1}, {offsets.span(), draft_ids.span()},
+  cuda::restrict_to_shared<float>({probs.data(), kRows, 1, 1}, map.there(),
                                   {out.data(), kRows, 1, 1}, workspace.span(), {});
   CHECK(out.read() == std::vector<float>(kRows, 1.0f));
 }
@@ -438,14 +461,13 @@ TEST_CASE("restrict: more rows than a grid is high") {
 
 TEST_CASE("restrict: a row without a distribution is NaN, and no other is") {
   const std::vector<std::int32_t> exact{1, -1, 0};
-  const OriginsOf map(exact, 2);
-  const DeviceArray offsets(map.offsets), draft_ids(map.draft_ids);
+  const ExactOnGpu map(exact, 2);
   const DeviceArray probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
   for_each_schedule([&] {
     const DeviceArray out(std::vector<float>(12, -7.0f));
     const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(4)));
-    cuda::restrict_to_shared<float>({probs.data(), 4, 3, 3}, {offsets.span(), draft_ids.span()},
-                                    {out.data(), 4, 3, 3}, workspace.span(), {});
+    cuda::restrict_to_shared<float>({probs.data(), 4, 3, 3}, map.there(), {out.data(), 4, 3, 3},
+                                    workspace.span(), {});
     const auto found = out.read();
     CHECK(found[0] == doctest::Approx(1.0 / 3.0));
     CHECK(found[1] == doctest::Approx(2.0 / 3.0));

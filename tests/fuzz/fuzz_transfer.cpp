@@ -42,8 +42,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
 
   const auto expansion_offsets = input.starts();
-  const auto expansion_ids = input.several_below(target_size);
-  std::vector<std::int64_t> first;
+  std::vector<std::int32_t> expansion_ids;
+  for (const std::int64_t id : input.several_below(target_size)) {
+    expansion_ids.push_back(static_cast<std::int32_t>(id));
+  }
+  std::vector<std::int32_t> first;
   for (std::size_t d = 0; d + 1 < expansion_offsets.size(); ++d) {
     const auto begin = static_cast<std::size_t>(expansion_offsets[d]);
     const bool empty = expansion_offsets[d] == expansion_offsets[d + 1];
@@ -57,14 +60,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::vector<std::int8_t> cases(target_ids.size());
   const auto stride = [](std::size_t width) { return static_cast<std::ptrdiff_t>(width); };
   try {
-    tokentiming::transfer<float, std::int64_t, std::int64_t>(
+    tokentiming::transfer<float, std::int64_t>(
         Rows<const float>{draft_probs.data(), draft_ids.size(), first.size(), stride(first.size())},
-        {{draft_ids, draft_whole},
-         {target_ids, target_whole},
-         {bytes, draft_starts},
-         {bytes, target_starts},
-         spans},
-        {first, expansion_offsets, expansion_ids},
+        {draft_ids, draft_whole}, {target_ids, target_whole}, spans, {bytes, draft_starts},
+        {bytes, target_starts}, {{}, first, expansion_offsets, expansion_ids},
         Rows<float>{probs.data(), target_ids.size(), columns, stride(columns)}, cases);
   } catch (const std::invalid_argument&) {
     return 0;

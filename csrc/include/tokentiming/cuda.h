@@ -88,35 +88,27 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
 
 // ---- transfer ----
 
-// A map from draft tokens to target tokens the other way round: the draft tokens that go to target
-// token t are draft_ids[offsets[t] .. offsets[t + 1]), in ascending order. Target tokens from
-// offsets.size() - 1 on have none. It is what lets every target token add up what comes to it in
-// one order, which atomic additions would not.
-struct Origins {
-  std::span<const std::int32_t> offsets;
-  std::span<const std::int32_t> draft_ids;
-};
-
-// As tokentiming::transfer, with the same distributions and cases to the last bit. `origins` is the
-// map `expansions.first` the other way round. Offsets may be empty: there is one sequence then.
+// As tokentiming::transfer, with the same distributions and cases to the last bit. The map needs
+// `first_inverse`. Offsets may be empty: there is one sequence then.
 //
 // A proxy token gets the case -1 and a distribution of zeros where its sequence has ids, spans or
 // offsets out of range or more than kMostTokens tokens on a side, or what is read of its row holds
 // NaN, infinity or a negative probability. Tokens without an expansion are not read.
-template <class Number, class Id, class MapId>
-void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-              const Expansions<MapId>& expansions, const Origins& origins,
+template <class Number, class Id>
+void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
+              const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+              const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
               const Rows<Number>& probs, std::span<std::int8_t> cases,
               std::span<std::byte> workspace, Stream stream);
 
 std::size_t transfer_workspace(std::size_t proxies);
 
-// As tokentiming::restrict_to_shared, by the map `exact` the other way round. The sum that a row is
-// divided by is added up in another order than on the CPU, so that an entry may differ in its last
-// bits. A row without mass on shared tokens, or that holds NaN, infinity or a negative probability
-// there, becomes NaN throughout.
+// As tokentiming::restrict_to_shared; the map needs `exact_inverse`. The sum that a row is divided
+// by is added up in another order than on the CPU, so that an entry may differ in its last bits. A
+// row without mass on shared tokens, or that holds NaN, infinity or a negative probability there,
+// becomes NaN throughout.
 template <class Number>
-void restrict_to_shared(const Rows<const Number>& draft_probs, const Origins& origins,
+void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream);
 
 std::size_t restrict_workspace(std::size_t rows);

@@ -17,29 +17,34 @@ enum class TransferCase : std::int8_t {
   kInside = 3,     // continues inside a draft token
 };
 
-// The draft's vocabulary as the target spells it: draft token d becomes the target tokens
-// expansion_ids[expansion_offsets[d] .. expansion_offsets[d + 1]), the first of which is first[d].
-// Where first[d] is -1 there are none, and the probability of d is missing mass.
-template <class Id>
-struct Expansions {
-  std::span<const Id> first;                        // one a draft token
-  std::span<const std::int64_t> expansion_offsets;  // one more than that
-  std::span<const Id> expansion_ids;
+// The inverse of a map from draft tokens to target tokens: the draft tokens that go to target token
+// t are draft_ids[offsets[t] .. offsets[t + 1]), in ascending order. Target tokens from
+// offsets.size() - 1 on have none. With it every target token adds up what comes to it in one
+// order, which atomic additions would not.
+struct InverseMap {
+  std::span<const std::int32_t> offsets;
+  std::span<const std::int32_t> draft_ids;
 };
 
-// B proposals: K_b draft tokens and the M_b proxy tokens that spell them in the target's
-// vocabulary.
-template <class Id>
-struct Proposals {
-  Ragged<Id> draft;
-  Ragged<Id> target;
-  ByteTable draft_table;
-  ByteTable target_table;
-  std::span<const std::int32_t> target_spans;  // 2 for each proxy token, as `align` gives them
+// How the target's vocabulary spells the D tokens of the draft's. Draft token d becomes the target
+// tokens expansion_ids[expansion_offsets[d] .. expansion_offsets[d + 1]), the first of which is
+// first[d]. Where first[d] is -1 there are none, and the probability of d is missing mass. exact[d]
+// is the one target token with the same bytes, or -1.
+//
+// The functions of cuda.h need the inverses; those of this header do not read them.
+struct VocabularyMap {
+  std::span<const std::int32_t> exact = {};              // D entries
+  std::span<const std::int32_t> first = {};              // D entries
+  std::span<const std::int64_t> expansion_offsets = {};  // D + 1 entries
+  std::span<const std::int32_t> expansion_ids = {};
+  InverseMap exact_inverse = {};
+  InverseMap first_inverse = {};
 };
 
-// Moves the draft's probabilities along an alignment. For proxy token t beside the draft tokens
-// lo .. hi - 1, with d_k the draft's own tokens and P_k their rows:
+// Moves the draft's probabilities along an alignment. `draft` holds K_b draft tokens for each of B
+// sequences, `target` the M_b proxy tokens that spell them in the target's vocabulary, and
+// `target_spans` 2 entries for each proxy token, as `align` gives them. For proxy token t beside
+// the draft tokens lo .. hi - 1, with d_k the draft's own tokens and P_k their rows:
 //
 //   kWithin  t starts where d_lo starts, ends within or with it, and hi = lo + 1:
 //            q(x) = sum of P_lo(d) over the d with first(d) = x.
@@ -52,40 +57,41 @@ struct Proposals {
 //            with.
 //   kPointMass  anything else, or no mass in the case that applied: q(t) = 1.
 //
-// Starts and ends are byte offsets from the sequence's beginning; a span that is not the one that
-// the byte offsets speak of is of the last case. A zero-byte proxy token belongs with a zero-byte
-// draft token alone.
+// Starts and ends are byte offsets from the sequence's beginning. A span that disagrees with the
+// byte offsets is of the last case. A zero-byte proxy token belongs with a zero-byte draft token
+// alone.
 //
-//   probs   one row a proxy token, V_t columns
-//   cases   one a proxy token
+//   probs   one row per proxy token, V_t columns
+//   cases   one entry per proxy token
 //
-// A draft row is read once for each proxy token that it serves, of kInside only where the expansion
-// begins aright. Sums over a row run in ascending d, in the rows' type; conditioning and
-// normalising multiply by the inverse of a sum in double. Proxy tokens are shared among OpenMP
-// threads; the result does not depend on their number.
+// A draft row is read once for each proxy token that it serves; kInside reads only the entries
+// whose expansion begins as required. Sums over a row run in ascending d, in the rows' type;
+// conditioning and normalising multiply by the inverse of a sum in double. Proxy tokens are shared
+// among OpenMP threads; the result does not depend on their number.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, offsets are
 // malformed, or an id or a span is out of range; and, when parts of `probs` and `cases` may have
 // been written, if what is read of the rows holds NaN, infinity or a negative probability, or what
-// is read of the expansions is out of range.
+// is read of the map is out of range. `map.exact` is not read.
 //
-// Defined for Number = float and double, Id and MapId = std::int32_t and std::int64_t. Source:
-// "TokenTiming", arXiv 2510.15545; the push-forward by first tokens and the conditioning are exact.
-template <class Number, class Id, class MapId>
-void transfer(const Rows<const Number>& draft_probs, const Proposals<Id>& proposals,
-              const Expansions<MapId>& expansions, const Rows<Number>& probs,
-              std::span<std::int8_t> cases);
+// Defined for Number = float and double, Id = std::int32_t and std::int64_t. Source: "TokenTiming",
+// arXiv 2510.15545; the push-forward by first tokens and the conditioning are exact.
+template <class Number, class Id>
+void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
+              const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+              const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
+              const Rows<Number>& probs, std::span<std::int8_t> cases);
 
 // Restricts distributions to the tokens that both vocabularies have and normalises what is left:
-// probs[r, exact[d]] is proportional to draft_probs[r, d], exact[d] being -1 for tokens that are
-// not shared. Both have R rows. Columns of draft_probs from exact.size() on are not read.
+// probs[r, map.exact[d]] is proportional to draft_probs[r, d]. Both have R rows. Columns of
+// draft_probs from map.exact.size() on are not read, and nothing else of the map is.
 //
-// Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for the same
-// types.
+// Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for Number = float
+// and double.
 //
 // Source: token-level intersection, Timor et al., arXiv 2502.05202, Algorithm 4.
-template <class Number, class Id>
-void restrict_to_shared(const Rows<const Number>& draft_probs, std::span<const Id> exact,
+template <class Number>
+void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs);
 
 }  // namespace tokentiming
