@@ -7,8 +7,8 @@ namespace {
 
 using tokentiming::Distributions;
 
-// B chains of K tokens over V, logits in. Draft and target agree, so that all is accepted and every
-// row must be read.
+// B chains of K tokens over V, given as logits. Draft and target agree, so that every token is
+// accepted and every row is read.
 void verify(benchmark::State& state) {
   const auto batch = static_cast<std::size_t>(state.range(0));
   const auto length = static_cast<std::size_t>(state.range(1));
@@ -43,7 +43,7 @@ void verify(benchmark::State& state) {
   const bool all = std::ranges::all_of(
       accepted, [&](std::int32_t count) { return count == static_cast<std::int32_t>(length); });
   if (!agree(state, all && std::equal(ids.begin(), ids.begin() + state.range(1), tokens.begin()),
-             "verify: all is accepted")) {
+             "verify: every token is accepted")) {
     return;
   }
 

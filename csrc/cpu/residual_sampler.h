@@ -1,4 +1,4 @@
-// The draw that ends a chain.
+// The draw of a chain's last token.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace tokentiming {
 
-// What a chain's one more token is drawn from: p, max(p - q, 0), or p without a token.
+// Draws from weights over the vocabulary: p, max(p - q, 0), or p without one token.
 template <class T>
 class ResidualSampler {
  public:
@@ -26,14 +26,14 @@ class ResidualSampler {
     return compute_weights(block, weights.data());
   }
 
-  // Draws from the weights, whose sums over blocks are given.
+  // Draws a token by inverse-CDF search. `masses` are the sums of the weights of all blocks.
   std::size_t draw(std::span<const double> masses, double uniform) const {
     double total = 0.0;
     for (double mass : masses) total += mass;
     if (std::isnan(total)) refuse_probabilities();
     if (total > 0.0) return inverse_cdf(masses, uniform * total);
     if (!q_ && !excluded_) p_.refuse("has no mass");
-    // Rounding has left nothing of the difference.
+    // Rounding has left no mass in the difference.
     const ResidualSampler all_of_p(p_);
     std::vector<double> p_masses(masses.size());
     for (std::size_t block = 0; block < masses.size(); ++block) {
@@ -45,7 +45,7 @@ class ResidualSampler {
  private:
   bool excludes_in(std::size_t block) const { return excluded_ && *excluded_ / kBlock == block; }
 
-  // Writes a block's weights; returns their sum, or NaN if a probability is none.
+  // Writes a block's weights; returns their sum, or NaN if an entry is not a probability.
   double compute_weights(std::size_t block, T* weights) const {
     const std::size_t count = p_.count(block);
     const T* p = p_.probabilities(block, weights);
@@ -58,16 +58,16 @@ class ResidualSampler {
     return p_.kernels().sum(weights, count);
   }
 
-  // The token up to which the weights exceed `index`. One at or behind the end of the rounded sums
-  // goes to the last token that has weight.
-  std::size_t inverse_cdf(std::span<const double> masses, double index) const {
-    double prefix = 0.0;  // the weight of all that lies before `chosen`
+  // The first token at which the running sum of the weights exceeds `threshold`. If rounding leaves
+  // the threshold at or above the total, the last token with weight.
+  std::size_t inverse_cdf(std::span<const double> masses, double threshold) const {
+    double prefix = 0.0;  // the sum of the weights before `selected`
     std::size_t selected = 0;
     for (std::size_t block = 0, nonempty = 0; block < masses.size(); ++block) {
       if (masses[block] <= 0.0) continue;
       if (nonempty++ > 0) prefix += masses[selected];
       selected = block;
-      if (index < prefix + masses[block]) break;
+      if (threshold < prefix + masses[block]) break;
     }
     Block<T> weights;
     compute_weights(selected, weights.data());
@@ -76,7 +76,7 @@ class ResidualSampler {
       if (weights[k] <= 0) continue;
       token = k;
       prefix += static_cast<double>(weights[k]);
-      if (index < prefix) break;
+      if (threshold < prefix) break;
     }
     return selected * kBlock + token;
   }

@@ -11,11 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "blocks/blocks.h"
 #include "exponential.h"
 #include "parallel.h"
-#include "reach/reach.h"
-#include "sizes.h"
+#include "sample_checks.h"
+#include "simd/dispatch.h"
 #include "widen.h"
 
 namespace tokentiming {
@@ -25,8 +24,9 @@ namespace {
 
 // ---- the race ----
 
-// A row is raced in chunks of this many tokens: large against a thread's wake-up, small enough for
-// one row to occupy several threads, and for a chunk's keys to stay in cache from row to row.
+// Tokens of a chunk, the unit of work of a thread: large against the cost of waking it, small
+// enough that one row occupies several threads and that a chunk's keys stay in cache from row to
+// row.
 constexpr std::size_t kChunk = 8192;
 
 // Tokens widened at a time.
@@ -38,12 +38,12 @@ struct Best {
   bool invalid = false;  // a logit was NaN or +inf
 };
 
-// A score that a row's winner has at least, raised by all threads that race over the row.
+// A lower bound of the score of a row's winner, raised by all threads that race the row.
 class Threshold {
  public:
   float value() const { return value_.load(std::memory_order_relaxed); }
 
-  // Rounded down, so that no bound of a token that could still win or tie falls below it.
+  // Rounds down, so that no token that could still win or tie has a bound below it.
   void raise_to(double score) {
     const float rounded =
         std::nextafter(static_cast<float>(score), -std::numeric_limits<float>::infinity());
@@ -53,29 +53,29 @@ class Threshold {
   }
 
  private:
-  // Finite, so that -inf is out of reach from the start.
+  // Finite, so that -inf never reaches it.
   std::atomic<float> value_ = std::numeric_limits<float>::lowest();
 };
 
-// A logit as a float that is not below it: exact but for double, which may round up.
+// The logit as a float, rounded up if it is no float.
 inline float round_up(double logit) {
   const auto rounded = static_cast<float>(logit);
   if (!(double{rounded} < logit)) return rounded;
   return std::nextafter(rounded, std::numeric_limits<float>::infinity());
 }
 
-// The race over one chunk. Exact scores are taken only of the few tokens whose upper bound reaches
-// the best score so far; a token left out has been proved to lose. How soon the threads hear of
-// each other's scores changes which tokens are left out, and never who wins.
+// The race over one chunk. Only the candidates, the few tokens whose upper bound reaches the best
+// score so far, are scored exactly: every other token is below that score. When the threads see
+// each other's scores changes which tokens are scored, never which token wins.
 template <class Logit>
 class Race {
  public:
   Race(Noise noise, Threshold& threshold) : noise_(noise), threshold_(threshold) {}
 
   Best run(const Logit* logits, const std::uint64_t* keys, std::size_t begin, std::size_t end) {
-    const FirstCandidate first_candidate = candidate_kernels().front().first;
-    const NoiseWords words{{noise_.key()[0], noise_.key()[1]},
-                           {noise_.byte_offset(), noise_.empty_tokens()}};
+    const simd::FirstCandidate first_candidate = simd::fastest_kernels().first_candidate;
+    const simd::NoiseWords words{{noise_.key()[0], noise_.key()[1]},
+                                 {noise_.byte_offset(), noise_.empty_tokens()}};
     for (std::size_t block = begin; block < end && !best_.invalid; block += kBlock) {
       const std::size_t count = std::min(kBlock, end - block);
       const float* const bounds = upper_bounds(logits + block, count);
@@ -88,16 +88,16 @@ class Race {
   }
 
  private:
-  // A block of logits as floats: where they lie, or widened.
+  // A block of logits as floats: a pointer to them, or widened.
   const float* upper_bounds(const Logit* logits, std::size_t count) {
     if constexpr (std::is_same_v<Logit, float>) {
       return logits;
     } else if constexpr (std::is_same_v<Logit, double>) {
       std::transform(logits, logits + count, widened_.begin(), round_up);
     } else if constexpr (std::is_same_v<Logit, Half>) {
-      block_kernels<float>().front().widen_half(logits, count, widened_.data());
+      simd::fastest_kernels().float_blocks.widen_half(logits, count, widened_.data());
     } else {
-      block_kernels<float>().front().widen_bfloat16(logits, count, widened_.data());
+      simd::fastest_kernels().float_blocks.widen_bfloat16(logits, count, widened_.data());
     }
     return widened_.data();
   }
@@ -109,7 +109,7 @@ class Race {
       return;
     }
     const double score = double{logit} - noise_.log_exponential(key);
-    if (score > best_.score) {  // tokens come in order: of equal scores the lowest id stays
+    if (score > best_.score) {  // tokens are in order: of equal scores the lowest id stays
       best_.score = score;
       best_.id = static_cast<std::int64_t>(token);
       threshold_.raise_to(score);
@@ -163,7 +163,7 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;
   std::vector<Best> bests(chunks * logits.rows);
   std::vector<Threshold> thresholds(logits.rows);
-  // All rows of a chunk before the next chunk: its keys are read from memory once.
+  // All rows of a chunk come before the next chunk, so that its keys are read from memory once.
   const std::size_t grain =
       std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
   parallel_for(bests.size(), grain, [&](std::size_t task) {
@@ -174,7 +174,8 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   });
 
   // Chunks in ascending order and a strict comparison: of equal scores the lowest id stays. The
-  // first chunk's place collects the winner, so that nothing is written before all rows are judged.
+  // winners are kept in the first chunk's entries, so that no id is written before all rows are
+  // checked.
   for (std::size_t row = 0; row < logits.rows; ++row) {
     Best winner;
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {

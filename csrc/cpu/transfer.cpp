@@ -7,6 +7,7 @@
 
 #include "parallel.h"
 #include "tokens.h"
+#include "transfer_checks.h"
 
 namespace tokentiming {
 namespace {

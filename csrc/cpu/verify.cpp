@@ -10,27 +10,28 @@
 #include "parallel.h"
 #include "residual_sampler.h"
 #include "tokens.h"
+#include "verify_checks.h"
 
 namespace tokentiming {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { tokentiming::refuse("verify", message); }
 
-constexpr std::int64_t kMissingMass = -1;  // the id of a draw that hit missing mass
+constexpr std::int64_t kMissingMass = -1;  // the id of a draft token drawn in missing mass
 
-// Blocks handed to a thread at a time: 32 KiB of floats against microseconds for a wake-up.
+// Blocks of a task: 32 KiB of floats, against microseconds for waking a thread.
 constexpr std::size_t kBlocksPerTask = 8;
-// Chains judged or ended by a thread at a time, once their rows are summed.
+// Chains of a task, once their rows are reduced.
 constexpr std::size_t kChainsPerTask = 8;
 
 // One chain's outcome.
 struct Outcome {
   std::size_t accepted = 0;
-  std::size_t token = 0;  // the one behind the accepted ones
+  std::size_t token = 0;  // after the accepted ones
 };
 
-// All chains advance in step, one position at a time: a row is shared among the threads even where
-// there is one chain, and nothing behind a rejection is read.
+// All chains advance position by position: threads share a row even if there is one chain, and no
+// row after a rejection is read.
 template <class T, class Id>
 class Verifier {
  public:
@@ -77,18 +78,18 @@ class Verifier {
   }
 
  private:
-  // Reads the rows of one position and accepts its tokens, or ends their chains.
+  // Accepts or rejects the tokens of one position.
   void advance(std::size_t position, std::vector<std::optional<ResidualSampler<T>>>& samplers) {
-    // The targets' distributions, then those of the proposals, which chains at their end do not
-    // have.
+    // The distributions of the targets, then those of the proposals. A chain at its end has no
+    // proposal.
     std::vector<Distribution<T>> distributions;
     distributions.reserve(2 * active_.size());
     for (std::size_t b : active_) {
       distributions.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
                                  target_name(chains_.targets));
     }
-    std::vector<std::size_t> q_index(chains_.proposals ? active_.size()
-                                                       : 0);  // its distribution's place
+    // The index of each chain's proposal in `distributions`.
+    std::vector<std::size_t> q_index(chains_.proposals ? active_.size() : 0);
     for (std::size_t k = 0; k < q_index.size(); ++k) {
       const std::size_t t = begin(active_[k]) + position;
       if (t == end(active_[k])) continue;
@@ -108,7 +109,7 @@ class Verifier {
       }
       const std::int64_t id = chains_.draft.ids[t];
       const auto token = static_cast<std::size_t>(id);
-      // u < p / q, without a division by zero.
+      // u < p / q, without dividing by zero.
       if (!chains_.proposals) {
         if (uniform(t + b) < static_cast<double>(p(token))) return true;
         samplers[b].emplace(std::move(p), token);
@@ -122,7 +123,7 @@ class Verifier {
     });
   }
 
-  // Sums those rows that hold logits: all, the targets' before the proposals', or either kind.
+  // Normalises the rows of logits. They are contiguous: all rows, the targets', or the proposals'.
   void normalise_logits(std::vector<Distribution<T>>& distributions) const {
     const auto any = std::ranges::find_if(distributions, &Distribution<T>::is_logits);
     const std::span of_logits(
@@ -132,7 +133,7 @@ class Verifier {
     for (Distribution<T>& distribution : of_logits) distribution.normalise();
   }
 
-  // Asks of each pending chain, by its place, whether it goes on.
+  // Removes the chains that do not continue. `continues` takes an index of active_.
   template <class Continues>
   void keep_active(const Continues& continues) {
     constexpr auto kFinished = static_cast<std::size_t>(-1);

@@ -1,16 +1,18 @@
 #include <variant>
 
-#include "greedy.cuh"
-#include "launch.h"
-#include "sides.h"
-#include "verify.cuh"
+#include "device/launch.h"
+#include "device/ragged.h"
+#include "device/verify_greedy.cuh"
+#include "device/verify_sampled.cuh"
+#include "tokentiming/verify.h"
+#include "verify_checks.h"
 
 namespace tokentiming::cuda {
 namespace {
 
 constexpr const char* kVerify = "verify";
 
-// Of one launch, unless there are more chains: more than any device runs at once.
+// A launch has at most so many blocks, or one a chain: more than any device runs at once.
 constexpr std::size_t kMaxBlocks = 4096;
 
 DeviceDistributions device_distributions(const Distributions& distributions, const char* name) {
@@ -30,12 +32,14 @@ DeviceDistributions device_distributions(const Distributions& distributions, con
       distributions.rows);
 }
 
-// Divides rows among blocks so that all run at once; blocks that must not wait may be more.
+// How a row is divided among the blocks of a chain.
 struct RowPartition {
   std::size_t blocks_per_chain;
   std::size_t columns_per_block;
 };
 
+// Blocks of one chain wait for each other, so that all blocks of the launch must be resident. With
+// one block a chain no block waits, and there may be more.
 RowPartition partition_rows(std::size_t batch, std::size_t columns, std::size_t resident) {
   const auto tile = static_cast<std::size_t>(kVerifyTile);
   const std::size_t max_blocks = std::min(resident, kMaxBlocks) / batch;
@@ -53,6 +57,7 @@ void launch_kernel(void (*kernel)(VerifyArguments), std::size_t shared_bytes,
   const RowPartition partition =
       partition_rows(batch, static_cast<std::size_t>(arguments.columns), resident);
   const std::size_t blocks = batch * partition.blocks_per_chain;
+  const bool cooperative = partition.blocks_per_chain > 1;
   Workspace parts(kVerify, workspace);
   const auto barrier_counts = parts.allocate<unsigned>(batch);
   arguments.blocks_per_chain = static_cast<int>(partition.blocks_per_chain);
@@ -60,11 +65,10 @@ void launch_kernel(void (*kernel)(VerifyArguments), std::size_t shared_bytes,
   arguments.barrier_counts = barrier_counts.data();
   arguments.partials = parts.allocate<double>(blocks * 2 * kPartials).data();
   arguments.block_sums = parts.allocate<double>(blocks * 2).data();
-  if (partition.blocks_per_chain > 1) zero(kVerify, barrier_counts, stream);
+  if (cooperative) zero(kVerify, barrier_counts, stream);
   launch(kVerify, kernel,
-         {static_cast<unsigned>(blocks), 1, kVerifyThreads, shared_bytes,
-          partition.blocks_per_chain > 1},
-         stream, arguments);
+         {static_cast<unsigned>(blocks), 1, kVerifyThreads, shared_bytes, cooperative}, stream,
+         arguments);
 }
 
 }  // namespace
@@ -78,6 +82,7 @@ std::size_t verify_workspace(std::size_t batch) {
 template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted, std::span<std::byte> workspace, Stream stream) {
+  require_cuda(kVerify);
   const auto& offsets = chains.draft.offsets;
   const std::size_t batch = offsets.empty() ? tokens.rows : offsets.size() - 1;
   check_verify_sizes(chains, batch, accepted.size());
@@ -93,7 +98,7 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   if (batch == 0) return;
 
   constexpr double kLog2E = 1.44269504088896340736;
-  constexpr auto kMost = static_cast<double>(std::numeric_limits<float>::max());
+  constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
   VerifyArguments arguments{};
   arguments.ids = any_ids(chains.draft.ids);
   arguments.chains = draft;
@@ -102,7 +107,7 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
     arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
   }
   arguments.columns = static_cast<int>(columns_of(chains.targets));
-  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMost));
+  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
   arguments.uniforms = std::visit(
       [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);
   arguments.uniforms_are_double = chains.uniforms.index() == 1;
@@ -113,7 +118,7 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
 
   const DeviceGuard guard(kVerify, stream);
   if (chains.temperature > 0.0) {
-    launch_kernel(verify_sampled, sizeof(VerifyShared), arguments, batch, workspace, stream);
+    launch_kernel(verify_sampled, sizeof(SampledShared), arguments, batch, workspace, stream);
   } else {
     launch_kernel(verify_greedy, sizeof(GreedyShared), arguments, batch, workspace, stream);
   }

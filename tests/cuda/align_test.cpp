@@ -101,14 +101,14 @@ void compare(std::mt19937& random, std::size_t most_tokens, std::size_t longest)
 
 }  // namespace
 
-TEST_CASE("align: the spans and costs of the CPU") {
+TEST_CASE("align: spans and costs equal those of the CPU") {
   std::mt19937 random(1);
   for (int repeat = 0; repeat < 12; ++repeat) {
     compare<std::int64_t>(random, 20, 10);
     compare<std::int32_t>(random, 40, 5);
   }
   for (int repeat = 0; repeat < 3; ++repeat) {
-    compare<std::int64_t>(random, 6, 40);   // patterns of two words
+    compare<std::int64_t>(random, 6, 40);   // patterns of 64 bits
     compare<std::int64_t>(random, 4, 300);  // and longer ones
     compare<std::int32_t>(random, 128, 3);
   }
@@ -125,20 +125,20 @@ TEST_CASE("align: tokens at the limit") {
   CHECK(batch.on_gpu(table, table, 8) == batch.on_cpu(table, table, 8));
 }
 
-TEST_CASE("align: an invalid pair says so, and the others go on") {
+TEST_CASE("align: an invalid pair is marked, the others are aligned") {
   std::mt19937 random(3);
   auto tokens = random_tokens(random, 6);
   tokens.push_back(std::string(static_cast<std::size_t>(cuda::kMaxTokenBytes) + 1, 'x'));
   const Table table(tokens);
-  Batch<std::int64_t> sound;
-  for (int b = 0; b < 3; ++b) sound.add(5, 4, 40, 40, random);
-  Result expected = sound.on_cpu(table, table, 8);
+  Batch<std::int64_t> valid;
+  for (int b = 0; b < 3; ++b) valid.add(5, 4, 40, 40, random);
+  Result expected = valid.on_cpu(table, table, 8);
   expected.costs[1] = -1;
   for (std::size_t k = 8; k < 16; ++k) expected.spans[k] = -1;
-  const auto check = [&](const char* what, const auto& spoil) {
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto batch = sound;
-    spoil(batch);
+    auto batch = valid;
+    break_it(batch);
     for_each_schedule([&] { CHECK(batch.on_gpu(table, table, 8) == expected); });
   };
   check("a draft id", [](auto& batch) { batch.draft[7] = 41; });
@@ -148,8 +148,8 @@ TEST_CASE("align: an invalid pair says so, and the others go on") {
     batch.draft.erase(batch.draft.begin() + 5, batch.draft.begin() + 10);
     batch.draft_offsets = {0, 5, 5, 10};
   });
-  // The first draft sequence takes in the second's tokens, which makes another pair of it.
-  auto batch = sound;
+  // The first draft sequence includes the second's tokens: it is another pair, and valid.
+  auto batch = valid;
   batch.draft_offsets = {0, 10, 5, 15};
   for_each_schedule([&] {
     const Result found = batch.on_gpu(table, table, 8);
@@ -158,7 +158,7 @@ TEST_CASE("align: an invalid pair says so, and the others go on") {
   });
 }
 
-TEST_CASE("align: a pair of more tokens than fit") {
+TEST_CASE("align: a pair with more tokens than the limit") {
   std::mt19937 random(4);
   const Table table(random_tokens(random, 4));
   Batch<std::int64_t> batch;

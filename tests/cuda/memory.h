@@ -1,4 +1,4 @@
-// Device memory for tests: a GPU's, or the host's where the kernels are emulated.
+// Device memory for tests: a GPU's, or the host's if the kernels are emulated.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #ifdef TOKENTIMING_EMULATED
-#include "emulation.h"
+#include "emulation/device.h"
 #else
 #include <cuda_runtime_api.h>
 #endif
@@ -22,7 +22,7 @@ namespace tokentiming::test {
 
 #ifdef TOKENTIMING_EMULATED
 
-// Memory of exactly the size asked for, so that AddressSanitizer sees what is beyond.
+// Memory of exactly the given size, so that AddressSanitizer detects accesses beyond it.
 template <class T>
 class DeviceArray {
  public:
@@ -38,8 +38,8 @@ class DeviceArray {
   std::unique_ptr<T[]> data_;
 };
 
-// Calls f once for each order in which the threads may run, on devices that have room for more or
-// fewer blocks; AddressSanitizer, which is slow, looks at addresses and not at orders.
+// Calls f once for each schedule: several orders of threads and numbers of resident blocks. Under
+// AddressSanitizer, which is slow and checks addresses rather than orders, once.
 template <class F>
 void for_each_schedule(const F& f) {
   using emulation::Order;
@@ -95,7 +95,7 @@ class DeviceArray {
   T* data_ = nullptr;
 };
 
-// A GPU runs its threads as it likes; twice gives it a chance to differ.
+// A GPU has its own schedule: two runs may differ.
 template <class F>
 void for_each_schedule(const F& f) {
   f();
@@ -104,7 +104,7 @@ void for_each_schedule(const F& f) {
 
 #endif
 
-// A workspace that holds rubbish.
+// A workspace with arbitrary contents.
 inline std::vector<std::byte> garbage_workspace(std::size_t bytes) {
   return std::vector<std::byte>(bytes, std::byte{0xAB});
 }

@@ -63,7 +63,7 @@ void compare(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("sample: the ids of the CPU") {
+TEST_CASE("sample: ids equal those of the CPU") {
   std::mt19937 random(1);
   for (int repeat = 0; repeat < 6; ++repeat) {
     compare<Half>(random);
@@ -75,7 +75,7 @@ TEST_CASE("sample: the ids of the CPU") {
 
 namespace {
 
-// The highest exact score, and of equal ones the lowest id: all tokens scored, none left out.
+// The token of the highest exact score, of equal scores the lowest id. Scores every token.
 std::int64_t highest(const Matrix<float>& logits, std::size_t row,
                      const std::vector<std::uint64_t>& keys, std::uint64_t seed,
                      const State& state) {
@@ -91,7 +91,7 @@ std::int64_t highest(const Matrix<float>& logits, std::size_t row,
 
 }  // namespace
 
-TEST_CASE("sample: great logits, whose sums with a bound round by more than its slack") {
+TEST_CASE("sample: great logits, whose sum with the bound rounds by more than the margin") {
   constexpr std::size_t kRows = 16;
   constexpr std::size_t kColumns = 1500;
   std::mt19937 random(7);
@@ -119,7 +119,7 @@ TEST_CASE("sample: great logits, whose sums with a bound round by more than its 
   }
 }
 
-TEST_CASE("sample: a row that holds no distribution gets -1, and no other does") {
+TEST_CASE("sample: only a row without a distribution gets -1") {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   std::mt19937 random(2);
   Matrix<double> logits(7, 300, 0, 300);
@@ -132,14 +132,14 @@ TEST_CASE("sample: a row that holds no distribution gets -1, and no other does")
   logits.at(1, 17) = kNaN;
   logits.at(2, 280) = INFINITY;
   for (std::size_t v = 0; v < 300; ++v) logits.at(3, v) = -INFINITY;
-  logits.at(4, 295) = kNaN;  // behind the keys
+  logits.at(4, 295) = kNaN;  // a column without a key
   logits.at(5, 0) = -1e308;
   states[6].byte_offset = std::int64_t{1} << 32;
   for (std::size_t r : {1, 2, 3, 6}) expected[r] = -1;
   for_each_schedule([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
 }
 
-TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
+TEST_CASE("log_noise: equals that of the CPU, and is NaN for an invalid state") {
   std::mt19937_64 random(3);
   for (const std::size_t count : {0, 1, 2, 300}) {
     std::vector<std::uint64_t> keys(count);
@@ -164,7 +164,7 @@ TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
   }
 }
 
-TEST_CASE("sample: sizes are refused as on the CPU") {
+TEST_CASE("sample: wrong sizes throw as on the CPU") {
   const Matrix<float> logits(2, 3, 0, 3);
   CHECK_THROWS_WITH(on_gpu(logits, {1, 2, 3, 4}, 0, {{}, {}}),
                     "sample: keys has 4 entries, logits only 3 columns");

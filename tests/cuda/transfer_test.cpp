@@ -48,7 +48,7 @@ struct InverseOnGpu {
   InverseMap there() const { return {offsets.span(), draft_ids.span()}; }
 };
 
-// A map of whole tokens alone.
+// A map with only whole tokens.
 struct ExactOnGpu {
   DeviceArray<std::int32_t> exact;
   InverseOnGpu inverse;
@@ -105,8 +105,8 @@ struct World {
     rows = random_matrix<Number>(random, 0, draft_tokens.size() + random() % 3);
   }
 
-  // Many more draft tokens, a lot of which go to the same target tokens: more than a warp reads at
-  // once, and more such target tokens than a block has warps.
+  // Many more draft tokens, many of them with one target token: more than a warp reads at once, and
+  // more such target tokens than a block has warps.
   void crowd(std::mt19937& random) {
     target_tokens.resize(1100);
     columns = target_tokens.size() + 3;
@@ -151,7 +151,8 @@ struct World {
     for (const std::size_t t : spell(text, random() % 2, random)) {
       target.push_back(static_cast<Id>(t));
       const std::size_t end = at + target_tokens[t].size();
-      // The draft tokens that have a byte of it; at times a range that the bytes do not speak of.
+      // The draft tokens that share a byte with it; sometimes a range that disagrees with the
+      // bytes.
       const auto after = std::ranges::upper_bound(starts, at) - starts.begin();
       const auto until = std::ranges::lower_bound(starts, end) - starts.begin();
       spans.push_back(static_cast<std::int32_t>(after - 1));
@@ -246,7 +247,7 @@ void compare(std::mt19937& random, std::map<int, int>& cases) {
 
 }  // namespace
 
-TEST_CASE("transfer: the distributions and cases of the CPU, bit for bit") {
+TEST_CASE("transfer: distributions and cases equal those of the CPU, bit for bit") {
   std::mt19937 random(1);
   std::map<int, int> cases;
   for (int repeat = 0; repeat < 20; ++repeat) {
@@ -267,7 +268,7 @@ template <class Number>
 void compare_crowded(std::mt19937& random) {
   World<Number, std::int64_t> world(random);
   std::vector<std::int8_t> cases;
-  do {  // until a distribution is moved within a token, and one merged
+  do {  // until both cases occur: within a token, and merge
     world = World<Number, std::int64_t>(random);
     world.crowd(random);
     for (int b = 0; b < 2; ++b) world.add_sequence(2, random);
@@ -284,13 +285,13 @@ void compare_crowded(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("transfer: target tokens that many come to, bit for bit") {
+TEST_CASE("transfer: target tokens with many draft tokens, bit for bit") {
   std::mt19937 random(4);
   compare_crowded<float>(random);
   compare_crowded<double>(random);
 }
 
-TEST_CASE("transfer: distributions without columns are invalid, and nothing is written") {
+TEST_CASE("transfer: without columns every distribution is invalid, and nothing is written") {
   std::mt19937 random(5);
   World<float, std::int64_t> world(random);
   world.add_sequence(2, random);
@@ -304,25 +305,25 @@ TEST_CASE("transfer: distributions without columns are invalid, and nothing is w
   });
 }
 
-TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") {
+TEST_CASE("transfer: an invalid row or sequence is marked, the others are transferred") {
   std::mt19937 random(2);
-  World<float, std::int64_t> sound(random);
+  World<float, std::int64_t> valid(random);
   for (int b = 0; b < 3; ++b) {
     do {
-      sound.draft.resize(static_cast<std::size_t>(sound.draft_offsets.back()));
-      sound.add_sequence(3, random);
-    } while (sound.draft_offsets.empty());
+      valid.draft.resize(static_cast<std::size_t>(valid.draft_offsets.back()));
+      valid.add_sequence(3, random);
+    } while (valid.draft_offsets.empty());
   }
-  sound.add_rows(random);
-  const auto expected = sound.on_cpu();
-  const auto check = [&](const char* what, const auto& spoil) {
+  valid.add_rows(random);
+  const auto expected = valid.on_cpu();
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto world = sound;
-    spoil(world);
+    auto world = valid;
+    break_it(world);
     for_each_schedule([&] {
       const auto found = world.on_gpu();
       for (std::int64_t j = 0; j < std::ssize(world.target); ++j) {
-        const bool spoilt = sound.target_offsets[1] <= j && j < sound.target_offsets[2];
+        const bool spoilt = valid.target_offsets[1] <= j && j < valid.target_offsets[2];
         const auto k = static_cast<std::size_t>(j);
         REQUIRE(found.cases[k] == (spoilt ? -1 : expected.cases[k]));
         for (std::size_t t = 0; t < world.columns; ++t) {
@@ -332,15 +333,15 @@ TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") 
       }
     });
   };
-  const auto draft = static_cast<std::size_t>(sound.draft_offsets[1]);
-  const auto proxy = static_cast<std::size_t>(sound.target_offsets[1]);
-  REQUIRE(sound.target_offsets[2] > sound.target_offsets[1]);
+  const auto draft = static_cast<std::size_t>(valid.draft_offsets[1]);
+  const auto proxy = static_cast<std::size_t>(valid.target_offsets[1]);
+  REQUIRE(valid.target_offsets[2] > valid.target_offsets[1]);
   check("a draft id", [&](auto& world) { world.draft[draft + 1] = 150; });
   check("a target id", [&](auto& world) { world.target[proxy] = -1; });
   check("a span", [&](auto& world) { world.spans[2 * proxy + 1] = 4; });
 
-  // A row with NaN spoils the proxy tokens that it serves.
-  auto world = sound;
+  // A row with NaN makes the proxy tokens that read it invalid.
+  auto world = valid;
   const auto row = static_cast<std::size_t>(world.draft_offsets[1]);
   std::size_t d = 0;
   while (world.first[d] < 0) ++d;
@@ -392,7 +393,7 @@ void compare_restricted(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("restrict: the distributions of the CPU, up to the last bits of their sum") {
+TEST_CASE("restrict: distributions equal those of the CPU, up to the last bits of their sum") {
   std::mt19937 random(3);
   for (int repeat = 0; repeat < 8; ++repeat) {
     compare_restricted<float>(random);
@@ -400,7 +401,7 @@ TEST_CASE("restrict: the distributions of the CPU, up to the last bits of their 
   }
 }
 
-TEST_CASE("restrict: every target token of a block is one that many come to") {
+TEST_CASE("restrict: every target token of a block has many draft tokens") {
   constexpr std::size_t kColumns = 1030;
   std::vector<std::int32_t> exact;
   for (std::size_t d = 0; d < 70 * kColumns; ++d) {
@@ -418,10 +419,10 @@ TEST_CASE("restrict: every target token of a block is one that many come to") {
   const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(1)));
   cuda::restrict_to_shared<double>(probs.in(memory.data()), map.there(),
                                    {out.data(), 1, kColumns, kColumns}, workspace.span(), {});
-  CHECK(bits(out.read()) == bits(expected));  // whole numbers below 2^53: no sum is rounded
+  CHECK(bits(out.read()) == bits(expected));  // integers below 2^53: no sum is rounded
 }
 
-TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
+TEST_CASE("restrict: out with more columns than a grid allows throws") {
   constexpr std::size_t kColumns = std::size_t{65535} * 1024 + 1;
   const ExactOnGpu map({}, 0);
   CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, map.there(),
@@ -430,7 +431,7 @@ TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
                        std::invalid_argument);
 }
 
-TEST_CASE("transfer and restrict: a map without its inverse is refused") {
+TEST_CASE("transfer and restrict: a map without its inverse throws") {
   CHECK_THROWS_WITH_AS(
       cuda::restrict_to_shared<float>({nullptr, 1, 4, 4}, {}, {nullptr, 1, 4, 4}, {}, {}),
       "restrict: exact_inverse has no offsets; a GPU needs the inverse of the map",
@@ -444,9 +445,9 @@ TEST_CASE("transfer and restrict: a map without its inverse is refused") {
       std::invalid_argument);
 }
 
-#ifndef TOKENTIMING_EMULATED  // which would be slow
+#ifndef TOKENTIMING_EMULATED  // too slow there
 
-TEST_CASE("restrict: more rows than a grid is high") {
+TEST_CASE("restrict: more rows than a grid has along y") {
   constexpr std::size_t kRows = 70000;
   const ExactOnGpu map({0}, 1);
   const DeviceArray probs(std::vector<float>(kRows, 0.5f));
@@ -459,7 +460,7 @@ TEST_CASE("restrict: more rows than a grid is high") {
 
 #endif
 
-TEST_CASE("restrict: a row without a distribution is NaN, and no other is") {
+TEST_CASE("restrict: only a row without a distribution becomes NaN") {
   const std::vector<std::int32_t> exact{1, -1, 0};
   const ExactOnGpu map(exact, 2);
   const DeviceArray probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});

@@ -19,7 +19,7 @@ using namespace tokentiming::test;
 
 namespace {
 
-// How far from a decision the two may part.
+// The tolerance within which CPU and GPU may decide differently.
 constexpr double kTolerance = 1e-5;
 
 // Values of Distributions::is_logits.
@@ -31,7 +31,7 @@ struct Outcome {
   std::vector<std::int32_t> accepted;
 };
 
-// One call's arguments, whatever the types of its rows.
+// The arguments of one call, for any types of rows.
 template <class Target, class Draft, class Uniform, class Id>
 struct Case {
   std::vector<Id> ids;
@@ -82,7 +82,7 @@ struct Case {
     return {tokens.read(), accepted.read()};
   }
 
-  // ---- the rule in double, as one would write it down ----
+  // ---- the rule, written plainly in double ----
 
   template <class Number>
   std::vector<double> distribution(const Matrix<Number>& rows, std::size_t row,
@@ -97,7 +97,7 @@ struct Case {
     return p;
   }
 
-  // Whether the outcome of chain b is what the rule says, up to the tolerance.
+  // Checks the outcome of chain b against the rule, up to the tolerance.
   void check_chain(std::size_t b, const Outcome& found) const {
     const auto begin = static_cast<std::size_t>(offsets[b]);
     const auto length = static_cast<std::size_t>(offsets[b + 1]) - begin;
@@ -127,7 +127,7 @@ struct Case {
       }
     }
     const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-    if (total < kTolerance) return;  // what rounding leaves of it is another draw
+    if (total < kTolerance) return;  // rounding may leave no mass: then the token is drawn from p
     const auto token = static_cast<std::size_t>(found.tokens[b * width + count]);
     REQUIRE(token < weights.size());
     const double before =
@@ -199,7 +199,7 @@ Case<Target, Draft, Uniform, Id> random_case(std::mt19937& random) {
   std::normal_distribution<double> normal;
   std::uniform_real_distribution<double> uniform;
   for (auto& u : one.uniforms) u = static_cast<Uniform>(0.999 * uniform(random));
-  // A target beside each proposal, like it but for some noise.
+  // For each proposal a target that is the proposal plus noise.
   for (std::size_t b = 0; b < batch; ++b) {
     const auto begin = static_cast<std::size_t>(offsets[b]);
     const auto end = static_cast<std::size_t>(offsets[b + 1]);
@@ -251,7 +251,7 @@ void compare_random(std::mt19937& random, Count& count, int repeats) {
 
 }  // namespace
 
-TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
+TEST_CASE("verify: follows the rule, and nearly always emits the CPU's tokens") {
   std::mt19937 random(5);
   Count count;
   compare_random<float, float>(random, count, 12);
@@ -265,7 +265,7 @@ TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
   CHECK(count.rejected >= 0.2 * count.chains);
 }
 
-TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
+TEST_CASE("verify: one chain over a large vocabulary, by many blocks") {
   constexpr std::size_t kColumns = 151936;
   std::mt19937 random(6);
   std::normal_distribution<double> normal(0.0, 2.0);
@@ -284,7 +284,7 @@ TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
   one.targets.at(0, 7) = narrow<BFloat16>(9.0);  // accepted
   one.targets.at(1, 140000) = narrow<BFloat16>(-9.0);
 #if defined(TOKENTIMING_EMULATED) && !defined(TOKENTIMING_ASAN)
-  // More blocks than a warp has lanes, so that a lane joins what several of them have found.
+  // More blocks than a warp has lanes, so that a lane reduces the partial results of several.
   emulation::schedule().order = emulation::Order::kForward;
   emulation::schedule().resident_blocks = 40;
 #endif
@@ -295,8 +295,8 @@ TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
 
 namespace {
 
-// Three chains of two tokens, all of them sound.
-Case<float, float, float, std::int64_t> sound_case() {
+// Three valid chains of two tokens.
+Case<float, float, float, std::int64_t> valid_case() {
   Case<float, float, float, std::int64_t> one{{1, 2, 1, 2, 1, 2},
                                               {0, 2, 4, 6},
                                               false,
@@ -314,14 +314,14 @@ Case<float, float, float, std::int64_t> sound_case() {
 
 }  // namespace
 
-TEST_CASE("verify: an invalid chain says so, and the others go on") {
+TEST_CASE("verify: an invalid chain is marked, the others are verified") {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-  const auto sound = sound_case();
-  const Outcome expected = sound.on_cpu();
-  const auto check = [&](const char* what, const auto& spoil) {
+  const auto valid = valid_case();
+  const Outcome expected = valid.on_cpu();
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto one = sound;
-    spoil(one);
+    auto one = valid;
+    break_it(one);
     for_each_schedule([&] {
       const Outcome found = one.on_gpu();
       CHECK(found.accepted ==
@@ -351,9 +351,9 @@ TEST_CASE("verify: an invalid chain says so, and the others go on") {
 }
 
 #ifdef TOKENTIMING_EMULATED
-TEST_CASE("verify: threads that round otherwise than the first go the same way") {
-  // A token of probability 1/2 and uniforms beside it, where a difference in rounding decides. Of
-  // one block and of several.
+TEST_CASE("verify: threads that round differently from thread 0 follow its decision") {
+  // A token of probability 1/2 and uniforms so close to it that rounding decides. With one block
+  // and with several.
   for (const std::size_t columns : {300, 5000}) {
     CAPTURE(columns);
     Case<float, float, float, std::int64_t> one{
@@ -386,8 +386,8 @@ TEST_CASE("verify: threads that round otherwise than the first go the same way")
 }
 #endif
 
-TEST_CASE("verify: nothing behind a rejection is looked at") {
-  auto one = sound_case();
+TEST_CASE("verify: nothing after a rejection is read") {
+  auto one = valid_case();
   one.uniforms = std::vector<float>(9, 0.9f);
   for (std::size_t b = 0; b < 3; ++b) {
     one.targets.at(3 * b, 1) = -50.0f;
@@ -397,8 +397,8 @@ TEST_CASE("verify: nothing behind a rejection is looked at") {
   for_each_schedule([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{0, 0, 0}); });
 }
 
-TEST_CASE("verify: offsets that are none are found on the device") {
-  auto one = sound_case();
+TEST_CASE("verify: invalid offsets are detected on the device") {
+  auto one = valid_case();
   one.offsets = {0, 7, 4, 6};
   for_each_schedule([&] {
     const auto accepted = one.on_gpu().accepted;
@@ -411,8 +411,8 @@ TEST_CASE("verify: offsets that are none are found on the device") {
   for_each_schedule([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{-1, -1, -1}); });
 }
 
-TEST_CASE("verify: what the host can see is refused") {
-  Case<float, float, float, std::int64_t> one = sound_case();
+TEST_CASE("verify: what the host can check throws") {
+  Case<float, float, float, std::int64_t> one = valid_case();
   one.padded = true;
   one.width = 2;
   CHECK_THROWS_WITH(one.on_gpu(), "verify: out.tokens must be [3, 3], got [3, 2]");
