@@ -100,11 +100,11 @@ if not (tt.ops.has_cuda() and torch.cuda.is_available()):
   step kernels 30 "$kernels"
   # Each test is named as it ends, so that a step cut short still tells what failed.
   step tests 80 "$python" -m pytest -v --tb=short -n 4 -m gpu -W default -p no:cacheprovider \
-    tests/python/test_cuda.py tests/python/test_graphed_model.py \
+    tests/python/test_cuda.py tests/python/test_cuda_graph_runner.py \
     tests/python/test_decoder_on_gpu.py
   # FlashInfer compiles its kernels at the first call, which takes longer than the benchmarks.
-  step peers 90 "$python" bench/python/gpu_peers.py
-  step benchmarks 90 "$python" bench/python/gpu_ops.py --json "$work/measured.json"
+  step peers 90 "$python" bench/python/ops.py --device cuda --peers-only
+  step benchmarks 90 "$python" bench/python/ops.py --device cuda --json "$work/measured.json"
 }
 
 # Limits that add up to more than the whole would let an early step eat a later one's time.
