@@ -15,16 +15,16 @@ namespace {
 constexpr const char* kTransfer = "transfer";
 constexpr const char* kRestrict = "restrict";
 
-constexpr std::int64_t kNone = -1;  // in place of a target token: the vocabulary map has none
+constexpr std::int64_t kNone = -1;  // an entry of the map without a target token
 
-// Entries of the map read and written by a thread before another is worth waking.
+// Map entries of a task: fewer are not worth waking a thread for.
 constexpr std::size_t kEntriesPerTask = 32768;
 
 std::size_t rows_per_task(std::size_t columns) {
   return std::max<std::size_t>(1, kEntriesPerTask / std::max<std::size_t>(1, columns));
 }
 
-// Adds row[d] to out[to[d]] for every d; returns the mass that found a place.
+// Adds row[d] to out[to[d]] for every d with to[d] >= 0; returns the mass added.
 template <class Number>
 double scatter(const Number* row, std::span<const std::int32_t> to, std::span<Number> out,
                const char* function, const char* map_name, std::size_t row_index) {
@@ -55,18 +55,18 @@ double scatter(const Number* row, std::span<const std::int32_t> to, std::span<Nu
   return mass;
 }
 
-// Divides by a sum, itself 0 or more.
+// Divides by a positive sum.
 template <class Number>
 void normalise(std::span<Number> out, double mass) {
   const double factor = 1.0 / mass;
-  if (!std::isfinite(factor)) {  // of a mass below about 1e-308
+  if (!std::isfinite(factor)) {  // for a mass below about 1e-308
     for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) / mass);
     return;
   }
   for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) * factor);
 }
 
-// Where each token of a sequence begins, and the end of the last.
+// The byte offset of each token of a sequence, and of the end of the last.
 std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
   std::vector<std::int64_t> offsets{0};
   for (const Token& token : tokens) {
@@ -75,7 +75,7 @@ std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
   return offsets;
 }
 
-// One sequence's tokens, its rows, and where they stand in the batch.
+// One sequence of the batch: its tokens and its rows.
 template <class Number, class Id>
 class Sequence {
  public:
@@ -174,7 +174,7 @@ class Sequence {
     return mass;
   }
 
-  // The proxy tokens taken from draft token `lo` before j begin where it begins.
+  // Conditions row `lo` on the proxy tokens taken from it before j. They start at its byte offset.
   double inside(std::size_t j, std::span<Number> out) const {
     std::size_t begin = j;
     while (begin > 0 && target_starts_[begin] > draft_starts_[lo(j)]) --begin;

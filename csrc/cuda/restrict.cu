@@ -24,15 +24,14 @@ struct RestrictArguments {
 
 inline constexpr unsigned kMassThreads = 1024;
 
-// A block a row: its mass on shared tokens.
+// Sums the mass on shared tokens of one row a block.
 template <class Number>
 __global__ void __launch_bounds__(kMassThreads)
     shared_mass(const __grid_constant__ RestrictArguments<Number> a) {
   Gatherer<Number> gatherer(a.inverse, a.draft_probs[blockIdx.x]);
   double mass = gatherer.thread_sum(kMassThreads);
   if (gatherer.flags() & kInvalid) mass = NAN;
-  mass = block_reduce(mass, shared_memory<WarpPartials<double>>(),
-                      [](double x, double y) { return x + y; });
+  mass = block_reduce(mass, shared_memory<WarpPartials<double>>(), Sum{});
   if (threadIdx.x == 0) a.masses[blockIdx.x] = mass > 0.0 ? mass : NAN;
 }
 

@@ -120,7 +120,7 @@ inline Register<T> exp2_approx(Register<T> z, Register<T> lowest) {
 }
 
 // Calls f(r, entries) for each register of entries, `r` being its index within sixteen lanes. Lanes
-// behind the last entry hold `padding`.
+// past the last entry hold `padding`.
 template <class T, class F>
 inline void for_each_register(const T* x, std::size_t count, T padding, const F& f) {
   std::size_t k = 0;

@@ -42,16 +42,16 @@ struct BlockKernels {
 // What the noise of one draw is computed from (philox.h).
 struct NoiseWords {
   std::uint32_t key[2];
-  std::uint32_t counter[2];  // behind the token's key: byte offset and empty tokens
+  std::uint32_t counter[2];  // after the token's key: byte offset and empty tokens
 };
 
 // Returns the first of `count` tokens whose score logit - log E may be `threshold` or more, or
-// whose logit is NaN; `count` if there is none. A token before it has a score below the threshold.
-// The token returned mostly has a score within 0.1 of the threshold, or above it.
+// whose logit is NaN; `count` if there is none. Every token before it has a score below the
+// threshold. The score of the token returned is mostly at least the threshold less 0.1.
 using FirstCandidate = std::size_t (*)(const NoiseWords& noise, const std::uint64_t* keys,
                                        const float* logits, std::size_t count, float threshold);
 
-// Also finishes what is left of a row when no whole vector is.
+// Also finishes a row, after the last whole vectors.
 std::size_t first_candidate_portable(const NoiseWords& noise, const std::uint64_t* keys,
                                      const float* logits, std::size_t count, float threshold);
 

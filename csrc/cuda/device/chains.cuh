@@ -4,7 +4,7 @@
 // The columns of a row are divided among the blocks of its chain. At each position, a block writes
 // the partial results of its columns, waits for the other blocks, and reduces the partial results
 // of all. Every block reaches the same decision, so that all stop at the chain's first rejection
-// and read no row behind it.
+// and read no row after it.
 #pragma once
 
 #include "reduce.cuh"

@@ -86,7 +86,7 @@ class Gatherer {
     Number sum = 0;
     for (int begin = all.begin; begin < all.end; begin += kLoadsInFlight * kLanes) {
       Number mine[kLoadsInFlight];
-      load_strided(begin + lane, all.end, kLanes, mine);
+      read_strided(begin + lane, all.end, kLanes, mine);
 #pragma unroll
       for (int u = 0; u < kLoadsInFlight; ++u) {
         if (begin + u * kLanes >= all.end) break;
@@ -99,7 +99,7 @@ class Gatherer {
     return sum;
   }
 
-  // The range of a target token; empty for tokens behind the last.
+  // The range of a target token; empty for tokens past the last.
   __device__ Range range(int target) {
     const Range found{offset(target), offset(target + 1)};
     if (0 <= found.begin && found.begin <= found.end && found.end <= inverse_.count) return found;
@@ -112,7 +112,7 @@ class Gatherer {
     double sum = 0.0;
     for (int k = static_cast<int>(threadIdx.x); k < inverse_.count; k += kLoadsInFlight * threads) {
       Number mine[kLoadsInFlight];
-      load_strided(k, inverse_.count, threads, mine);
+      read_strided(k, inverse_.count, threads, mine);
 #pragma unroll
       for (int u = 0; u < kLoadsInFlight; ++u) sum += static_cast<double>(mine[u]);
     }
@@ -137,7 +137,7 @@ class Gatherer {
   }
 
   // Reads several, `step` indices apart; 0 from `end` on.
-  __device__ void load_strided(int first, int end, int step, Number (&out)[kLoadsInFlight]) {
+  __device__ void read_strided(int first, int end, int step, Number (&out)[kLoadsInFlight]) {
     int indices[kLoadsInFlight];
 #pragma unroll
     for (int u = 0; u < kLoadsInFlight; ++u) {
@@ -222,7 +222,7 @@ inline DeviceInverseMap device_inverse(const InverseMap& inverse, const char* na
   }
   const std::size_t targets = inverse.offsets.size() - 1;
   if (targets > columns) {
-    refuse(operation, std::string(name) + " is of " + std::to_string(targets) +
+    refuse(operation, std::string(name) + " has " + std::to_string(targets) +
                           " target tokens, more than the " + std::to_string(columns) +
                           " columns of out");
   }
@@ -235,7 +235,7 @@ inline DeviceInverseMap device_inverse(const InverseMap& inverse, const char* na
 }
 
 // Rows go along x, which may have more blocks than y. All rows' first blocks then start first;
-// their columns mostly are the single letters, with the longest ranges.
+// their columns are mostly single letters, with the longest ranges.
 template <class Number>
 Grid gather_grid(const Rows<Number>& probs, std::size_t shared_bytes, const char* operation) {
   constexpr std::size_t kEach = kGatherTile;

@@ -59,7 +59,7 @@ class MyersBlock {
   }
 
  private:
-  // Computed rather than looked up: a table for each thread would not fit. Bits behind the pattern
+  // Computed rather than looked up: a table for each thread would not fit. Bits past the pattern
   // do not change the pattern's own bits.
   __device__ Word Peq(std::uint8_t byte) const {
     Word bits = 0;

@@ -59,9 +59,9 @@ class GreedyChain : public Chain {
     }
     synchronize_blocks();
     ArgMax best;
-    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.blocks_per_chain;
-         s += static_cast<int>(kWarp)) {
-      const double* block = partials(s);
+    for (int rank = static_cast<int>(threadIdx.x % kWarp); rank < a_.blocks_per_chain;
+         rank += static_cast<int>(kWarp)) {
+      const double* block = partials(rank);
       best = ArgMaxOp{}(best,
                         {static_cast<float>(__ldcg(block)), static_cast<int>(__ldcg(block + 1))});
     }
@@ -77,7 +77,7 @@ class GreedyChain : public Chain {
 #pragma unroll
         for (int k = 0; k < kVectorSize; ++k) {
           const float x = widen(vector[k]);
-          if (x <= best.logit) continue;  // ids come in order: of equal logits the lowest stays
+          if (x <= best.logit) continue;  // ids are in order: of equal logits the lowest stays
           best = {x < kInfinity ? x : kInfinity, at + k};
         }
       });

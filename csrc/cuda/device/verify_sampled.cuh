@@ -165,8 +165,7 @@ struct BlockSearch {
 struct SampledShared {
   WarpPartials<SoftmaxState> states[2];
   ProposedToken proposed;
-  Decision
-      decisions[2];  // alternating, because threads may read one while thread 0 writes the next
+  Decision decisions[2];  // alternating: threads may read one while thread 0 writes the next
   WarpPartials<double> sums;
   WarpPartials<double> prefix;
   WarpPartials<int> thread_ids[2];
@@ -228,9 +227,8 @@ class SampledChain : public Chain {
     if (reads && threadIdx.x < kWarp) states = reduce_partials();
     decision_ = block_broadcast(shared_.decisions[position_ % 2], [&] {
       Decision decision{Action::kInvalid, {}, {}, -1};
-      const bool normal =
-          (!of_p || decision.p.set(states.p)) && (!of_q || decision.q.set(states.q));
-      if (normal) apply_rule(reads ? shared_.proposed : load_proposed(), decision);
+      const bool valid = (!of_p || decision.p.set(states.p)) && (!of_q || decision.q.set(states.q));
+      if (valid) apply_rule(reads ? shared_.proposed : load_proposed(), decision);
       return decision;
     });
   }
@@ -238,23 +236,23 @@ class SampledChain : public Chain {
   __device__ void apply_rule(const ProposedToken& proposed, Decision& decision) const {
     const std::int64_t id = proposed.id;
     const double u = proposed.u;
-    const auto end = [&](int excluded) {
+    const auto stop = [&](int excluded) {
       decision.action = Action::kStop;
       decision.excluded = excluded;
     };
-    if (at_end()) return end(-1);
+    if (at_end()) return stop(-1);
     if (!is_uniform(u)) return;
-    if (id == kMissingMass && a_.proposals.given && !a_.proposals.is_logits) return end(-1);
+    if (id == kMissingMass && a_.proposals.given && !a_.proposals.is_logits) return stop(-1);
     if (!is_token(id)) return;
 
     const float p_token = p(decision.p).probability(proposed.p_entry);
     const float q_token = a_.proposals.given ? q(decision.q).probability(proposed.q_entry) : 1.0f;
     if (!Distribution::is_probability(p_token) || !Distribution::is_probability(q_token)) return;
-    // u < p / q, without a division by zero.
+    // u < p / q, without dividing by zero.
     if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) {
       decision.action = Action::kAccept;
     } else {
-      end(a_.proposals.given ? -1 : static_cast<int>(id));
+      stop(a_.proposals.given ? -1 : static_cast<int>(id));
     }
   }
 
@@ -293,9 +291,9 @@ class SampledChain : public Chain {
   __device__ SoftmaxPair reduce_partials() const {
     const MergeSoftmax op{a_.scale};
     SoftmaxPair states;
-    for (int s = static_cast<int>(threadIdx.x % kWarp); s < a_.blocks_per_chain;
-         s += static_cast<int>(kWarp)) {
-      const double* block = partials(s);
+    for (int rank = static_cast<int>(threadIdx.x % kWarp); rank < a_.blocks_per_chain;
+         rank += static_cast<int>(kWarp)) {
+      const double* block = partials(rank);
       states = op(states, {{static_cast<float>(__ldcg(block)), __ldcg(block + 1)},
                            {static_cast<float>(__ldcg(block + 2)), __ldcg(block + 3)}});
     }
@@ -311,21 +309,21 @@ class SampledChain : public Chain {
       float sum = 0.0f;
       for_each_vector(row, begin_, end_, [&](const auto& vector, int) {
         float x[kVectorSize];
-        float row_maximum = maximum;
+        float new_maximum = maximum;
 #pragma unroll
         for (int k = 0; k < kVectorSize; ++k) {
           x[k] = widen(vector[k]);
-          row_maximum = fmaxf(row_maximum, x[k]);
+          new_maximum = fmaxf(new_maximum, x[k]);
         }
-        if (row_maximum > maximum) {
-          sum *= exp2_approx((maximum - row_maximum) * scale);
-          maximum = row_maximum;
+        if (new_maximum > maximum) {
+          sum *= exp2_approx((maximum - new_maximum) * scale);
+          maximum = new_maximum;
         }
         const float shift = maximum == -kInfinity ? 0.0f : maximum;
-        float here = 0.0f;
+        float vector_sum = 0.0f;
 #pragma unroll
-        for (int k = 0; k < kVectorSize; ++k) here += exp2_approx((x[k] - shift) * scale);
-        sum += here;
+        for (int k = 0; k < kVectorSize; ++k) vector_sum += exp2_approx((x[k] - shift) * scale);
+        sum += vector_sum;
       });
       return {maximum, static_cast<double>(sum)};
     });
@@ -368,12 +366,13 @@ class SampledChain : public Chain {
 
   __device__ BlockSearch search_blocks(double u) const {
     double total = 0.0;
-    for (int s = 0; s < a_.blocks_per_chain; ++s) total += shared_.block_sums[s];
+    for (int rank = 0; rank < a_.blocks_per_chain; ++rank) total += shared_.block_sums[rank];
     if (!(total >= 0.0 && total < INFINITY)) return {SearchStatus::kInvalid, InverseCdf()};
     if (total == 0.0) return {SearchStatus::kNoMass, InverseCdf()};
     InverseCdf blocks(u * total);
-    for (int s = 0; s < a_.blocks_per_chain && !blocks.done(); ++s)
-      blocks.add(s, shared_.block_sums[s]);
+    for (int rank = 0; rank < a_.blocks_per_chain && !blocks.done(); ++rank) {
+      blocks.add(rank, shared_.block_sums[rank]);
+    }
     return {SearchStatus::kFound, blocks};
   }
 

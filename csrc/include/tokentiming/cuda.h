@@ -10,7 +10,7 @@
 // result marks it instead, as each function documents. No id or offset makes a function read or
 // write out of bounds.
 //
-// `workspace` is memory for the call alone. It has at least as many bytes as the function beside it
+// `workspace` is memory for the call alone: at least as many bytes as the function's *_workspace
 // returns, at an address that is a multiple of 16. Two calls on one stream may share a workspace.
 //
 // Every function throws std::runtime_error in a build without CUDA, and if a launch fails. Needs

@@ -53,7 +53,7 @@ struct VocabularyMap {
 //   kMerge   t starts where d_lo starts and ends where d_(hi-1) ends, hi > lo + 1:
 //            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) taken from first(d_lo), or from
 //            the missing mass if there is none, and given to t.
-//   kInside  t starts behind the start of d_lo, ends within or with it, and hi = lo + 1, and the
+//   kInside  t starts after the start of d_lo, ends within or with it, and hi = lo + 1, and the
 //            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d
 //            whose expansions begin with these n tokens and go on, x being the token they go on
 //            with.
