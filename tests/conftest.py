@@ -9,9 +9,15 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.selection import Selection
+
 # How long an example takes is no matter for a test.
 settings.register_profile("tokentiming", deadline=None)
 settings.load_profile("tokentiming")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Selection(config.option.markexpr))
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +30,7 @@ def drafts_work(request, caplog):
 
 
 def _real(name: str):
+    """Model and tokenizer of a demo model; its weights may be 4-bit GGUF converted to bf16."""
     from tokentiming.cli import demo_models as models
 
     try:
@@ -31,7 +38,7 @@ def _real(name: str):
     except models.ModelError as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"needs the weights of {name}, which cannot be had here: {error}")
+        pytest.skip(f"needs the weights of {name}, which cannot be downloaded here: {error}")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(folder)
 

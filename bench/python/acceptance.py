@@ -33,7 +33,7 @@ from tokentiming import ops
 from tokentiming.cli import demo_models as models
 from tokentiming.noise import Noise, State
 from tokentiming.runners.torch import TorchRunner
-from tokentiming.tokens import transcode
+from tokentiming.tokens.transcode import Context, unfinished
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 LANGUAGES = ("english", "code", "chinese", "russian")
@@ -49,18 +49,18 @@ class Draft:
 
     def __init__(self, model, tokenizer) -> None:
         self.vocabulary = vocabulary_of(model, tokenizer)
-        self._reader = TorchRunner(model)
+        self._runner = TorchRunner(model)
         self._prompt = tokenizer("").input_ids
-        self._context: list[int] = []
+        self._context = Context(self.vocabulary)
 
     def read(self, text: bytes) -> None:
-        self._context = transcode.follow(self._context, text, self.vocabulary)
+        self._written = self._context.follow(text)
         self._known: dict[tuple[int, ...], torch.Tensor] = {}
 
     def scores(self, written: tuple[int, ...] = ()) -> torch.Tensor:
         if written not in self._known:
-            ids = [*self._prompt, *self._context, *written]
-            row = self._reader.logits(ids)[0, : len(self.vocabulary)]
+            ids = [*self._prompt, *self._written, *written]
+            row = self._runner.logits(ids)[0, : len(self.vocabulary)]
             self._known[written] = row.float()
         return self._known[written]
 
@@ -85,11 +85,11 @@ def vocabulary_of(model, tokenizer) -> tt.Vocabulary:
 
 def target_rows(model, ids: list[int]):
     """Scores before each position, in the target's own reading of the text."""
-    reader = TorchRunner(model)
+    runner = TorchRunner(model)
     for start in range(0, len(ids), CHUNK):
         part = ids[: start + CHUNK]
         keep = len(part) - start
-        for j, row in enumerate(reader.logits(part, keep)):
+        for j, row in enumerate(runner.logits(part, keep)):
             yield start + j + 1, row.float()
 
 
@@ -157,7 +157,7 @@ def measure(target, draft, languages, seeds: int, out: Path) -> None:
             for read, row in target_rows(model, [*prompt, *ids]):
                 i = read - len(prompt)
                 before = vocabulary.decode(ids[: max(i, 0)])
-                if i < FIRST or i >= len(ids) or transcode.unfinished(before):
+                if i < FIRST or i >= len(ids) or unfinished(before):
                     continue
                 reader.read(before)
                 rates = position(reader, vocabulary, mapped, row, seeds, len(before))

@@ -14,7 +14,7 @@ from tokentiming.tokens.vocabulary import Vocabulary
 
 
 class State(NamedTuple):
-    """Where in the generated part a token is emitted; no state comes twice in a sequence."""
+    """Where in the generated part a token is emitted; no state occurs twice in a sequence."""
 
     offset: int = 0
     """Bytes generated so far."""
@@ -28,7 +28,7 @@ class State(NamedTuple):
         return State(self.offset, self.zero_byte_tokens + 1)
 
     def on(self, device: torch.device) -> torch.Tensor:
-        """The state as tensors have it, int64 ``[1, 2]``."""
+        """The state as a tensor, int64 ``[1, 2]``."""
         return send(torch.tensor([self], device="cpu"), device)
 
 
@@ -47,7 +47,7 @@ class Noise:
         Args:
             scores: float ``[R, V]`` or wider, log ``p`` up to a constant; entries beyond the
                 vocabulary (padding of the model's head) never win.
-            vocabulary: gives each token its key, so that equal bytes meet equal noise.
+            vocabulary: gives each token its key, so that equal bytes get equal noise.
             states: where each row's token is emitted, int64 ``[R, 2]``.
 
         Returns:
@@ -67,8 +67,8 @@ class Noise:
     ) -> torch.Tensor:
         """How far the winner of one race is ahead of the second, in nats of ``p``.
 
-        Another distribution that meets the same noise has the same winner unless it shifts the two
-        tokens' log-odds by more than this.
+        Another distribution has the same winner on the same noise unless it shifts the log-odds of
+        the two tokens by more than this.
 
         Args:
             scores: ``[1, V]``, as in ``race``.
@@ -79,7 +79,7 @@ class Noise:
         Returns:
             float64 ``[1]``; infinite where no other token takes part.
         """
-        # The winner runs once more, but last of all: alone, it comes second to itself.
+        # The winner takes part again with the least score, so that there is always a second.
         others = scores.index_fill(1, winner, torch.finfo(scores.dtype).min)
         second = self.race(others, vocabulary, states)
         pair = torch.cat((winner, second))
@@ -100,10 +100,10 @@ class Noise:
 
 
 class Stream:
-    """Draws one after another, each on variates of its own.
+    """A sequence of draws, each with new variates.
 
-    Unlike the shared noise these belong to no place in the text: after a rejection the same place
-    is drafted again, and must not meet the randomness that led to the rejection.
+    Unlike the shared noise they do not depend on the state: after a rejection the same state is
+    drafted again, and must not reuse the randomness that led to the rejection.
     """
 
     def __init__(self, seed: int, row: int) -> None:
@@ -112,7 +112,7 @@ class Stream:
         self._calls = 0
 
     def draw(self, distribution: torch.Tensor) -> torch.Tensor:
-        """An index of a distribution ``[1, V]``, which need not be normalised: int64 ``[1]``."""
+        """Draw an index from a distribution ``[1, V]``, normalized or not: int64 ``[1]``."""
         keys = torch.arange(distribution.shape[1], device=distribution.device)
         states = send(self._fresh(), distribution.device)
         return ops.sample(distribution.log(), keys, seed=self._seed, states=states)

@@ -7,11 +7,17 @@ from typing import Any
 
 
 def integer(value: Any, name: str, *, least: int, caller: str = "generate") -> int:
-    """An argument that is an integer of any type, NumPy's and tensors' included.
+    """Read an integer argument of any type, NumPy integers and tensors included.
+
+    Args:
+        value: the argument.
+        name: of the argument, for errors.
+        least: the least value allowed.
+        caller: the function, whose name errors begin with.
 
     Raises:
-        TypeError: it is none.
-        ValueError: it is below the least.
+        TypeError: it is not an integer.
+        ValueError: it is below ``least``.
     """
     try:
         if isinstance(value, bool):
@@ -27,7 +33,7 @@ def integer(value: Any, name: str, *, least: int, caller: str = "generate") -> i
 
 
 def seed(value: Any) -> int:
-    """A seed that fits the noise's key."""
+    """Read a seed, 0 to 2**63 - 1."""
     result = integer(value, "seed", least=0)
     if result >= 2**63:
         raise ValueError(f"generate: seed is {result}; give 0 to 2**63 - 1")

@@ -14,6 +14,7 @@ from tests.support.pairs import DRAFT, PAIRS, TARGET, Adversary, Gram, models
 from tokentiming import methods
 from tokentiming.engine.draft_length import FixedDraftLength
 from tokentiming.methods import Coupled, PointMass, Pushforward, Slem, Slrs, Tli, TokenTiming
+from tokentiming.noise import Noise
 
 EXACT = 1e-12
 JUDGING = {
@@ -94,7 +95,9 @@ def test_a_draft_that_fails_for_what_it_drew_leaves_the_output_exact(method, fat
 def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
     method = TokenTiming(alignment)
     distribution, target = distribution_and_target(method, "same")
-    assert method.exact
+    assert method.bind(Noise(0), TARGET, TARGET).exact
+    assert not method.bind(Noise(0), DRAFT, TARGET).exact
+    assert not method.exact
     assert distance(distribution, target) < EXACT
 
 
@@ -121,8 +124,16 @@ def test_the_pair_holds_what_could_go_wrong():
     seen: Counter[str] = Counter()
 
     class Watched(Pushforward):
-        def verify(self, rows, proposal):
-            emitted = list(super().verify(rows, proposal))
+        def bind(self, *parts):
+            bound = super().bind(*parts)
+            verify = bound.verify
+            bound.verify = lambda rows, proposal: self.watched(
+                list(verify(rows, proposal)), proposal
+            )
+            return bound
+
+        def watched(self, tokens, proposal):
+            emitted = list(tokens)
             accepted = len(emitted) - 1
             seen["missed"] += proposal.missed and accepted == len(proposal.ids)
             seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
@@ -154,13 +165,16 @@ class Recorded(TokenTiming):
     distribution.
     """
 
-    def begin(self, noise, draft, target) -> None:
-        super().begin(noise, draft, target)
+    def bind(self, *parts):
         self.history: tuple[int, ...] = ()
         self.events: list[tuple] = []
+        bound = super().bind(*parts)
+        verify = bound.verify
+        bound.verify = lambda rows, proposal: self.recorded(verify(rows, proposal), proposal)
+        return bound
 
-    def verify(self, rows, proposal):
-        emitted = list(super().verify(rows, proposal))
+    def recorded(self, tokens, proposal):
+        emitted = list(tokens)
         for j, token in enumerate(proposal.ids[: len(emitted)]):
             distribution = tuple(proposal.probs[j].tolist())
             self.events.append((self.history + tuple(emitted[:j]), distribution, token))

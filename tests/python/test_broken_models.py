@@ -1,4 +1,4 @@
-"""Folders and files of a user that are no whole model: one error that names the path."""
+"""Damaged folders and files of a user: one error that names the path."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tokentiming.cli.demo_models import ModelError
     "index",
     ["", "3", "null", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 100_000],
 )
-def test_a_broken_index_is_named(tmp_path: Path, index: str) -> None:
+def test_a_damaged_index_is_named(tmp_path: Path, index: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ModelError, match=r"^resolve: '.*index.json' is not whole"):
+    with pytest.raises(ModelError, match=r"^resolve: '.*index.json' is incomplete or damaged"):
         models.resolve(tmp_path)
 
 
@@ -32,10 +32,12 @@ def test_a_broken_index_is_named(tmp_path: Path, index: str) -> None:
         b'{"a": {"data_offsets": [0, null]}}', b"[" * 100_000,
     ],
 )  # fmt: skip
-def test_a_broken_safetensors_header_is_named(tmp_path: Path, header: bytes) -> None:
+def test_a_damaged_safetensors_header_is_named(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(ModelError, match=r"^resolve: '.*model.safetensors' is not whole"):
+    with pytest.raises(
+        ModelError, match=r"^resolve: '.*model.safetensors' is incomplete or damaged"
+    ):
         models.resolve(tmp_path)
 
 
@@ -53,15 +55,15 @@ def pair(key: bytes, kind: int, value: bytes) -> bytes:
     ],
     ids=["alignment", "string", "array", "nested"],
 )
-def test_a_broken_gguf_header_is_named(tmp_path: Path, metadata: bytes) -> None:
+def test_a_damaged_gguf_header_is_named(tmp_path: Path, metadata: bytes) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + metadata)
-    with pytest.raises(ModelError, match=r"^resolve: '.*x.gguf' is not whole"):
+    with pytest.raises(ModelError, match=r"^resolve: '.*x.gguf' is incomplete or damaged"):
         models.resolve(path)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "/" + "x/" * 3000, "~nobody-of-this-name/x", "a\0b"])
-def test_names_that_are_no_paths(name: str) -> None:
+def test_names_that_are_not_paths(name: str) -> None:
     with pytest.raises(ModelError, match=r"^resolve: '"):
         models.resolve(name)
 

@@ -1,4 +1,4 @@
-"""A cache that is broken, in the way, unwritable or full: told in one line, or mended by itself."""
+"""A cache that is damaged, unwritable or full: repaired, or reported in one line."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ BROKEN = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("manifest", BROKEN.values(), ids=BROKEN)
-def test_a_broken_manifest_is_no_model(
+def test_a_damaged_manifest_is_not_a_model(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, manifest: str | bytes | None
 ) -> None:
     set_known(monkeypatch, spec)
@@ -99,7 +99,9 @@ def test_a_broken_manifest_is_no_model(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link", "partial"])
-def test_what_lies_in_a_models_place_makes_room(spec: ModelSpec, tmp_path: Path, kind: str) -> None:
+def test_anything_in_place_of_a_model_is_replaced(
+    spec: ModelSpec, tmp_path: Path, kind: str
+) -> None:
     folder = cache_of(spec)
     folder.parent.mkdir(parents=True)
     elsewhere = tmp_path / "elsewhere"
@@ -112,12 +114,12 @@ def test_what_lies_in_a_models_place_makes_room(spec: ModelSpec, tmp_path: Path,
     if kind == "link":
         elsewhere.mkdir()
         (elsewhere / "mine").touch()
-    assert store.fault(models.pull(spec), verify=True) is None
-    assert kind != "link" or (elsewhere / "mine").exists(), "what a link led to is not ours"
+    assert store.reason_unusable(models.pull(spec), verify=True) is None
+    assert kind != "link" or (elsewhere / "mine").exists(), "the target of a link is kept"
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_file_that_cannot_be_read_is_no_model(
+def test_an_unreadable_file_is_not_a_model(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path) -> str:
@@ -132,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_no_model(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_time_that_no_clock_shows_is_hashed(spec: ModelSpec) -> None:
+def test_a_file_with_an_impossible_time_is_hashed(spec: ModelSpec) -> None:
     path = models.pull(spec) / "manifest.json"
     manifest = json.loads(path.read_text())
     for entry in manifest["files"].values():
@@ -146,7 +148,7 @@ def test_a_time_that_no_clock_shows_is_hashed(spec: ModelSpec) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", ["file", "below a file", "/proc/nowhere", "models", "lock"])
-def test_a_cache_that_cannot_be_made(
+def test_a_cache_that_cannot_be_created(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     set_known(monkeypatch, spec)
@@ -171,7 +173,7 @@ def test_a_cache_that_cannot_be_made(
 
 
 @pytest.mark.parametrize("variable", ["", "~nobody-of-this-name/x"])
-def test_a_home_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_an_unknown_home_folder(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     def unknown(_: object) -> None:
         raise KeyError("getpwuid")
 
@@ -179,12 +181,12 @@ def test_a_home_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, variable: str
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    with pytest.raises(ModelError, match=r"^cache_folder: .*; set TOKENTIMING_CACHE"):
+    with pytest.raises(ValueError, match=r"^cache_folder: .*; set TOKENTIMING_CACHE"):
         store.cache_folder()
     assert "; set TOKENTIMING_CACHE" in error_line("models", "list")
 
 
-# --- a disk that refuses in the middle
+# --- errors of the disk
 
 CODES = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT]
 
@@ -197,7 +199,7 @@ def failing(error: Exception, *, after: Callable[..., object] = lambda *_, **__:
     return fail
 
 
-def half_sealed(error: Exception) -> Callable[..., object]:
+def half_written_manifest(error: Exception) -> Callable[..., object]:
     write = Path.write_text
 
     def write_text(path: Path, text: str, encoding: str = "utf-8") -> int:
@@ -216,8 +218,10 @@ def half_converted(gguf: Path, folder: Path, **options: Any) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-@pytest.mark.parametrize("step", ["lock", "wheel", "join", "convert", "rust", "seal", "replace"])
-def test_a_disk_that_refuses(
+@pytest.mark.parametrize(
+    "step", ["lock", "wheel", "join", "convert", "rust", "manifest", "replace"]
+)
+def test_an_error_of_the_disk_at_every_step(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, step: str, code: int
 ) -> None:
     error: Exception = OSError(code, os.strerror(code))
@@ -233,15 +237,15 @@ def test_a_disk_that_refuses(
             patch.setattr(models, "convert", failing(error, after=half_converted))
         elif step == "rust":
             patch.setattr(models, "convert", failing(rust, after=half_converted))
-        elif step == "seal":
-            patch.setattr(Path, "write_text", half_sealed(error))
+        elif step == "manifest":
+            patch.setattr(Path, "write_text", half_written_manifest(error))
         else:
             patch.setattr(os, "replace", failing(error))
         with pytest.raises(ModelError, match=REFUSED) as caught:
             models.pull(spec)
         assert os.strerror(code) in str(caught.value)
         assert models.cached(spec) is None
-    assert store.fault(models.pull(spec), verify=True) is None
+    assert store.reason_unusable(models.pull(spec), verify=True) is None
 
 
 def test_pip_on_a_full_disk(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,13 +264,13 @@ def test_the_hub_on_a_full_disk(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("HF_HUB_OFFLINE")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(sources, "from_hub", failing(full))
-    heard: list[models.Progress] = []
+    reported: list[models.Progress] = []
     with pytest.raises(ModelError, match=REFUSED):
-        models.pull(spec, progress=heard.append)
-    assert not [step for step in heard if "out of reach" in step.detail]
+        models.pull(spec, progress=reported.append)
+    assert not [step for step in reported if "not reachable" in step.detail]
 
 
-def test_a_gguf_file_and_a_cache_that_cannot_be_made(
+def test_a_gguf_file_and_a_cache_that_cannot_be_created(
     spec: ModelSpec, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENTIMING_CACHE", str(tiny_gguf))
@@ -275,7 +279,9 @@ def test_a_gguf_file_and_a_cache_that_cannot_be_made(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_whole_model_needs_no_writing(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_model_needs_no_writing(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = models.pull(spec)
     for name in ("mkdir", "write_text", "unlink"):
         monkeypatch.setattr(Path, name, failing(OSError(errno.EROFS, "read-only")))
@@ -283,7 +289,7 @@ def test_a_whole_model_needs_no_writing(spec: ModelSpec, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_closed_pipe_is_not_the_caches_fault(spec: ModelSpec) -> None:
+def test_a_closed_pipe_is_not_an_error_of_the_cache(spec: ModelSpec) -> None:
     models.pull(spec)
     os.utime(cache_of(spec) / "config.json", ns=(1, 1))
     with pytest.raises(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""How commands end that cannot do what they were told: one line, the argument, the way out."""
+"""Errors of commands: one line with the argument and the way out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tokentiming import cli
+from tokentiming.cli import commands
 from tokentiming.cli import demo_models as models
 
 
 def ended(*arguments: str, code: int = 2, input: str | bytes | None = None) -> str:
-    """The one line that a command ends with, less the program's name."""
+    """The only line of a command's error, without the program's name."""
     found = CliRunner().invoke(cli.app, list(arguments), input=input)
     assert found.exit_code == code, found.output
     assert found.stdout == ""
@@ -74,10 +75,10 @@ class TestText:
     def test_that_is_not_utf8(self, command: str, argument: str) -> None:
         expected = f"{command}: {argument} is not UTF-8 "
         assert ended(command, "-", input=b"ab\xff").startswith(expected)
-        for text in ("ab\udcff", "\ud800"):  # as Python hands over a byte, and a lone surrogate
+        for text in ("ab\udcff", "\ud800"):  # a byte as Python passes it, and a lone surrogate
             line = ended(command, text)
             assert line.startswith(expected)
-            assert line.endswith("; convert it first, as with iconv")
+            assert line.endswith("; convert it first, for example with iconv")
 
     def test_that_cannot_be_read(
         self, monkeypatch: pytest.MonkeyPatch, command: str, argument: str
@@ -87,18 +88,18 @@ class TestText:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
         for stdin in (None, Closed()):
-            monkeypatch.setattr(cli, "sys", type("System", (), {"stdin": stdin}))
+            monkeypatch.setattr(commands, "sys", type("System", (), {"stdin": stdin}))
             assert ended(command, "-").startswith(f"{command}: {argument} is -, and standard input")
 
 
-def test_standard_input_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Decoder:
         target_tokenizer = type("T", (), {"chat_template": None})
 
         def generate(self, prompt: str, **_: Any) -> Any:
             raise ValueError(f"generate: {prompt!r}")
 
-    monkeypatch.setattr(cli, "_decoder", lambda *_: Decoder())
+    monkeypatch.setattr(commands, "_decoder", lambda *_: Decoder())
     assert ended("generate", "-", input="a\r\n你") == r"generate: 'a\r\n你'"
 
 
@@ -107,7 +108,7 @@ def test_the_option_of_a_model_is_named(tmp_path: Path, option: str) -> None:
     (tmp_path / "tokenizer.json").write_text("3")
     arguments = {"--target": str(tmp_path), "--draft": str(tmp_path), option: "./no\x1bwhere"}
     line = ended("generate", "x", *(part for pair in arguments.items() for part in pair))
-    assert line.startswith(r"resolve: './no\x1bwhere' is no folder")
+    assert line.startswith(r"resolve: './no\x1bwhere' is not a folder")
     assert line.endswith(f"({option})")
 
 
@@ -115,7 +116,9 @@ def test_the_option_of_a_model_is_named(tmp_path: Path, option: str) -> None:
 def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     line = ended("align", "x", "--draft", str(tmp_path))
-    assert line.startswith(f"load: transformers cannot load the tokenizer of '{tmp_path}'")
+    assert line.startswith(
+        f"load_tokenizer: transformers cannot load the tokenizer of '{tmp_path}'"
+    )
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -138,7 +141,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_bug_is_told_with_a_hint(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_bug_is_reported_with_a_hint(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     raising(monkeypatch, error)
     line = ended("models", "pull", "x", code=1)
     assert line.startswith(f"{type(error).__name__}: ")
@@ -147,7 +150,7 @@ def test_a_bug_is_told_with_a_hint(monkeypatch: pytest.MonkeyPatch, error: Excep
     assert found.exception is error
 
 
-def test_a_template_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_rejects_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     raising(monkeypatch, jinja2.TemplateError("roles must alternate"))
     line = ended("models", "pull", "x")
     assert "roles must alternate" in line
@@ -172,8 +175,10 @@ def test_standard_output_on_a_full_disk() -> None:
     assert line.startswith("tokentiming: standard output cannot be written: No space left")
 
 
-def test_a_terminal_that_lacks_characters() -> None:
-    script = "from tokentiming import cli; cli.app = lambda: print('你'); cli.main()"
+def test_a_terminal_that_cannot_encode_characters() -> None:
+    script = (
+        "from tokentiming.cli import commands; commands.app = lambda: print('你'); commands.main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

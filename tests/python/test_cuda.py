@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support import gpu
 from tests.support.tables import Map, Table
 from tokentiming import ops
 
-pytestmark = gpu.NEEDED
+pytestmark = pytest.mark.gpu
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 

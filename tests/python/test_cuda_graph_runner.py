@@ -21,21 +21,12 @@ from transformers import (
 )
 
 from tests.support.small_models import SIZES, random_ids
-from tokentiming.drafters import model as model_drafter
-from tokentiming.runners import cuda_graph as graphed_model
+from tokentiming.runners import NativeRunner, runner_for
+from tokentiming.runners import cuda_graph as cuda_graph_module
 from tokentiming.runners.cuda_graph import CudaGraphRunner, Pass, cuda_graph, cuda_graph_or_torch
 from tokentiming.runners.torch import TorchRunner
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-        ],
-    ),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def make(kind: str, device: str) -> torch.nn.Module:
@@ -45,17 +36,17 @@ def make(kind: str, device: str) -> torch.nn.Module:
     return LlamaForCausalLM(LlamaConfig(**SIZES)).to(device).eval()
 
 
-def graphed(model: torch.nn.Module) -> CudaGraphRunner:
+def graphed(model: torch.nn.Module, capacity: int = 1024) -> CudaGraphRunner:
     """On the CPU, where nothing can be recorded, a pass is its own recording."""
-    return CudaGraphRunner(model, (lambda run: run) if model.device.type == "cpu" else None)
+    record = (lambda run: run) if model.device.type == "cpu" else None
+    return CudaGraphRunner(model, record, capacity=capacity)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_logits_are_the_models_own(kind, device, monkeypatch):
-    monkeypatch.setattr(graphed_model, "_FIRST_CAPACITY", 24)  # so that it grows on the way
+def test_logits_are_the_models_own(kind, device):
     model = make(kind, device)
-    ours, reference = graphed(model), TorchRunner(model)
+    ours, reference = graphed(model, capacity=24), TorchRunner(model)  # it grows on the way
     ids = random_ids(60)
     asked = [
         (ids[:1], 1),
@@ -76,11 +67,14 @@ def test_logits_are_the_models_own(kind, device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("make_reader", [graphed, TorchRunner])
-def test_steps_are_read_before_they_are_known(make_reader, device, monkeypatch):
-    monkeypatch.setattr(graphed_model, "_FIRST_CAPACITY", 20)  # so that it grows at a step
+@pytest.mark.parametrize(
+    "make_runner",
+    [lambda model: graphed(model, capacity=20), TorchRunner],  # the first grows at a step
+    ids=["graphed", "torch"],
+)
+def test_steps_are_read_before_they_are_known(make_runner, device):
     model = make("llama", device)
-    ours, reference = make_reader(model), TorchRunner(model)
+    ours, reference = make_runner(model), TorchRunner(model)
     ids = random_ids(40)
 
     def check(logits: torch.Tensor, read: list[int]) -> None:
@@ -191,15 +185,15 @@ def test_a_model_that_cannot_be_recorded_is_read_as_it_is(caplog):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_drafters_reader_is_known_when_it_is_made(fails, monkeypatch, caplog):
+def test_the_runner_of_a_model_is_known_when_it_is_made(fails, monkeypatch, caplog):
     model = make("llama", "cpu")
-    monkeypatch.setattr(model_drafter.NativeRunner, "runs", lambda model: False)
+    monkeypatch.setattr(NativeRunner, "runs", lambda model: False)
     monkeypatch.setattr(CudaGraphRunner, "runs", lambda model: True)
     monkeypatch.setattr(
-        graphed_model, "cuda_graph", lambda run, device: refuse(run) if fails else run
+        cuda_graph_module, "cuda_graph", lambda run, device: refuse(run) if fails else run
     )
     with caplog.at_level(logging.WARNING):
-        ours = model_drafter.reader(model)
+        ours = runner_for(model)
     assert type(ours) is (TorchRunner if fails else CudaGraphRunner)
     assert len(warnings_of(caplog)) == fails
     ids = random_ids(5)
@@ -207,7 +201,7 @@ def test_a_drafters_reader_is_known_when_it_is_made(fails, monkeypatch, caplog):
 
 
 def test_a_copy_has_a_cache_and_a_recording_of_its_own(monkeypatch):
-    monkeypatch.setattr(graphed_model, "cuda_graph", lambda run, device: run)
+    monkeypatch.setattr(cuda_graph_module, "cuda_graph", lambda run, device: run)
     model = make("llama", "cpu")
     ours = CudaGraphRunner(model)
     ids = random_ids(20)
@@ -219,8 +213,7 @@ def test_a_copy_has_a_cache_and_a_recording_of_its_own(monkeypatch):
     torch.testing.assert_close(ours.logits([*ids, 3]), TorchRunner(model).logits([*ids, 3]))
 
 
-def test_where_a_later_recording_fails_the_logits_are_the_models_own(monkeypatch, caplog):
-    monkeypatch.setattr(graphed_model, "_FIRST_CAPACITY", 10)
+def test_where_a_later_recording_fails_the_logits_are_the_models_own(caplog):
     model = make("qwen2", "cpu")
     attempts = 0
 
@@ -229,7 +222,7 @@ def test_where_a_later_recording_fails_the_logits_are_the_models_own(monkeypatch
         attempts += 1
         return run if attempts == 1 else refuse(run)
 
-    ours, reference = CudaGraphRunner(model, record), TorchRunner(model)
+    ours, reference = CudaGraphRunner(model, record, capacity=10), TorchRunner(model)
     ids = random_ids(60)
 
     def check(logits: torch.Tensor, read: list[int]) -> None:
@@ -246,12 +239,11 @@ def test_where_a_later_recording_fails_the_logits_are_the_models_own(monkeypatch
     assert len(warnings_of(caplog)) == 1
 
 
-def test_the_cache_serves_inside_inference_mode_and_outside(monkeypatch):
-    monkeypatch.setattr(graphed_model, "_FIRST_CAPACITY", 10)
+def test_the_cache_serves_inside_inference_mode_and_outside():
     model = make("llama", "cpu")
     ids = random_ids(24)
     with torch.inference_mode():
-        ours = graphed(model)
+        ours = graphed(model, capacity=10)
         ours.logits(ids[:12])  # grows
     for n in range(13, 24):
         expected = TorchRunner(model).logits(ids[:n])
@@ -350,7 +342,7 @@ def test_a_capture_that_fails_leaves_device_and_stream_as_they_were(fails_at, mo
 def test_a_model_is_recorded_on_its_own_device(monkeypatch):
     devices: list[torch.device] = []
     monkeypatch.setattr(
-        graphed_model, "cuda_graph", lambda run, device: devices.append(device) or run
+        cuda_graph_module, "cuda_graph", lambda run, device: devices.append(device) or run
     )
     CudaGraphRunner(make("llama", "cpu"))
     assert devices == [torch.device("cpu")]

@@ -132,7 +132,7 @@ def test_chat_messages_go_through_each_models_own_template(target):
     decoder = tt.SpeculativeDecoder(target, ours, drafter)
     output = decoder.generate([{"role": "user", "content": "hi"}], max_new_tokens=3)
     assert ours.decode(output.sequences[0, :4]) == "[hi]"
-    assert draft_tokenizer.decode(drafter._prompt) == "<hi>"
+    assert draft_tokenizer.decode(drafter.prompt) == "<hi>"
 
 
 def test_statistics_add_up(decoder):

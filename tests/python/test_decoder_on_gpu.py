@@ -9,11 +9,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tokentiming as tt
-from tests.support import gpu, toys
+from tests.support import toys
 from tests.support.small_models import SIZES
 from tokentiming.methods import METHODS
 
-pytestmark = gpu.NEEDED
+pytestmark = pytest.mark.gpu
 
 TOKENIZER = toys.byte_level_tokenizer()
 DRAFT_TOKENIZER = toys.byte_level_tokenizer([("t", "h"), ("th", "e")])

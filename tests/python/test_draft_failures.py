@@ -169,7 +169,7 @@ def test_a_chat_template_that_refuses_the_messages(template, target, caplog):
     output = greedy(decoder, MESSAGES)
     assert output.sequences.tolist() == alone(target, MESSAGES, tokenizer)
     assert output.stats.proposed > 0
-    assert draft_tokenizer.decode(drafter._prompt) == "<system>Be brief.<user>to be"
+    assert draft_tokenizer.decode(drafter.prompt) == "<system>Be brief.<user>to be"
     assert "the draft's chat template refuses the messages" in caplog.text
 
 

@@ -16,7 +16,16 @@ from transformers import LogitsProcessorList
 from tests.support import references, toys
 from tokentiming import Draft, Vocabulary, methods, ops
 from tokentiming.engine.rows import Rows
-from tokentiming.methods import METHODS, Greedy, Proposal, Pushforward, Slrs, Tli, TokenTiming
+from tokentiming.methods import (
+    METHODS,
+    BoundMethod,
+    Greedy,
+    Proposal,
+    Pushforward,
+    Slrs,
+    Tli,
+    TokenTiming,
+)
 from tokentiming.methods.tokentiming import byte_spans
 from tokentiming.noise import Noise, State
 from tokentiming.tokens.vocabulary_map import VocabularyMap
@@ -27,9 +36,8 @@ DRAFT = toys.letters(["<eos>", "a", "b", "ba", "bab", ""])
 TARGET = toys.letters(["<eos>", "b", "a", "ab"])
 
 
-def begun(method, draft: Vocabulary = DRAFT, target: Vocabulary = TARGET):
-    method.begin(Noise(0), draft, target)
-    return method
+def bound(method, draft: Vocabulary = DRAFT, target: Vocabulary = TARGET) -> BoundMethod:
+    return method.bind(Noise(0), draft, target)
 
 
 def drawn(ids, vocabulary: Vocabulary = DRAFT, seed: int = 0) -> Draft:
@@ -74,7 +82,7 @@ def pushforward_twin(draft: Draft) -> tuple[list[int], list[list[float]], bool]:
 @pytest.mark.parametrize("ids", [[1], [3, 2], [4, 4], [2, 5, 1], [5], [1, 0], [0], [4, 3, 0]])
 def test_pushforward_takes_expansions_and_their_exact_distributions(ids):
     draft = drawn(ids)
-    proposal = proposed(begun(Pushforward()), draft)
+    proposal = proposed(bound(Pushforward()), draft)
     expected, probs, missed = pushforward_twin(draft)
     assert (proposal.ids, proposal.missed) == (expected, missed)
     torch.testing.assert_close(proposal.probs, torch.tensor(probs, dtype=torch.float64))
@@ -83,7 +91,7 @@ def test_pushforward_takes_expansions_and_their_exact_distributions(ids):
 @pytest.mark.parametrize("ids", [[1, 2], [2, 0], [0]])
 def test_tli_restricts_the_draft_and_normalises(ids):
     draft = drawn(ids)
-    proposal = proposed(begun(Tli()), draft)
+    proposal = proposed(bound(Tli()), draft)
     exact = VocabularyMap.build(DRAFT, TARGET).exact.tolist()
     assert proposal.ids == [exact[i] for i in ids]
     expected = [
@@ -94,7 +102,7 @@ def test_tli_restricts_the_draft_and_normalises(ids):
 
 
 def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
-    method = begun(Tli())
+    method = bound(Tli())
     scores = torch.tensor([[-math.inf, 0.0, 0.0, 9.0, 9.0, 9.0]])
     assert {int(method.choose_draft(scores, None).token) for _ in range(50)} == {1, 2}
     scores[0, :3] = -math.inf
@@ -107,22 +115,20 @@ def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused():
     with pytest.raises(ValueError, match=r"^Draft.take: the draft's scores hold NaN"):
         Draft().take([toys.choice(1), toys.choice(-1)], DRAFT.special_ids)
 
-    class Broken(Greedy):
-        def choose_target(self, scores, states):
-            return torch.full((len(scores),), -1)
-
+    broken = bound(Greedy())
+    broken.choose_target = lambda scores, states: torch.full((len(scores),), -1)
     ids = torch.zeros(1, 2, dtype=torch.int64)
     rows = Rows(
         torch.zeros(1, len(TARGET)), ids, [State()], LogitsProcessorList(), synchronizes=False
     )
     with pytest.raises(ValueError, match=r"^generate: the target's scores hold NaN"):
-        next(begun(Broken()).verify(rows, Proposal()))
+        next(broken.verify(rows, Proposal()))
 
 
 @pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
 def test_between_equal_vocabularies_the_full_distribution_is_kept(method):
     draft = drawn([1, 4, 3, 0])
-    proposal = proposed(begun(method, DRAFT, DRAFT), draft)
+    proposal = proposed(bound(method, DRAFT, DRAFT), draft)
     assert proposal.ids == draft.drawn == [1, 4, 3, 0]
     torch.testing.assert_close(proposal.probs, torch.cat(draft.probs))
 
@@ -131,7 +137,7 @@ def test_between_equal_vocabularies_the_full_distribution_is_kept(method):
 def test_slrs_sums_over_every_string(lookahead):
     model = toys.TableModel(len(DRAFT), seed=4)
     drafter = toys.TableDrafter(DRAFT, model)
-    method = begun(Slrs(lookahead))
+    method = bound(Slrs(lookahead))
 
     def ask(limit, choose, wants_more):
         return drafter.propose(b"", State(), limit, choose, wants_more)
@@ -189,9 +195,16 @@ def test_statistics_tell_the_cases_of_the_transfer():
     watched = []
 
     class Watched(TokenTiming):
-        def transfer(self, draft, proposal):
-            watched.append(super().transfer(draft, proposal))
-            return watched[-1]
+        def bind(self, *parts):
+            result = super().bind(*parts)
+            transfer = result.transfer
+
+            def watching(draft, proposal):
+                watched.append(transfer(draft, proposal))
+                return watched[-1]
+
+            result.transfer = watching
+            return result
 
     stats = toys.decoding(
         target, TARGET, toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),

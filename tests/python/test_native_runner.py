@@ -18,7 +18,7 @@ from transformers import (
 
 from tests.support.small_models import SIZES, random_ids
 from tokentiming import ops
-from tokentiming.drafters.model import reader
+from tokentiming.runners import runner_for
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.torch import TorchRunner
 
@@ -143,7 +143,7 @@ def test_rounding_to_8_bits_hardly_moves_real_weights(smollm2):
     "make", [gemma, hooked, adapted, sliding, rotating_by_length, lambda: pair("tied")[1]]
 )
 def test_other_models_stay_with_transformers(make):
-    assert type(reader(make().eval())) is TorchRunner
+    assert type(runner_for(make().eval())) is TorchRunner
 
 
 def test_ids_out_of_range_are_refused_and_nothing_is_read():

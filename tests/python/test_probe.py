@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 import tokentiming as tt
 from tests.support.small_models import HEAD, TOKENIZER, lively
-from tokentiming.runners.probe import refuse_unfaithful
+from tokentiming.runners.probe import require_same_logits
 from tokentiming.runners.torch import TorchRunner
 
 BERT = {
@@ -160,7 +160,7 @@ def test_a_models_own_settings_do_not_disturb_the_probe(settings, capfd):
     for name, value in settings.items():
         setattr(model.generation_config, name, value)
     before = model.generation_config.to_dict()
-    refuse_unfaithful(model, TorchRunner(model), "here")
+    require_same_logits(model, TorchRunner(model), "here")
     assert capfd.readouterr() == ("", "")
     assert model.generation_config.to_dict() == before
 
@@ -169,14 +169,14 @@ def test_a_models_own_settings_do_not_disturb_the_probe(settings, capfd):
 def test_rounding_passes(dtype):
     for seed in range(4):
         model = lively(seed).to(dtype)
-        refuse_unfaithful(model, TorchRunner(model), "here")
+        require_same_logits(model, TorchRunner(model), "here")
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_dynamic_8_bit_layers_pass():
     model = torch.ao.quantization.quantize_dynamic(lively(), {nn.Linear}, dtype=torch.qint8)
-    refuse_unfaithful(model, TorchRunner(model), "here")
+    require_same_logits(model, TorchRunner(model), "here")
 
 
 def test_a_model_is_tried_once_and_no_random_number_is_drawn():

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import tokentiming as tt
-from tests.support import gpu, toys
+from tests.support import toys
 from tests.support.reported import (
     GPT2,
     PROMPT,
@@ -160,8 +160,8 @@ def test_a_draft_without_memory_to_read_is_refused():
 @pytest.mark.parametrize(
     "places",
     [
-        pytest.param(("cuda", "cpu"), marks=gpu.NEEDED),
-        pytest.param(("cpu", "cuda"), marks=gpu.NEEDED),
+        pytest.param(("cuda", "cpu"), marks=pytest.mark.gpu),
+        pytest.param(("cpu", "cuda"), marks=pytest.mark.gpu),
         ("cpu", "cpu"),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_callback_may_not_use_the_same_decoder():
     assert shared.generate("ab", **OPTIONS).stats.tokens == 12  # it is free again
 
 
-@pytest.mark.parametrize("shared", ["drafter", "method", "streamer"])
+@pytest.mark.parametrize("shared", ["drafter", "streamer"])
 def test_what_two_decoders_share_is_refused_by_name(shared):
     class Streamer:
         def put(self, value):
@@ -117,14 +117,12 @@ def test_what_two_decoders_share_is_refused_by_name(shared):
 
     objects = {
         "drafter": tt.ModelDrafter(lively(1), TOKENIZER),
-        "method": tt.methods.Pushforward(),
         "streamer": Streamer(),
     }
 
     def made() -> tuple[tt.SpeculativeDecoder, dict]:
         parts = {
             "drafter": tt.ModelDrafter(lively(1), TOKENIZER),
-            "method": tt.methods.Pushforward(),
             shared: objects[shared],
         }
         streamer = parts.pop("streamer", None)
@@ -137,6 +135,38 @@ def test_what_two_decoders_share_is_refused_by_name(shared):
 
     with pytest.raises(RuntimeError, match=rf"^generate: this {shared} is in use"):
         outer.generate("ab", **OPTIONS, **outer_options, watch=again)
+
+
+@pytest.mark.parametrize("method", [kind() for kind in tt.methods.METHODS.values()])
+def test_two_decoders_may_share_a_method(method):
+    outer, inner = (decoder(method=method, draft_length=3) for _ in range(2))
+    options = {"do_sample": True, "top_k": 8, "seed": 3, "max_new_tokens": 12}
+    expected = [one.generate("to be", **options).sequences for one in (outer, inner)]
+    found: list[torch.Tensor] = []
+
+    def again(round_):
+        found.append(inner.generate("to be", **options).sequences)
+
+    found.append(outer.generate("to be", **options, watch=again).sequences)
+    assert torch.equal(found.pop(), expected[0])
+    assert found
+    assert all(torch.equal(ids, expected[1]) for ids in found)
+
+
+def test_a_decoder_is_a_callable_for_generate():
+    shared = decoder()
+    inputs = TOKENIZER(["to be", "or not"], return_tensors="pt", padding=True, padding_side="left")
+    options = {"do_sample": True, "seed": 5, "max_new_tokens": 12, "stop_strings": ["qq"]}
+    ours = shared.generate(inputs, **options)
+    ids = shared.target_model.generate(**inputs, custom_generate=shared, **options)
+    assert torch.equal(ids, ours.sequences)
+    out = shared.target_model.generate(
+        **inputs, custom_generate=shared, return_dict_in_generate=True, **options
+    )
+    assert out.text == ours.text
+    assert [one.finish_reason for one in out.stats] == [one.finish_reason for one in ours.stats]
+    with pytest.raises(ValueError, match=r"^generate: custom_generate is a decoder for another"):
+        lively(2).generate(**inputs, custom_generate=shared, **options)
 
 
 def test_a_custom_generate_callable_is_refused_in_use():

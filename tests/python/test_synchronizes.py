@@ -1,6 +1,6 @@
-"""Where a look at a result waits for a GPU: drafts in one go, verdicts together, two looks a round.
+"""Where reading a result waits for a GPU: a whole draft, then all rows together, two reads a round.
 
-The CPU plays the GPU here: it says that looking waits, and nothing else changes.
+Runners on the CPU say here that they synchronize, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.support import toys
 from tests.support.small_models import SIZES
 from tokentiming import methods
 from tokentiming.engine.draft_length import FixedDraftLength
-from tokentiming.engine.loop import Decoding, Request
+from tokentiming.engine.loop import Decoding
+from tokentiming.engine.request import Request
 from tokentiming.noise import Noise
 from tokentiming.runners.torch import TorchRunner
 from tokentiming.tokens.prompts import Prompt
@@ -29,9 +30,16 @@ DRAFT_TOKENIZER = toys.byte_level_tokenizer([("t", "h"), ("th", "e")])
 PROMPT = "To be, or not to be"
 
 
-@pytest.fixture(autouse=True)
-def synchronizes(monkeypatch) -> None:
-    monkeypatch.setattr(TorchRunner, "synchronizes", True)
+class Runner(TorchRunner):
+    """A runner that synchronizes, or not, as it is told."""
+
+    synchronizes = True
+
+
+def runner(model: LlamaForCausalLM, synchronizes: bool) -> Runner:
+    result = Runner(model)
+    result.synchronizes = synchronizes
+    return result
 
 
 def small(seed: int, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> LlamaForCausalLM:
@@ -40,8 +48,11 @@ def small(seed: int, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> LlamaFor
     return LlamaForCausalLM(config).eval()
 
 
-def own_drafter() -> tt.ModelDrafter:
-    return tt.ModelDrafter(small(1, DRAFT_TOKENIZER), DRAFT_TOKENIZER)
+def drafter_of(
+    seed: int, tokenizer: PreTrainedTokenizerFast = TOKENIZER, synchronizes: bool = True
+) -> tt.ModelDrafter:
+    model = small(seed, tokenizer)
+    return tt.ModelDrafter(model, tokenizer, runner(model, synchronizes))
 
 
 @pytest.mark.parametrize(
@@ -52,16 +63,22 @@ def own_drafter() -> tt.ModelDrafter:
     ],
 )
 @pytest.mark.parametrize("same", [True, False])
-def test_the_text_is_the_same(options, same, monkeypatch):
+def test_the_text_is_the_same(options, same):
     options = {"max_new_tokens": 40} | options
-    drafter = tt.ModelDrafter(small(0), TOKENIZER) if same else own_drafter()
-    decoder = tt.SpeculativeDecoder(small(0), TOKENIZER, drafter, draft_length=4)
-    assert drafter.synchronizes
-    together = decoder.generate(PROMPT, **options)
+
+    def generated(synchronizes: bool) -> tt.SpeculativeOutput:
+        drafted_by = (0, TOKENIZER) if same else (1, DRAFT_TOKENIZER)
+        drafter = drafter_of(*drafted_by, synchronizes=synchronizes)
+        assert drafter.synchronizes is synchronizes
+        target = small(0)
+        return tt.SpeculativeDecoder(
+            target, TOKENIZER, drafter, draft_length=4, runner=runner(target, synchronizes)
+        ).generate(PROMPT, **options)
+
+    together = generated(synchronizes=True)
     assert together.stats.proposed > 0
     assert not same or together.stats.accepted > 10
-    monkeypatch.setattr(TorchRunner, "synchronizes", False)
-    one_by_one = decoder.generate(PROMPT, **options)
+    one_by_one = generated(synchronizes=False)
     alone = tt.SpeculativeDecoder(small(0), TOKENIZER).generate(PROMPT, **options)
     assert together.text == one_by_one.text == alone.text
 
@@ -108,24 +125,24 @@ def looks(monkeypatch) -> Iterator[Looks]:
 @pytest.mark.parametrize("name", ["greedy", "coupled", "slem"])
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_round_looks_twice(name, waits, monkeypatch):
-    monkeypatch.setattr(TorchRunner, "synchronizes", waits)
-    drafter = own_drafter()
+    drafter = drafter_of(1, DRAFT_TOKENIZER, synchronizes=waits)
     vocabulary = tt.Vocabulary.from_tokenizer(TOKENIZER)
     seen: list[int] = []
     with looks(monkeypatch) as counter:
         request = Request(
-            Prompt(TOKENIZER(PROMPT).input_ids),
-            LogitsProcessorList(),
-            LogitsProcessorList(),
-            lambda ids: None,
-            torch.device("cpu"),
-            24,
-            name != "greedy",
-            Noise(1),
-            lambda round_: seen.append(counter.count),
+            prompt=Prompt(TOKENIZER(PROMPT).input_ids),
+            processors=LogitsProcessorList(),
+            warpers=LogitsProcessorList(),
+            end_reason=lambda ids: None,
+            criteria_device=torch.device("cpu"),
+            remaining=24,
+            do_sample=name != "greedy",
+            noise=Noise(1),
+            config=None,
+            watch=lambda round_: seen.append(counter.count),
         )
         method = methods.resolve("coupled" if name == "greedy" else name)
-        target = TorchRunner(small(0))
+        target = runner(small(0), waits)
         decoding = Decoding(target, vocabulary, drafter, method, FixedDraftLength(5), request)
         decoding.run(TOKENIZER)
     assert decoding.stats.proposed > 20

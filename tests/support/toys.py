@@ -13,7 +13,8 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 from tokentiming import Draft, ModelDrafter, Vocabulary, methods
 from tokentiming.drafters import Choice
 from tokentiming.engine.draft_length import DraftLength, FixedDraftLength
-from tokentiming.engine.loop import Decoding, Request
+from tokentiming.engine.loop import Decoding
+from tokentiming.engine.request import Request
 from tokentiming.noise import Noise
 from tokentiming.tokens.byte_tables import ByteLevel
 from tokentiming.tokens.prompts import Prompt
@@ -63,7 +64,7 @@ class Letters(Vocabulary):
 
 
 class ToyModel:
-    """Stands in for ``TorchRunner``; a subclass knows the rows."""
+    """A ``ModelRunner``; a subclass knows the rows."""
 
     device = torch.device("cpu")
     max_length = None
@@ -126,8 +127,8 @@ class TableDrafter(ModelDrafter):
     def __init__(self, vocabulary: Vocabulary, model: ToyModel) -> None:
         self.vocabulary = vocabulary
         self.begin(None, None, None)
-        self._reader = model
-        self._prompt = [0, 0]
+        self.runner = model
+        self.prompt = [0, 0]
 
     def begin(self, prompt, target_tokenizer, warpers) -> None:
         self._context = Context(self.vocabulary)
@@ -204,16 +205,17 @@ def decoding(
         return "eos" if ends and int(ids[0, -1]) in vocabulary.eos_ids else None
 
     request = Request(
-        Prompt([0, 0]),
-        LogitsProcessorList(processors),
-        LogitsProcessorList(),
-        end_reason,
-        target.device,
-        remaining,
-        do_sample,
-        noise or Noise(seed, row),
-        watch,
-        emitted_only,
+        prompt=Prompt([0, 0]),
+        processors=LogitsProcessorList(processors),
+        warpers=LogitsProcessorList(),
+        end_reason=end_reason,
+        criteria_device=target.device,
+        remaining=remaining,
+        do_sample=do_sample,
+        noise=noise or Noise(seed, row),
+        config=None,
+        watch=watch,
+        emitted_only=emitted_only,
     )
     policy = policy or FixedDraftLength(draft_length)
     run = Decoding(target, vocabulary, drafter, methods.resolve(method), policy, request)

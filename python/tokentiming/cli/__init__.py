@@ -1,4 +1,10 @@
-"""The command line: ``tokentiming generate``, ``demo``, ``align`` and ``models``."""
+"""The command line: ``tokentiming generate``, ``demo``, ``align`` and ``models``.
+
+- ``commands`` and ``errors``: options, exit codes, one-line errors.
+- ``demo``: the comparison that ``tokentiming demo`` shows.
+- ``views``: what the terminal shows.
+- ``demo_models``: models known by name, for the demo, the tests and the benchmarks.
+"""
 
 from tokentiming.cli.commands import app, main
 

@@ -1,4 +1,4 @@
-"""The command line: commands gather what is needed; the work is done in the library."""
+"""The commands: they read options and resolve models; the library does the work."""
 
 from __future__ import annotations
 
@@ -10,54 +10,62 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 try:
+    import filelock  # noqa: F401
     import rich  # noqa: F401
     import typer
 except ModuleNotFoundError as missing:
-    if missing.name not in ("rich", "typer"):
+    if missing.name not in ("filelock", "rich", "typer"):
         raise
     raise SystemExit(
-        "tokentiming: the command line needs typer and rich; "
+        "tokentiming: the command line needs typer, rich and filelock; "
         "install them with: pip install 'tokentiming[demo]'"
     ) from missing
 
-from tokentiming.cli import alignment as display_alignment
 from tokentiming.cli import demo_models as models
-from tokentiming.cli import display
-from tokentiming.cli.errors import Polite
+from tokentiming.cli.errors import OneLineErrors
+from tokentiming.cli.views import alignment as alignment_view
+from tokentiming.cli.views import console
+from tokentiming.cli.views.models import PullBars, models_table
 
 app = typer.Typer(
-    cls=Polite,
+    cls=OneLineErrors,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Speculative decoding between any two causal language models.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="The models that can be had by name.")
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help="Models for the demo, known by name. If the hub is not reachable, their weights come from "
+    "the package index: 4-bit GGUF files converted to bf16, not the hub's original weights.",
+)
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str, typer.Option(help="A known name, a folder, a .gguf file or a hub id.")]
+Model = Annotated[
+    str, typer.Option(help="A name of `models list`, a folder, a .gguf file or a hub id.")
+]
 
 
 @app.callback()
 def options(
-    traceback: Annotated[bool, typer.Option(help="Show where an error arose.")] = False,
+    traceback: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command; `Polite` reads them."""
+    """Options of all commands; `OneLineErrors` reads them."""
 
 
-Length = Annotated[int, typer.Option(min=1, help="Most tokens to generate.")]
+Length = Annotated[int, typer.Option(min=1, help="Maximum number of new tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy decoding.")]
-Method = Annotated[str, typer.Option(help="How proposals are made and judged.")]
+Method = Annotated[str, typer.Option(help="coupled, pushforward, slem, slrs, tli or tokentiming.")]
 DType = Annotated[
-    Literal["bfloat16", "float32", "float16", "auto"], typer.Option(help="Of the weights.")
+    Literal["bfloat16", "float32", "float16", "auto"], typer.Option(help="Dtype of the weights.")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the random stream.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random stream.")]
 
 
 @app.command()
 def demo(
-    small: Annotated[bool, typer.Option("--small", help="Gemma-3-270M as the target.")] = False,
-    target: Annotated[str, typer.Option(help="Another target.")] = "qwen2.5-coder-1.5b",
+    small: Annotated[bool, typer.Option("--small", help="Use gemma-3-270m as the target.")] = False,
+    target: Annotated[str, typer.Option(help="The target, as for --draft.")] = "qwen2.5-coder-1.5b",
     draft: Model = "smollm2-135m",
     max_new_tokens: Length = 48,
     temperature: Temperature = 0.0,
@@ -66,15 +74,15 @@ def demo(
 ) -> None:
     """Run four prompts through the target alone and with a draft, side by side."""
     from tokentiming.cli import demo
-    from tokentiming.cli import generation as display_generation
+    from tokentiming.cli.views import generation as generation_view
 
     target = "gemma-3-270m" if small else target
     decoder = _decoder(target, draft, method, dtype)
-    console = display.output()
+    output = console.output()
     rows = []
     for name, text in demo.PROMPTS.items():
         chat = decoder.target_tokenizer.chat_template
-        with display_generation.SideBySide.shown(name, console) as watcher:
+        with generation_view.SideBySide.shown(name, output) as watcher:
             row = demo.compare(
                 decoder,
                 name,
@@ -84,7 +92,7 @@ def demo(
                 watcher=watcher,
             )
         rows.append(row)
-    console.print(display_generation.comparison_table(_label(target), _label(draft), rows))
+    output.print(generation_view.comparison_table(_label(target), _label(draft), rows))
 
 
 @app.command()
@@ -97,21 +105,21 @@ def generate(
     seed: Seed = 0,
     method: Method = "coupled",
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the text: no chat template.")
+        bool, typer.Option("--raw", help="Continue the text without a chat template.")
     ] = False,
     dtype: DType = "bfloat16",
 ) -> None:
-    """Generate with a target and a draft; accepted draft text is coloured."""
-    from tokentiming.cli import generation as display_generation
+    """Generate with a target and a draft; accepted draft tokens are coloured."""
+    from tokentiming.cli.views import generation as generation_view
 
     prompt = _text(prompt, "generate: PROMPT")
     decoder = _decoder(target, draft, method, dtype)
     chat = decoder.target_tokenizer.chat_template and not raw
-    printed = display_generation.Printed(display.output())
+    printed = generation_view.Printed(console.output())
 
     def watch(round_: Any) -> None:
         for i, token in enumerate(round_.tokens):
-            style = display_generation.ACCEPTED if i < round_.accepted else ""
+            style = generation_view.ACCEPTED if i < round_.accepted else ""
             printed.append(decoder.vocabulary.token_bytes(token), style)
 
     output = decoder.generate(
@@ -122,7 +130,7 @@ def generate(
         **_sampling(temperature),
     )
     printed.end()
-    display.messages().print(display_generation.stats_lines(output.stats))
+    console.messages().print(generation_view.stats_lines(output.stats))
 
 
 @app.command()
@@ -130,35 +138,37 @@ def align(
     text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
     draft: Model = "smollm2-135m",
     target: Model = "gemma-3-270m",
-    band: Annotated[int, typer.Option(min=0, help="How far the path may leave the diagonal.")] = 8,
+    band: Annotated[
+        int, typer.Option(min=0, help="Maximum distance of the path from the diagonal.")
+    ] = 8,
 ) -> None:
     """Show two tokenizations of a text and the path between them."""
     text = _text(text, "align: TEXT")
 
     import torch
 
-    from tokentiming import Vocabulary, ops
+    from tokentiming import Vocabulary, loading, ops
 
     vocabularies, ids, sides = [], [], []
     for option, model in (("--draft", draft), ("--target", target)):
-        vocabulary = Vocabulary.from_tokenizer(models.load_tokenizer(_place(option, model)))
+        vocabulary = Vocabulary.from_tokenizer(loading.load_tokenizer(_resolved(option, model)))
         tokens = vocabulary.encode(text.encode())
-        cut = [vocabulary.token_bytes(token) for token in tokens]
-        sides.append(display_alignment.Tokenization(_label(model), cut))
+        pieces = [vocabulary.token_bytes(token) for token in tokens]
+        sides.append(alignment_view.Tokenization(_label(model), pieces))
         vocabularies.append(vocabulary)
         ids.append(torch.tensor(tokens))
     found = ops.align(ids[0], ids[1], vocabularies[0], vocabularies[1], band=band)
     spans = [(int(low), int(high)) for low, high in found.target_spans.tolist()]
-    console = display.output()
-    view = display_alignment.alignment(sides[0], sides[1], spans, band=band, width=console.width)
-    console.print(view)
+    output = console.output()
+    view = alignment_view.alignment(sides[0], sides[1], spans, band=band, width=output.width)
+    output.print(view)
 
 
 @models_app.command("list")
 def list_models() -> None:
     """Show the known models and which of them are cached."""
     rows = [(spec, models.cached(spec)) for spec in models.known()]
-    display.output().print(display.models_table(rows))
+    console.output().print(models_table(rows))
 
 
 @models_app.command()
@@ -166,15 +176,18 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Names that `models list` shows.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file in the cache.")] = False,
 ) -> None:
-    """Fetch models into the cache, from the hub or else from the package index."""
+    """Download models into the cache: from the hub, or else from the package index.
+
+    From the package index they are 4-bit GGUF files converted to bf16, not the original weights.
+    """
     for name in names:
-        with display.PullBars.shown() as bars:
+        with PullBars.shown() as bars:
             folder = models.pull(name, verify=verify, progress=bars)
         typer.echo(os.fsencode(folder))
 
 
 def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
-    """Both models, fetched first where need be."""
+    """A decoder with both models, which are pulled first if necessary."""
     import torch
 
     from tokentiming import SpeculativeDecoder
@@ -182,33 +195,33 @@ def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
     from tokentiming.methods import resolve
 
     resolve(method)
-    kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    places = [_place("--target", target), _place("--draft", draft)]
+    torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
+    places = [_resolved("--target", target), _resolved("--draft", draft)]
     with no_bars():
-        return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=kind)
+        return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=torch_dtype)
 
 
-def _place(option: str, model: str) -> Path | str:
-    """What to load for an option's value, fetched first where need be."""
+def _resolved(option: str, model: str) -> Path | str:
+    """The folder or hub id of an option's model, which is pulled first if necessary."""
     try:
-        with display.PullBars.shown() as bars:
+        with PullBars.shown() as bars:
             return models.resolve(model, progress=bars)
-    except models.ModelError as error:
-        raise models.ModelError(f"{error} ({option})") from error
+    except (models.ModelError, ImportError) as error:
+        raise type(error)(f"{error} ({option})") from error
 
 
 def _text(given: str, argument: str) -> str:
-    """An argument, or for - standard input, as text that is UTF-8 and not empty."""
+    """The text of an argument, or of standard input if it is -; UTF-8 and not empty."""
     try:
         data = sys.stdin.buffer.read() if given == "-" else os.fsencode(given)
         text = data.decode("utf-8")
-    except (AttributeError, OSError) as error:  # it is closed, or a folder
+    except (AttributeError, OSError) as error:  # closed, or a folder
         raise ValueError(
             f"{argument} is -, and standard input cannot be read; give the text itself"
         ) from error
     except UnicodeError as error:
         raise ValueError(
-            f"{argument} is not UTF-8 ({error}); convert it first, as with iconv"
+            f"{argument} is not UTF-8 ({error}); convert it first, for example with iconv"
         ) from error
     if not text:
         raise ValueError(f"{argument} is empty; give at least one character")
@@ -216,7 +229,7 @@ def _text(given: str, argument: str) -> str:
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
-    """What `generate` is told, whatever defaults the model came with."""
+    """Arguments of `generate` that override the defaults of the model."""
     if math.isinf(temperature):
         raise ValueError("generate: --temperature is inf; give a finite number")
     plain = {"repetition_penalty": 1.0, "top_k": None, "top_p": None}
@@ -233,9 +246,7 @@ def main() -> None:
     """Entry point of the `tokentiming` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for terminals that lack a character
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # for terminals that cannot encode a character
     app()
-
-
-if __name__ == "__main__":
-    main()

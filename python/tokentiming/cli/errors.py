@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was told: with one line, and what to do about it."""
+"""Errors of commands: one line on standard error that says what to do, and an exit code."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tokentiming.cli import display
 from tokentiming.cli.demo_models.disk import is_unwritable
+from tokentiming.cli.views import console
 
 # The library's own errors begin with the name of a function: "generate: prompt is empty; ...".
 _OWN = re.compile(r"(tokentiming\.)?[A-Za-z_][\w.]*: ")
-_WHERE = "to see where it arose, run tokentiming --traceback ..."
-_KINDS = (ValueError, TypeError, NotImplementedError)
+_TRACEBACK = "for the traceback, run tokentiming --traceback ..."
+_OWN_TYPES = (ValueError, TypeError, NotImplementedError, ImportError)
 
 
-class Polite(TyperGroup):
-    """A program that ends without a traceback, unless ``--traceback`` asks for it."""
+class OneLineErrors(TyperGroup):
+    """A group of commands that ends with a one-line error; ``--traceback`` shows all of it."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        with _one_line(traceback=False):
+        with _one_line_errors(traceback=False):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        with _one_line(traceback=bool(ctx.params.get("traceback"))):
+        with _one_line_errors(traceback=bool(ctx.params.get("traceback"))):
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk shows here, and not after the end
+            sys.stdout.flush()  # raises on a full disk now rather than at exit
             return result
 
 
 @contextmanager
-def _one_line(traceback: bool) -> Iterator[None]:
+def _one_line_errors(traceback: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        display.note("stopped; what was finished is kept")
+        console.note("interrupted; finished downloads are kept")
         raise typer.Exit(130) from None
-    # `| head` has seen enough: typer ends the program quietly
+    # BrokenPipeError: typer ends the program quietly, as in `| head`
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Exception as error:
@@ -52,12 +52,12 @@ def _one_line(traceback: bool) -> Iterator[None]:
         if traceback and not is_usage:
             raise
         message, code = _usage(error) if is_usage else _message(error)
-        display.error(message)
+        console.error(message)
         raise typer.Exit(code) from error
 
 
 def _usage(error: Any) -> tuple[str, int]:
-    """What typer says of the arguments, after the command's name."""
+    """Message and exit code of an error in the arguments, with the command's name in front."""
     names: list[str] = []
     context = error.ctx
     while context is not None and context.parent is not None:
@@ -70,24 +70,21 @@ def _usage(error: Any) -> tuple[str, int]:
 
 
 def _message(error: Exception) -> tuple[str, int]:
-    """What to say of an error, and the exit code: 2 if the user can mend it, 1 if it is a bug."""
-    words = str(error)
-    if isinstance(error, _KINDS) and _OWN.match(words):
-        return words, 2
+    """Message and exit code of an error: 2 if the user can fix it, 1 if it may be a bug."""
+    text = str(error)
+    if isinstance(error, _OWN_TYPES) and _OWN.match(text):
+        return text, 2
     if type(error).__module__.startswith("jinja2."):
-        return f"a model's chat template refuses the prompt: {words}; generate takes --raw", 2
+        return f"a model's chat template rejects the prompt: {text}; use generate --raw", 2
     if isinstance(error, OSError) and error.filename is not None:
         path = os.fsdecode(error.filename)
-        return f"'{path}' cannot be used: {error.strerror}; {_WHERE}", 2
-    if isinstance(error, OSError) and is_unwritable(error):  # nothing that was opened by a name
+        return f"'{path}' cannot be used: {error.strerror}; {_TRACEBACK}", 2
+    if isinstance(error, OSError) and is_unwritable(error):  # without a name it is a stream
         _drop_output()
-        return f"standard output cannot be written: {error.strerror}; send it elsewhere", 2
-    return (
-        f"{type(error).__name__}: {words}; this may be a bug; {_WHERE}",
-        1,
-    )
+        return f"standard output cannot be written: {error.strerror}; redirect it elsewhere", 2
+    return f"{type(error).__name__}: {text}; this may be a bug; {_TRACEBACK}", 1
 
 
 def _drop_output() -> None:
-    """Python would try once more to write what is left, and print another error at its end."""
+    """Discard buffered output: Python would try to write it at exit, and print another error."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

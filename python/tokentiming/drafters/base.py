@@ -13,27 +13,24 @@ from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.vocabulary import Vocabulary
 
 NOTHING = -2
-"""In place of a chosen token: the method draws none here, and the draft ends before it."""
+"""Stands for no token: the draft ends before it."""
 
 
 class Choice(NamedTuple):
-    """A drafted token, on the device of the scores that it was chosen by."""
+    """A drafted token, on the device of the scores."""
 
     token: torch.Tensor
     """Its id, int64 ``[1]``; below 0 there is none."""
     confidence: torch.Tensor
-    """Guessed odds that the target emits it too, float ``[1]``; decides lengths, never
-    distributions.
-    """
+    """Estimated probability that the target emits it too, float ``[1]``. It affects draft lengths,
+    never distributions."""
     distribution: torch.Tensor | None = None
-    """The draft's distribution at its position, float ``[1, V]``, for rules that judge the token by
-    it.
-    """
+    """The draft's distribution at its position, float ``[1, V]``, for methods that use it."""
 
 
 Choose = Callable[[torch.Tensor, torch.Tensor], "Choice | None"]
 """Picks the token emitted at states ``[1, 2]``, given float scores ``[1, V]``; None ends the draft
-before it. On a GPU it looks at no value, since that is to wait."""
+before it. On a GPU it reads no value, since that would synchronize."""
 
 WantsMore = Callable[[Sequence[float]], bool]
 """Whether to go on, given the confidences of the tokens drafted so far."""
@@ -46,7 +43,7 @@ class Draft:
     ids: list[int] = field(default_factory=list)
     """Drafted ids, none of them special."""
     confidences: list[float] = field(default_factory=list)
-    """How sure each of them is, from 0 to 1."""
+    """Estimated probability that each of them is accepted."""
     special: int | None = None
     """The special token drawn after them, an end of turn as a rule, which ended the draft."""
     probs: list[torch.Tensor] = field(default_factory=list)
@@ -71,7 +68,7 @@ class Draft:
     def take(self, choices: Sequence[Choice], special_ids: Collection[int]) -> bool:
         """Append choices up to one that ends the draft; returns whether it can go on.
 
-        All are looked at together, by one copy from where they are.
+        Their values are read by one copy from the device.
         """
         for choice, (token, confidence) in zip(choices, _values(choices), strict=True):
             if token == NOTHING:
@@ -100,31 +97,31 @@ def _values(choices: Sequence[Choice]) -> list[tuple[int, float]]:
 
 
 class Drafter(Protocol):
-    """A source of proposals. It knows the text so far, not how its guesses are judged."""
+    """A source of proposals. It knows the text so far, not how proposals are verified."""
 
     vocabulary: Vocabulary
 
     @property
     def synchronizes(self) -> bool:
-        """Whether a draft is written to its end before its first token can be looked at."""
+        """Whether reading a token waits for a device. Then a draft is written to its end first."""
 
     @property
     def forwards(self) -> int:
         """Forward passes so far."""
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        """Start on a new prompt; ``warpers`` shape scores ``[1, V]`` as the target's are shaped.
+        """Start on a new prompt; ``warpers`` process scores ``[1, V]`` like the target's.
 
-        They look at the scores alone, and take any ids.
+        They depend on the scores alone, and ignore the ids.
         """
 
     def propose(
         self, text: bytes, state: State, limit: int, choose: Choose, wants_more: WantsMore
     ) -> Draft:
-        """Guess what follows ``text``, all bytes generated so far.
+        """Draft what follows ``text``, all bytes generated so far.
 
         A drafter may stop before ``limit``, for a reason that was known before it drew the token
-        at which it stops. After an error, here or in ``begin``, the target goes on alone.
+        at which it stops. After an error, here or in ``begin``, the target continues alone.
 
         Args:
             text: may end inside a UTF-8 character.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 LONGEST = 12
-"""Most tokens drafted in a round: past this, one rejection wastes too much."""
+"""Most tokens drafted in a round; beyond it one rejection wastes too many."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Outcome:
     """How a round went."""
 
     confidences: Sequence[float]
-    """How sure each drafted token was held to be, from 0 to 1."""
+    """Estimated probability that each drafted token is accepted."""
     kept: int
-    """How many of them lie wholly in what the target accepted."""
+    """How many of them lie wholly inside the accepted text."""
     tokens: int
     """Target tokens committed."""
     rows: int
@@ -29,19 +29,19 @@ class Outcome:
 
 
 class DraftLength(Protocol):
-    """Decides the length of each round's draft; the emitted distribution never depends on it."""
+    """Decides the length of each draft; the emitted distribution does not depend on it."""
 
     def begin_round(self) -> int:
-        """Most tokens to draft in the coming round; 0 leaves the draft model out of it."""
+        """Most tokens to draft in the next round; 0 for no draft."""
 
     def wants_more(self, confidences: Sequence[float]) -> bool:
-        """Whether to draft another token after those drafted, given the draft's own odds."""
+        """Whether to draft another token, given the confidences of those drafted."""
 
     def length_ahead(self) -> int:
-        """Tokens to draft, at least 1, where none can be looked at before all are drafted."""
+        """Tokens to draft, at least 1, if none is read before all are drafted."""
 
     def observe(self, outcome: Outcome) -> None:
-        """Take in how a round went."""
+        """Record a round."""
 
 
 class FixedDraftLength:
@@ -62,13 +62,13 @@ class FixedDraftLength:
         return max(self._length, 1)
 
     def observe(self, outcome: Outcome) -> None:
-        """Nothing to learn."""
+        """The length does not adapt."""
 
 
 class Costs:
     """Seconds of a drafted token and of a target pass over ``n`` rows, ``alone + (n - 1) * row``.
 
-    Measured as the rounds go by, older ones fading; shared by all texts of a decoder.
+    Measured by exponential averages over rounds, and shared by all texts of a decoder.
     """
 
     _MEMORY = 0.9
@@ -85,7 +85,7 @@ class Costs:
         return self._extra_seconds / self._extra_rows if self._extra_rows else 0.0
 
     def observe(self, drafted: int, rows: int, drafting: float, verifying: float) -> None:
-        """Take in a round: tokens drafted, rows verified, and the seconds of both."""
+        """Record a round: tokens drafted, rows verified, and the seconds of both."""
         if drafted:
             self.drafted = self._blend(self.drafted, drafting / drafted)
         if rows == 1:
@@ -100,18 +100,18 @@ class Costs:
 
 
 class AdaptiveDraftLength:
-    """Drafts while the next token is likely enough to earn its time, and rests when none is.
+    """Drafts while the next token is expected to gain more than it costs.
 
-    A draft of k tokens with survival odds s_1 >= s_2 >= ... yields 1 + sum(s_i) tokens for
+    A draft of k tokens with survival probabilities s_1 >= s_2 >= ... yields 1 + sum(s_i) tokens in
     alone + k * (drafted + row) seconds. The best k is the last whose own yield per second is above
-    that of the tokens before it. Rounds with a draft that yield less than the target alone would
-    are paused; a probe follows after a while, twice as long after each one that fails.
+    that of the tokens before it. If rounds with a draft yield less than the target alone, drafting
+    pauses; a probe follows after a while, twice as long after each probe that fails.
     """
 
     _PRIOR_ACCEPTANCE = 0.6
     _PRIOR_WEIGHT = 30.0
     _TOKEN_MEMORY = 0.97
-    _PRIOR_STEP = 0.2  # seconds of a drafted token and its row, where the target's own step is 1
+    _PRIOR_STEP = 0.2  # seconds of a drafted token and its row, relative to a plain step
     _ROUND_MEMORY = 0.9
     _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
     _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
@@ -126,28 +126,28 @@ class AdaptiveDraftLength:
         self._earned = self._PRIOR_ROUNDS * self._PRIOR_YIELD
         self._rounds = 0
         self._pause = self._FIRST_PAUSE
-        self._resting = 0
+        self._rounds_paused = 0
         self._probing = False
 
     def begin_round(self) -> int:
         self._rounds += 1
         if self._rounds == 2 and self._costs.alone is None:
-            return 0  # a plain step tells what a draft has to beat
-        self._probing = self._resting == 1
-        if self._resting:
-            self._resting -= 1
+            return 0  # measure a plain step, which a draft has to beat
+        self._probing = self._rounds_paused == 1
+        if self._rounds_paused:
+            self._rounds_paused -= 1
             return self._PROBE if self._probing else 0
         if self._earned >= self._spent and self._could_pay():
             self._pause = self._FIRST_PAUSE
             return LONGEST
-        self._resting = self._pause
+        self._rounds_paused = self._pause
         self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
         return 0
 
     def wants_more(self, confidences: Sequence[float]) -> bool:
         tokens, survival = 1.0, 1.0
         for confidence in confidences:
-            survival *= self._odds(confidence)
+            survival *= self._acceptance(confidence)
             tokens += survival
         step, alone = self._times()
         spent = alone + len(confidences) * step
@@ -161,7 +161,7 @@ class AdaptiveDraftLength:
         return length
 
     def observe(self, outcome: Outcome) -> None:
-        # A probe's draft first reads all that was written during the pause.
+        # A probe's draft first reads all tokens of the pause.
         drafted = 0 if self._probing else len(outcome.confidences)
         verifying = outcome.total - outcome.drafting
         self._costs.observe(drafted, outcome.rows, outcome.drafting, verifying)
@@ -175,16 +175,16 @@ class AdaptiveDraftLength:
             self._earned = self._earned * self._ROUND_MEMORY + outcome.tokens
 
     def _could_pay(self) -> bool:
-        """Whether one drafted token earns its time; earlier texts may have told its price."""
+        """Whether one drafted token is expected to gain more than it costs."""
         step, alone = self._times()
         return self._passed / self._tried * alone > step
 
-    def _odds(self, confidence: float) -> float:
-        """The draft's confidence, corrected by how far it has been right so far."""
+    def _acceptance(self, confidence: float) -> float:
+        """The confidence, corrected by the acceptance observed so far."""
         return min(confidence * self._passed / max(self._trusted, 1e-9), 1.0)
 
     def _times(self) -> tuple[float, float]:
-        """Seconds a drafted token adds, and seconds of a round without any."""
+        """Seconds that a drafted token adds, and seconds of a plain step."""
         costs = self._costs
         if costs.drafted is None or costs.alone is None:
             return self._PRIOR_STEP, 1.0

@@ -1,4 +1,4 @@
-"""Decoders, drafters, methods and streamers keep state and serve one call at a time."""
+"""Decoders, drafters and streamers keep state and serve one call at a time."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if hasattr(os, "register_at_fork"):
 def exclusive(**objects: Any) -> Iterator[None]:
     """Hold objects for the duration of one call.
 
-    One table holds all objects in use, so that objects of the user's own count too, need no lock
-    and can be copied. None stands for an object that is not there.
+    One table holds all objects in use. A user's own drafter or streamer then needs no lock, and
+    can be copied. None is ignored.
 
     Args:
-        **objects: by the name under which the error speaks of them.
+        **objects: by the names that the error gives them.
 
     Raises:
         InUseError: another call holds one of them, in another thread or further up the stack.
@@ -47,8 +47,8 @@ def exclusive(**objects: Any) -> Iterator[None]:
             if identity in _in_use:
                 raise InUseError(
                     f"generate: this {name} is in use by another call and serves one at a time; "
-                    "give each thread, and each call from a callback, a decoder, drafter, method "
-                    "and streamer of its own (they may share the models)"
+                    "give each thread, and each call from a callback, a decoder, drafter and "
+                    "streamer of its own (they may share the models)"
                 )
         _in_use.update(wanted)
     try:

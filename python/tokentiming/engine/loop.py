@@ -1,79 +1,45 @@
-"""The loop: draft, transcode, align, transfer, verify, commit. It alone knows all other rooms."""
+"""The loop: draft, transcode, align, transfer, verify, commit. Only it knows all stages."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
 
 from tokentiming.devices import send
 from tokentiming.drafters import Draft, Drafter
 from tokentiming.drafters.base import Choice, Choose, WantsMore
 from tokentiming.engine.draft_length import DraftLength, Outcome
+from tokentiming.engine.request import Request, Round
 from tokentiming.engine.rows import Rows
 from tokentiming.engine.stats import Stats
-from tokentiming.methods import Greedy, Method, Proposal
-from tokentiming.noise import Noise, State
-from tokentiming.runners.base import common_prefix
-from tokentiming.runners.torch import TorchRunner
-from tokentiming.tokens.prompts import Prompt
+from tokentiming.methods import BoundMethod, Greedy, Method, Proposal
+from tokentiming.noise import State
+from tokentiming.runners.base import ModelRunner, common_prefix
 from tokentiming.tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Round:
-    """What one round committed, for those who watch."""
-
-    tokens: list[int]
-    """Emitted target ids."""
-    accepted: int
-    """How many of them, from the first on, had been proposed."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """How one sequence is to be generated, as transformers prepared it."""
-
-    prompt: Prompt
-    processors: LogitsProcessorList
-    warpers: LogitsProcessorList
-    """Those of the processors that the draft's scores go through as well."""
-    end_reason: Callable[[torch.Tensor], str | None]
-    """Why a text, ids ``[1, L]``, ends by a stopping criterion; None if it goes on."""
-    criteria_device: torch.device
-    """Where the stopping criteria want the ids."""
-    remaining: int
-    """Most tokens to generate."""
-    do_sample: bool
-    noise: Noise
-    watch: Callable[[Round], None]
-    emitted_only: bool = False
-    """Whether a processor remembers its calls, and is to be asked at emitted positions alone."""
-
-
 class Decoding:
-    """One sequence in the making.
+    """Generates one sequence.
 
     Args:
-        target: the target model, read through its cache.
+        target: runs the target model.
         vocabulary: the target's.
         drafter: None makes every round a plain step of the target.
         method: how to sample; greedy decoding has one rule for all of them.
-        draft_length: decides the drafts' lengths.
+        draft_length: decides the length of each draft.
         request: what to generate.
     """
 
     def __init__(
         self,
-        target: TorchRunner,
+        target: ModelRunner,
         vocabulary: Vocabulary,
         drafter: Drafter | None,
         method: Method,
@@ -85,16 +51,9 @@ class Decoding:
         self._drafter = drafter
         self._draft_length = draft_length
         self._request = request
-        self._method = method if request.do_sample else Greedy()
         self.stats = Stats(method=method.name, exact=True)
-        try:
-            drafted = drafter.vocabulary if drafter else None
-            self._method.begin(request.noise, drafted, vocabulary)
-        except Exception as error:  # a draft only costs speed, whatever goes wrong in it
-            if drafter is None:
-                raise
-            self._continue_without_draft(error)
-            self._method.begin(request.noise, None, vocabulary)
+        self._case_names = method.case_names
+        self._method = self._bind(method if request.do_sample else Greedy())
         self.stats.exact = self._method.exact
         self.ids = list(request.prompt.ids)
         self._text = b""
@@ -105,6 +64,15 @@ class Decoding:
         self._shown = torch.empty((1, longest), dtype=torch.int64, device="cpu")
         self._shown[0, : len(shown)] = torch.tensor(shown, device="cpu")
         self._length = len(shown)
+
+    def _bind(self, method: Method) -> BoundMethod:
+        if self._drafter:
+            try:
+                draft_vocabulary = self._drafter.vocabulary
+                return method.bind(self._request.noise, draft_vocabulary, self._vocabulary)
+            except Exception as error:  # a failing draft costs speed and nothing else
+                self._continue_without_draft(error)
+        return method.bind(self._request.noise, self._vocabulary, self._vocabulary)
 
     def run(self, target_tokenizer: Any) -> list[int]:
         """Generate to the end; returns prompt and new ids."""
@@ -118,7 +86,7 @@ class Decoding:
                     self._drafter.begin(
                         self._request.prompt, target_tokenizer, self._request.warpers
                     )
-                except Exception as error:  # a draft only costs speed, whatever goes wrong in it
+                except Exception as error:  # a failing draft costs speed and nothing else
                     self._continue_without_draft(error)
         while self.stats.finish_reason is None:
             self._round()
@@ -138,14 +106,14 @@ class Decoding:
             proposal = self._method.transfer(draft, proposal).cut(remaining - 1)
         first = not self.stats.tokens
         with self.stats.stage("target"):
-            logits = self._target.logits(self.ids + proposal.ids, keep=len(proposal.ids) + 1)
+            logits = self._target.logits([*self.ids, *proposal.ids], keep=len(proposal.ids) + 1)
         with self.stats.stage("verifying"):
             tokens = self._emit(self._rows(logits, proposal.ids), proposal)
-        accepted = common_prefix(tokens, proposal.ids)
+        accepted = common_prefix(tokens, list(proposal.ids))
         self.stats.drafted += len(draft.ids)
         self.stats.proposed += len(proposal)
         cases = [] if proposal.cases is None else proposal.cases.tolist()
-        self.stats.record_round(accepted, (self._method.case_names[case] for case in cases))
+        self.stats.record_round(accepted, (self._case_names[case] for case in cases))
         if not first:  # the first pass reads the prompt too and says nothing about later ones
             self._draft_length.observe(
                 Outcome(
@@ -169,10 +137,10 @@ class Decoding:
             return self._method.draft(self._ask, limit, self._draft_length.wants_more)
 
     def _ask(self, limit: int, choose: Choose, wants_more: WantsMore) -> Draft:
-        """Have the drafter draft; after an error, what it drew before, and nothing any more.
+        """Ask the drafter for a draft. After an error, return what it had drawn and ask no more.
 
-        Tokens that were drawn have to be judged even then: to drop them for what came of them would
-        bias the rules that reject.
+        Tokens that were drawn are verified even then: whether they are proposed must not depend on
+        what was drawn, or rejection sampling is biased.
         """
         if not self._drafter:
             return Draft()
@@ -190,7 +158,7 @@ class Decoding:
                 raise TypeError(f"propose returned a {type(draft).__name__}; return a Draft")
             draft.check(self._drafter.vocabulary)
             return draft
-        except Exception as error:  # a draft only costs speed, whatever goes wrong in it
+        except Exception as error:  # a failing draft costs speed and nothing else
             draft = Draft()
             with suppress(ValueError):  # at the first that could not be drawn
                 draft.take(drawn, self._drafter.vocabulary.special_ids)
@@ -230,7 +198,7 @@ class Decoding:
         )
 
     def _emit(self, rows: Rows, proposal: Proposal) -> list[int]:
-        """Commit what the method emits, up to where the text ends."""
+        """Commit what the method emits, until the text ends."""
         tokens: list[int] = []
         for token in self._method.verify(rows, proposal):
             tokens.append(token)

@@ -12,10 +12,10 @@ from tokentiming.noise import State
 
 
 class Rows:
-    """The target's scores along a proposal, processed as they are asked for.
+    """The target's scores along a proposal, processed when they are asked for.
 
-    Logits processors can cost as much as a row of the forward pass, and a rejection makes the
-    later rows needless. Where reading a result synchronizes, all rows together are cheaper still.
+    Logits processors can cost as much as a row of the forward pass, and after a rejection the later
+    rows are not needed. If reading a result synchronizes, all rows together are cheaper still.
 
     Args:
         logits: of all rows, ``[M + 1, V]``.
@@ -23,7 +23,7 @@ class Rows:
         states: of all rows.
         processors: of logits.
         synchronizes: whether reading a result waits for a device.
-        emitted_only: whether to ask for rows at emitted positions alone.
+        emitted_only: whether rows may be asked for at emitted positions alone.
     """
 
     def __init__(

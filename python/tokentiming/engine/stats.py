@@ -1,4 +1,4 @@
-"""What a generation did and where its time went."""
+"""Counts and times of a generation."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class Stats:
     accepted_per_round: dict[int, int] = field(default_factory=dict)
     """Histogram: accepted tokens of a round -> rounds."""
     transfer_cases: dict[str, int] = field(default_factory=dict)
-    """By which case of the transfer proposed tokens got their distributions, for `tokentiming`:
-    "within" a draft token, a "merge" of several, "inside" one, or, as the last resort, a "point
-    mass".
+    """Proposed tokens by the case of the transfer that gave their distributions, for `tokentiming`:
+    "within" a draft token, a "merge" of several, "inside" one, or a "point mass" if none applies.
     """
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds spent in each stage; the rest of ``seconds`` is bookkeeping."""
@@ -43,7 +42,7 @@ class Stats:
     """Why the text ended: "eos", "stop_string", "length", "time" (``max_time``), or "criterion" (a
     stopping criterion of the user's own)."""
     draft_failure: str | None = None
-    """What went wrong in the draft, after which the target went on alone; None if nothing did."""
+    """The error of the draft, after which the target continued alone; None if there was none."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -61,12 +60,12 @@ class Stats:
 
     @property
     def point_mass_rate(self) -> float:
-        """Share of the transferred tokens for which there was nothing to transfer."""
+        """Share of the transferred tokens that got a point mass."""
         transferred = sum(self.transfer_cases.values())
         return self.transfer_cases.get("point mass", 0) / transferred if transferred else 0.0
 
     def record_round(self, accepted: int, transfer_cases: Iterable[str]) -> None:
-        """Count a round by its accepted tokens, and how their probabilities came about."""
+        """Count a round by its accepted tokens and its cases of the transfer."""
         self.accepted += accepted
         self.accepted_per_round[accepted] = self.accepted_per_round.get(accepted, 0) + 1
         for case in transfer_cases:

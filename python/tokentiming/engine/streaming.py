@@ -1,4 +1,4 @@
-"""Streamers and callbacks, which follow a text as it comes."""
+"""Streamers and callbacks, which receive a text while it is generated."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from tokentiming.engine.in_use import InUseError
-from tokentiming.engine.loop import Round
+from tokentiming.engine.request import Round
 
 
 @contextmanager
 def ended_on_error(streamer: Any) -> Iterator[None]:
     """End a streamer when a call fails, since its reader would wait forever.
 
-    A streamer in use belongs to another call, and goes on.
+    A streamer in use belongs to another call, and is left alone.
     """
     try:
         yield
@@ -29,7 +29,7 @@ def ended_on_error(streamer: Any) -> Iterator[None]:
 
 
 def announce(streamer: Any, watch: Callable[[Round], None] | None) -> Callable[[Round], None]:
-    """A function that passes a round on to those who want it."""
+    """A function that passes each round to the streamer and to the callback."""
 
     def tell(round_: Round) -> None:
         if streamer is not None:

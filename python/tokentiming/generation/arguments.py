@@ -1,4 +1,4 @@
-"""What `generate` accepts, by either way in, and what it refuses before any model runs."""
+"""What `generate` accepts, and what it refuses before any model runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PARAMETERS = (
     | {"input_ids", "position_ids", "tokenizer", "token_type_ids", "trust_remote_code"}
     | set(inspect.signature(GenerationMixin.generate).parameters)
 )
-"""Names that are not for the model alone, or are looked at more closely."""
+"""Names that `generate` has parameters for, or that are checked elsewhere."""
 
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
@@ -65,7 +65,7 @@ def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:
-    """Refuse what cannot be called once the text has begun."""
+    """Refuse streamers, callbacks and stop strings of a wrong type."""
     if streamer is not None and not all(hasattr(streamer, name) for name in ("put", "end")):
         raise TypeError(
             f"generate: streamer is a {type(streamer).__name__}; give an object with put and end, "
@@ -163,8 +163,7 @@ def _are_usual_positions(positions: torch.Tensor, mask: torch.Tensor) -> bool:
 def refuse_dropped(model: PreTrainedModel) -> None:
     """Refuse arguments of the model's `generate` that it does not hand on to a callable.
 
-    They are left in its frame alone. A streamer is told that nothing comes, or its reader would
-    wait for ever.
+    They are visible in its frame alone. A streamer is ended, since its reader would wait forever.
     """
     frame = inspect.currentframe()
     while frame is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -14,9 +14,17 @@ from transformers import (
     StopStringCriteria,
 )
 
+from tokentiming.engine.request import Request, Round
 from tokentiming.generation import arguments
 from tokentiming.generation.lengths import refuse_lengths
-from tokentiming.generation.processors import for_row
+from tokentiming.generation.processors import (
+    criteria_device,
+    end_reason,
+    for_row,
+    have_state,
+    warpers,
+)
+from tokentiming.noise import Noise
 from tokentiming.tokens.prompts import Prompt
 
 
@@ -99,26 +107,71 @@ class Batch:
 
 def prepare(target: PreTrainedModel, prompt: Prompt, generate_kwargs: Mapping[str, Any]) -> Batch:
     """What ``target.generate`` makes of a prompt and its arguments; as many rows as it returns."""
-    found: list[Batch] = []
+    ids = torch.tensor([prompt.padded], device=target.device)
+    kwargs = dict(generate_kwargs)
+    if prompt.mask is not None:
+        kwargs["attention_mask"] = torch.tensor([prompt.mask], device=target.device)
+    batch: Any = target.generate(ids, custom_generate=_Preparation(prompt), **kwargs)
+    return cast(Batch, batch)
 
-    def custom(
+
+class _Preparation:
+    """A ``custom_generate`` callable that returns what it is called with."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+
+    def __call__(
+        self,
         model: Any,
         input_ids: torch.Tensor,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
         **model_kwargs: Any,
-    ) -> None:
+    ) -> Batch:
         steps = logits_processor, stopping_criteria
-        batch = Batch.of(input_ids, *steps, generation_config, model_kwargs, prompt=prompt)
-        found.append(batch)
+        return Batch.of(input_ids, *steps, generation_config, model_kwargs, prompt=self._prompt)
 
-    ids = torch.tensor([prompt.padded], device=target.device)
-    kwargs = dict(generate_kwargs)
-    if prompt.mask is not None:
-        kwargs["attention_mask"] = torch.tensor([prompt.mask], device=target.device)
-    target.generate(ids, custom_generate=custom, **kwargs)
-    return found[0]
+
+def requests_of(
+    batches: Sequence[Batch],
+    target: PreTrainedModel,
+    *,
+    seed: int,
+    watch: Callable[[Round], None],
+) -> list[Request]:
+    """A request for each row of the batches.
+
+    Args:
+        batches: of one call.
+        target: the target model.
+        seed: of all rows.
+        watch: called with each round.
+
+    Raises:
+        ValueError: the target cannot read a prompt, or a processor cannot be copied.
+    """
+    for batch in batches:
+        batch.check(target)
+    alone = sum(len(batch.rows) for batch in batches) == 1
+    rows = [(batch, *row) for batch in batches for row in batch.split(alone=alone)]
+    return [
+        Request(
+            prompt=prompt,
+            processors=processors,
+            warpers=warpers(processors),
+            end_reason=end_reason(criteria),
+            criteria_device=criteria_device(criteria, target.device),
+            remaining=batch.remaining,
+            do_sample=bool(batch.config.do_sample),
+            noise=Noise(seed, i),
+            config=batch.config,
+            watch=watch,
+            emitted_only=have_state(processors),
+        )
+        for i, (batch, prompt, processors, criteria) in enumerate(rows)
+    ]
 
 
 def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:

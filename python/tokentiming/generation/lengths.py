@@ -1,4 +1,4 @@
-"""How many tokens a text may have, by its prompt, its settings and the target's context."""
+"""Limits on the number of tokens: by the arguments, the prompt and the target's context."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DEFAULT_NEW_TOKENS = 128
 def length(
     given: Mapping[str, Any], prompts: Sequence[Prompt], target: PreTrainedModel
 ) -> dict[str, int]:
-    """What to tell transformers about the length, settled in the order in which it does.
+    """The length argument for transformers, resolved in its own order of precedence.
 
     Args:
         given: ``max_new_tokens``, ``max_length`` and ``generation_config`` as ``generate`` got
             them.
-        prompts: which have to be shorter than ``max_length``.
-        target: whose own generation config counts last.
+        prompts: all shorter than ``max_length``.
+        target: its own generation config counts last.
 
     Returns:
-        One argument; none if a config says all.
+        One argument, or none if a config sets it.
     """
     configs = (given.get("generation_config"), target.generation_config)
     for name in ("max_new_tokens", "max_length"):

@@ -1,7 +1,7 @@
-"""Logits processors and stopping criteria, as each row of a batch gets them.
+"""Logits processors and stopping criteria for each row of a batch.
 
-Rows are generated one after another, and several rows of logits are computed at a time, of which
-some are rejected. A processor that remembers its calls must not notice either.
+Rows are generated one after another, and several rows of logits are computed at a time, some of
+which are rejected. Neither may change what a processor with state sees.
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ def have_state(processors: LogitsProcessorList) -> bool:
 def for_row(
     processors: LogitsProcessorList, criteria: StoppingCriteriaList, row: int, rows: int
 ) -> tuple[LogitsProcessorList, StoppingCriteriaList]:
-    """Processors and criteria of a batch, as one of its rows gets them.
+    """Processors and criteria of a batch for one of its rows.
 
-    It gets what was prepared for it, and state of its own. What has no state is shared. Processors
-    and criteria are copied together, so that those that share an object share its copy.
+    The row gets its own part of values for the batch, and its own copy of state. Objects without
+    state are shared. Processors and criteria are copied together, so that those that share an
+    object share its copy.
 
     Args:
         processors: of the whole batch.
@@ -161,7 +162,7 @@ def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
 
 
 def _closure_holds_state(function: FunctionType) -> bool:
-    """Whether what a function holds of its surroundings may change from call to call."""
+    """Whether a closure's variables may change from call to call."""
     written = {i.argval for i in get_instructions(function) if i.opname == "STORE_DEREF"}
     constants = (bool, int, float, str, bytes, type, torch.Tensor, PreTrainedModel, NoneType)
     return bool(written & set(function.__code__.co_freevars)) or not all(
@@ -171,7 +172,7 @@ def _closure_holds_state(function: FunctionType) -> bool:
 
 
 def _part(values: Any, row: int, rows: int) -> Any:
-    """A row's part of values for a batch, which are repeated if several rows share a prompt."""
+    """A row's part of values for a batch; several rows may share a prompt."""
     index = row // (rows // len(values)) if len(values) < rows else row
     return values[index : index + 1]
 
@@ -215,4 +216,4 @@ _ROW_OF_BATCH: dict[type, Callable[[Any, int, int], Any]] = {
     generation.RepetitionPenaltyLogitsProcessor: _repetition_penalty,
     generation.UnbatchedClassifierFreeGuidanceLogitsProcessor: _guidance,
 }
-"""How the processors that hold something for each row of a batch are cut down to one of them."""
+"""For each processor that holds values per row: how to reduce it to one row."""

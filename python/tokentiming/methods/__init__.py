@@ -1,8 +1,8 @@
-"""How proposals are chosen and judged: one file a method."""
+"""How tokens are proposed and verified: one file per method."""
 
 from __future__ import annotations
 
-from tokentiming.methods.base import Method, Proposal, TargetRows
+from tokentiming.methods.base import BoundMethod, Method, Proposal, TargetRows
 from tokentiming.methods.coupled import Coupled
 from tokentiming.methods.greedy import Greedy
 from tokentiming.methods.pushforward import Pushforward
@@ -17,6 +17,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "METHODS",
+    "BoundMethod",
     "Coupled",
     "Greedy",
     "Method",
@@ -33,11 +34,11 @@ __all__ = [
 
 
 def resolve(method: str | Method) -> Method:
-    """A method given by its name, with its usual settings, or one that is given as it is.
+    """A method by its name, with default settings, or the method itself.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: there is none of this name.
+        TypeError: it is neither a name nor a method.
+        ValueError: no method has this name.
     """
     if isinstance(method, Method):
         return method

@@ -1,10 +1,10 @@
-"""What every method does: choose the draft's tokens, propose them to the target, judge them."""
+"""What every method does: choose the draft's tokens, propose them to the target, verify them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -15,13 +15,13 @@ from tokentiming.tokens import transcode
 from tokentiming.tokens.vocabulary import Vocabulary
 
 Ask = Callable[[int, Choose, WantsMore], Draft]
-"""Has the drafter draft at most so many tokens from where the text ends."""
+"""Asks the drafter for at most a number of tokens after the text so far."""
 
 
 class TargetRows(Protocol):
     """The target's scores along a proposal of M tokens, row ``j`` being after ``j`` of them.
 
-    They are computed when asked for.
+    They are computed when they are asked for.
     """
 
     synchronizes: bool
@@ -29,7 +29,7 @@ class TargetRows(Protocol):
     one; otherwise the rows after a rejection need not be computed."""
     emitted_only: bool
     """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
-    and only once the tokens before it have been emitted."""
+    after the tokens before it have been emitted."""
 
     def scores(self, rows: range) -> torch.Tensor:
         """Float scores ``[R, V]`` of some of the rows 0 to M, logits processors applied."""
@@ -38,22 +38,22 @@ class TargetRows(Protocol):
         """States ``[R, 2]`` of these rows."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Proposal:
-    """What is put to the target, in its own tokens, and by which distribution it was drawn."""
+    """What is proposed to the target, in its own tokens, and the distributions they have."""
 
-    ids: list[int] = field(default_factory=list)
+    ids: Sequence[int] = ()
     missed: bool = False
-    """Whether after them the draft drew what has no token here. That is a rejection by
+    """Whether the draft then drew a token without a counterpart here, which is a rejection by
     ``probs``.
     """
     probs: torch.Tensor | None = None
     """The distribution of each of them, ``[M, V]``, the missed one's too; it may sum to less than
-    1. None if each was proposed with certainty, or the method has no use for distributions.
+    1. None if each was proposed with certainty, or if the method does not use distributions.
     """
     cases: torch.Tensor | None = None
-    """By which case of the transfer each distribution came about, int8 ``[M]``, for methods that
-    tell.
+    """The case of the transfer that gave each distribution, int8 ``[M]``; None if the method does
+    not transfer.
     """
 
     def __len__(self) -> int:
@@ -70,28 +70,51 @@ class Proposal:
 
 
 class Method(ABC):
-    """A way to draft and a rule to verify. It serves one sequence at a time."""
+    """The settings of a method. It keeps no state, so any number of decoders may share one."""
 
     name: ClassVar[str]
     case_names: ClassVar[Sequence[str]] = ()
-    """What the numbers in ``Proposal.cases`` stand for."""
+    """The names of the numbers in ``Proposal.cases``."""
 
     @property
     def exact(self) -> bool:
-        """Whether the emitted tokens have the target's own distribution."""
+        """Whether the emitted tokens have the target's own distribution for any two vocabularies.
+
+        ``BoundMethod.exact`` tells it for the two in use.
+        """
         return True
 
-    def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
-        """Start on a new sequence.
+    @abstractmethod
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> BoundMethod:
+        """The method for one sequence.
 
         Args:
             noise: the sequence's random stream.
-            draft: the drafter's vocabulary, if there is a drafter.
-            target: the target's vocabulary.
+            draft_vocabulary: the drafter's, or the target's own if there is no drafter.
+            target_vocabulary: the target's.
         """
+
+
+class BoundMethod(ABC):
+    """Drafts and verifies one sequence.
+
+    Args:
+        noise: the sequence's random stream.
+        draft_vocabulary: the drafter's.
+        target_vocabulary: the target's.
+    """
+
+    exact = True
+    """Whether the emitted tokens have the target's own distribution."""
+
+    def __init__(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> None:
         self.noise = noise
-        self.draft_vocabulary = draft
-        self.target_vocabulary = target
+        self.draft_vocabulary = draft_vocabulary
+        self.target_vocabulary = target_vocabulary
 
     @abstractmethod
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
@@ -102,8 +125,7 @@ class Method(ABC):
         return ask(limit, self.choose_draft, wants_more)
 
     def transcode(self, draft: Draft) -> Proposal:
-        """The draft in the target's tokens: its bytes encoded anew."""
-        assert self.draft_vocabulary is not None
+        """The draft in the target's tokens: its bytes, re-encoded."""
         return Proposal(
             transcode.proxies(
                 draft.ids, draft.special, self.draft_vocabulary, self.target_vocabulary
@@ -111,21 +133,19 @@ class Method(ABC):
         )
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        """The proposal with the distributions that its tokens were drawn from, where the rule needs
-        them.
-        """
+        """The proposal with the distributions of its tokens, if the method uses them."""
         return proposal
 
     @abstractmethod
     def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
-        """Emit the accepted beginning of the proposal, and one more token of the target's own.
+        """Emit the accepted prefix of the proposal, and one more token of the target's own.
 
         The text may end at any of them, and no more are asked for then.
         """
 
 
-class Matching(Method):
-    """Methods in which the target picks its own token and a proposal is accepted if it is that.
+class Matching(BoundMethod):
+    """Methods in which the target chooses its own token and accepts a proposal that is equal.
 
     Whatever was proposed, the emitted tokens are the target's, so any drafter is lossless.
     """
@@ -142,12 +162,12 @@ class Matching(Method):
             chosen = self.choose_target(rows.scores(asked), rows.states(asked)).tolist()
             for row, token in zip(asked, chosen, strict=True):
                 yield valid_token(token)
-                if proposal.ids[row : row + 1] != [token]:
+                if row == len(proposal.ids) or proposal.ids[row] != token:
                     return
 
 
 def valid_token(token: int) -> int:
-    """Refuse what the core gives on a GPU where it would have raised on the CPU."""
+    """Refuse what the core returns on a GPU where it would have raised on the CPU."""
     if token < 0:
         raise ValueError(
             "generate: the target's scores hold NaN or +inf, or none that is finite; check the "
@@ -156,7 +176,7 @@ def valid_token(token: int) -> int:
     return token
 
 
-def shares(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The tokens' shares ``[R]`` of the softmax of scores ``[R, V]``."""
+def softmax_at(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The probabilities ``[R]`` of tokens ``[R]`` under the softmax of scores ``[R, V]``."""
     chosen = scores.gather(1, tokens[:, None])[:, 0]
     return torch.exp(chosen - torch.logsumexp(scores, 1))

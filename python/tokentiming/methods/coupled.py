@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Matching
+from tokentiming.methods.base import Matching, Method
+from tokentiming.noise import Noise
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
-class Coupled(Matching):
-    """Both models draw with the same noise, so that near distributions draw the same bytes.
+class Coupled(Method):
+    """Both models draw with the same noise, so that similar distributions draw the same bytes.
 
     The emitted token depends on the target's distribution and on the noise at its state, which is
-    drawn from once; a draft changes neither. The distribution is therefore the target's own for any
+    used once; a draft changes neither. The distribution is therefore the target's own for any
     drafter, and a seed gives the same text with any drafter or none.
 
     Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
@@ -20,12 +22,18 @@ class Coupled(Matching):
 
     name = "coupled"
 
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Matching:
+        return _Coupled(noise, draft_vocabulary, target_vocabulary)
+
+
+class _Coupled(Matching):
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        assert self.draft_vocabulary is not None
         token = self.noise.race(scores, self.draft_vocabulary, states)
-        # The race's lead tells far more than the token's probability: an improbable token that won
-        # by much wins under a near distribution too. Between models that agree on half of their
-        # draws a lead of about one nat makes even odds; the pace corrects for others.
+        # The lead of the winner tells more than the token's probability: an improbable token that
+        # won by much also wins under a similar distribution. Between models that agree on half of
+        # their draws a lead of about one nat makes even odds; the draft length corrects for others.
         lead = self.noise.lead(scores, self.draft_vocabulary, states, token)
         return Choice(token, torch.sigmoid(lead - 1))
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import torch
 
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Matching, shares
+from tokentiming.methods.base import Matching, Method, softmax_at
+from tokentiming.noise import Noise
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
-class Greedy(Matching):
-    """Both models take their most likely token, of equals the lowest id."""
+class Greedy(Method):
+    """Both models take their most likely token; among equals, the lowest id."""
 
     name = "greedy"
 
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Matching:
+        return _Greedy(noise, draft_vocabulary, target_vocabulary)
+
+
+class _Greedy(Matching):
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
         token = scores.argmax(1)
-        share = shares(scores, token)
-        return Choice(torch.where(share.isnan(), -1, token), share)  # of NaN no token is the best
+        probability = softmax_at(scores, token)
+        # NaN in a row makes the probability NaN, and then there is no most likely token.
+        return Choice(torch.where(probability.isnan(), -1, token), probability)
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return scores.argmax(1)

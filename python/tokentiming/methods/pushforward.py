@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
-from tokentiming.methods.base import Proposal
+from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise
+from tokentiming.tokens.vocabulary import Vocabulary
 
 
-class Pushforward(Rejection):
+class Pushforward(Method):
     """Each draft token proposes its own expansion; ``q`` is the exact distribution of what is
     proposed.
 
@@ -25,20 +29,25 @@ class Pushforward(Rejection):
 
     name = "pushforward"
 
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Rejection:
+        return _Pushforward(noise, draft_vocabulary, target_vocabulary)
+
+
+class _Pushforward(Rejection):
     def transcode(self, draft: Draft) -> Proposal:
-        proposal = Proposal()
+        ids: list[int] = []
         for token in draft.drawn:
             expansion = self.map.expansion(token)
             if not expansion:
-                proposal.missed = bool(draft.probs)
-                break
-            proposal.ids += expansion
-        return proposal
+                return Proposal(ids, missed=bool(draft.probs))
+            ids += expansion
+        return Proposal(ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if not draft.probs:
             return proposal
-        assert self.draft_vocabulary is not None
         drawn = torch.tensor(draft.drawn, dtype=torch.int64, device="cpu")
         probs = torch.cat(draft.probs)
         device = probs.device
@@ -55,8 +64,7 @@ class Pushforward(Rejection):
         ).probs
         if proposal.missed:
             first_missed = int((lengths == 0).nonzero()[0])
-            distribution, columns = probs[first_missed], len(self.target_vocabulary)
-            missed = self.map.on(device).push_forward(distribution, columns)
+            columns = len(self.target_vocabulary)
+            missed = self.map.on(device).push_forward(probs[first_missed], columns)
             moved = torch.cat((moved, missed[None]))
-        proposal.probs = moved
-        return proposal
+        return replace(proposal, probs=moved)

@@ -1,21 +1,21 @@
-"""Rejection sampling: what the methods that judge a token by its distribution have in common."""
+"""Rejection sampling: what the methods that verify a token by its distribution have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Method, Proposal, TargetRows, valid_token
+from tokentiming.methods.base import BoundMethod, Proposal, TargetRows, valid_token
 from tokentiming.noise import Noise
 from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import VocabularyMap
 
 
-class Rejection(Method):
+class Rejection(BoundMethod):
     """Accepts ``x`` with ``min(1, p(x) / q(x))``, else draws from ``norm(max(p - q, 0))``.
 
     The emitted token has the distribution ``p`` if, given all that was drawn before, ``x`` has the
@@ -29,24 +29,22 @@ class Rejection(Method):
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
     """
 
-    _mapped: tuple[Vocabulary, Vocabulary] | None = None
-
-    def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
-        super().begin(noise, draft, target)
+    def __init__(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> None:
+        super().__init__(noise, draft_vocabulary, target_vocabulary)
+        self.map = VocabularyMap.between(draft_vocabulary, target_vocabulary)
         self._draws = noise.stream("draft")
-        self._verdicts = noise.stream("verify")
-        if draft is not None and self._mapped != (draft, target):
-            self.map = VocabularyMap.build(draft, target)
-            self._mapped = draft, target
+        self._uniforms = noise.stream("verify")
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        distribution = torch.softmax(scores, 1)
-        token = self._draws.draw(distribution)
-        return Choice(token, distribution[0, token], distribution)
+        probs = torch.softmax(scores, 1)
+        token = self._draws.draw(probs)
+        return Choice(token, probs[0, token], probs)
 
     def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
-        ids = [*proposal.ids, -1] if proposal.missed else proposal.ids
-        uniforms = self._verdicts.uniforms(len(ids) + 1)
+        ids = [*proposal.ids, -1] if proposal.missed else list(proposal.ids)
+        uniforms = self._uniforms.uniforms(len(ids) + 1)
         if not rows.emitted_only:
             scores = self._scores(rows, range(len(proposal.ids) + 1))
             if proposal.missed:
@@ -56,8 +54,8 @@ class Rejection(Method):
         for row, token in enumerate(ids):
             # The token after an accepted one belongs to the next row, so it is not used here.
             scores = self._scores(rows, range(row, row + 1)).expand(2, -1)
-            distribution = None if proposal.probs is None else proposal.probs[row : row + 1]
-            tokens = _emitted([token], scores, distribution, uniforms[[row, -1]])
+            probs = None if proposal.probs is None else proposal.probs[row : row + 1]
+            tokens = _emitted([token], scores, probs, uniforms[[row, -1]])
             yield tokens[0]
             if len(tokens) == 1:
                 return
@@ -69,23 +67,23 @@ class Rejection(Method):
 
 
 def _emitted(
-    ids: list[int], scores: torch.Tensor, probs: torch.Tensor | None, uniforms: torch.Tensor
+    ids: Sequence[int], scores: torch.Tensor, probs: torch.Tensor | None, uniforms: torch.Tensor
 ) -> list[int]:
-    """The accepted beginning of M proposed tokens, and one more.
+    """The accepted prefix of M proposed tokens, and one more.
 
     Args:
         ids: the proposed tokens, -1 for a missed draw.
         scores: of the target, ``[M + 1, V]``.
-        distributions: that the tokens were drawn from, ``[M, V]``.
+        probs: the distributions that the tokens were drawn from, ``[M, V]``.
         uniforms: float64 ``[M + 1]``.
     """
     device = scores.device
-    verdict = ops.verify(
+    verification = ops.verify(
         send(torch.tensor([ids], dtype=torch.int64, device="cpu"), device),
         target_logits=scores[None],
         draft_probs=None if probs is None else send(probs[None], device),
         uniforms=send(uniforms[None], device),
     )
-    tokens: list[int] = verdict.tokens[0].tolist()
+    tokens: list[int] = verification.tokens[0].tolist()
     valid_token(tokens[0])
     return [token for token in tokens if token >= 0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Matching
+from tokentiming.methods.base import Matching, Method
 from tokentiming.noise import Noise
 from tokentiming.tokens.vocabulary import Vocabulary
 
 
-class Slem(Matching):
+class Slem(Method):
     """Draft and target draw independently; equal re-encoded tokens are accepted.
 
     Source: arXiv 2502.05202, Algorithm 2 (String-Level Exact Match).
@@ -18,14 +18,23 @@ class Slem(Matching):
 
     name = "slem"
 
-    def begin(self, noise: Noise, draft: Vocabulary | None, target: Vocabulary) -> None:
-        super().begin(noise, draft, target)
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Matching:
+        return _Slem(noise, draft_vocabulary, target_vocabulary)
+
+
+class _Slem(Matching):
+    def __init__(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> None:
+        super().__init__(noise, draft_vocabulary, target_vocabulary)
         self._draws = noise.stream("draft")
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        distribution = torch.softmax(scores, 1)
-        token = self._draws.draw(distribution)
-        return Choice(token, distribution[0, token])
+        probs = torch.softmax(scores, 1)
+        token = self._draws.draw(probs)
+        return Choice(token, probs[0, token])
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return self.noise.race(scores, self.target_vocabulary, states)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Draft, WantsMore
-from tokentiming.methods.base import Ask, Proposal
+from tokentiming.methods.base import Ask, Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise
 from tokentiming.scalars import integer
+from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import NONE
 
 Prefix = tuple[int, ...]
@@ -24,7 +26,7 @@ class EnumeratedDraft(Draft):
     tree: dict[Prefix, torch.Tensor] = field(default_factory=dict)
 
 
-class Slrs(Rejection):
+class Slrs(Method):
     """One target token a round, judged by the distribution of the first token of the drafted
     string.
 
@@ -50,11 +52,28 @@ class Slrs(Rejection):
         self.lookahead = integer(lookahead, "lookahead", least=1, caller="Slrs")
         self.strings = integer(strings, "strings", least=1, caller="Slrs")
 
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Rejection:
+        return _Slrs(noise, draft_vocabulary, target_vocabulary, settings=self)
+
+
+class _Slrs(Rejection):
+    def __init__(
+        self,
+        noise: Noise,
+        draft_vocabulary: Vocabulary,
+        target_vocabulary: Vocabulary,
+        *,
+        settings: Slrs,
+    ) -> None:
+        super().__init__(noise, draft_vocabulary, target_vocabulary)
+        self._settings = settings
+        self._special_ids = draft_vocabulary.special_ids
+
     def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
         guess, distribution = _distribution_after((), ask)
-        if (
-            distribution is None
-        ):  # the drafter's guesses have no distributions, or it cannot guess here
+        if distribution is None:  # the drafter has no distributions, or cannot draft here
             return guess
         draft = EnumeratedDraft(tree=self._grow(distribution, self._length(limit), ask))
         while (distribution := draft.tree.get(tuple(draft.ids))) is not None:
@@ -73,19 +92,13 @@ class Slrs(Rejection):
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if isinstance(draft, EnumeratedDraft):
-            proposal.probs = self._psi(draft.tree)[None]
+            return replace(proposal, probs=self._psi(draft.tree)[None])
         return proposal
-
-    @property
-    def _special_ids(self) -> frozenset[int]:
-        assert self.draft_vocabulary is not None
-        return self.draft_vocabulary.special_ids
 
     def _length(self, limit: int) -> int:
         """Tokens in a string. Where they stay as they are, the first of them decides alone."""
-        assert self.draft_vocabulary is not None
         same = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
-        return 1 if same else min(limit, self.lookahead)
+        return 1 if same else min(limit, self._settings.lookahead)
 
     def _grow(
         self, distribution: torch.Tensor, length: int, ask: Ask
@@ -113,11 +126,11 @@ class Slrs(Rejection):
         return tree
 
     def _refuse_too_many(self, strings: int, length: int) -> None:
-        if strings > self.strings:
+        if strings > self._settings.strings:
             raise ValueError(
                 f"Slrs: lookahead of {length} draft tokens makes at least {strings} strings here, "
-                f"more than the {self.strings} to enumerate; lower lookahead or top_k, or take a "
-                "drafter with a small vocabulary"
+                f"more than the {self._settings.strings} to enumerate; lower lookahead or top_k, "
+                "or take a drafter with a small vocabulary"
             )
 
     def _psi(self, tree: dict[Prefix, torch.Tensor]) -> torch.Tensor:
@@ -140,7 +153,6 @@ class Slrs(Rejection):
 
     def _first_tokens(self, strings: Sequence[Prefix]) -> list[int]:
         """The target token that each string of drawn tokens starts with, or -1."""
-        assert self.draft_vocabulary is not None
         texts = [self.draft_vocabulary.decode(string) for string in strings]
         spelled = self.target_vocabulary.encode_all(texts)
         return [

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tokentiming import ops
 from tokentiming.drafters.base import NOTHING, Choice, Draft
-from tokentiming.methods.base import Proposal
+from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise
+from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import NONE
 
 
-class Tli(Rejection):
-    """The draft samples from the tokens that both vocabularies have, its distribution normalised
+class Tli(Method):
+    """The draft samples from the tokens that both vocabularies have, its distribution normalized
     over them.
 
     Only the draft is restricted: the target keeps all its tokens, and emits those that the draft
@@ -23,27 +27,35 @@ class Tli(Rejection):
 
     name = "tli"
 
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Rejection:
+        return _Tli(noise, draft_vocabulary, target_vocabulary)
+
+
+class _Tli(Rejection):
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        distribution = torch.softmax(scores, 1)
-        shared = distribution * (self.map.on(distribution.device).exact != NONE)
+        probs = torch.softmax(scores, 1)
+        shared = probs * (self.map.on(probs.device).exact != NONE)
         mass = shared.sum(1)
         token = self._draws.draw(torch.where(mass > 0, shared, 1))
         confidence = shared[0, token] / mass
         without = torch.where(mass.isnan(), -1, NOTHING)
-        return Choice(torch.where(mass > 0, token, without), confidence, distribution)
+        return Choice(torch.where(mass > 0, token, without), confidence, probs)
 
     def transcode(self, draft: Draft) -> Proposal:
         ids: list[int] = self.map.exact[draft.drawn].tolist()
         return Proposal(ids[: ids.index(NONE)] if NONE in ids else ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if draft.probs:
-            probs = torch.cat(draft.probs)
-            here = self.map.on(probs.device)
-            proposal.probs = ops.restrict(
-                probs,
-                here.exact,
-                columns=len(self.target_vocabulary),
-                origins=here.exact_origins if probs.is_cuda else None,
-            )
-        return proposal
+        if not draft.probs:
+            return proposal
+        probs = torch.cat(draft.probs)
+        here = self.map.on(probs.device)
+        restricted = ops.restrict(
+            probs,
+            here.exact,
+            columns=len(self.target_vocabulary),
+            origins=here.exact_origins if probs.is_cuda else None,
+        )
+        return replace(proposal, probs=restricted)

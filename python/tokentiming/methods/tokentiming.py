@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
-from tokentiming.methods.base import Proposal
+from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise
 from tokentiming.tokens.vocabulary import Vocabulary
-
-"""By which case of ``ops.transfer`` a proxy token got its distribution."""
 
 Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Tensor]
 
 
-class TokenTiming(Rejection):
-    """The draft's bytes are encoded anew; its probabilities come along through an alignment.
+class TokenTiming(Method):
+    """The draft's bytes are re-encoded; its probabilities are transferred through an alignment.
 
-    Approximate: a proxy token depends on draft tokens that its distribution knows nothing of,
-        wherever encoding anew merges what was drawn apart. The joint distribution of the output is
+    Approximate: a proxy token may depend on draft tokens that its distribution does not know of,
+        wherever re-encoding merges what was drawn apart. The joint distribution of the output is
         off by at most the sum over positions of ``E[TV(distribution(x given history and q), q)]``;
-        ``stats.transfer_cases`` tells how each distribution came about. Between equal vocabularies
-        it is exact, being plain speculative sampling.
+        ``stats.transfer_cases`` counts the cases of the transfer. Between equal vocabularies it is
+        exact, being plain speculative sampling.
 
     Args:
         alignment: ``"dtw"`` takes the draft tokens of each proxy token from dynamic time warping,
@@ -50,32 +50,58 @@ class TokenTiming(Rejection):
 
     @property
     def exact(self) -> bool:
-        draft = self.draft_vocabulary
-        return draft is None or draft.fingerprint == self.target_vocabulary.fingerprint
+        return False
+
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> BoundTokenTiming:
+        return BoundTokenTiming(noise, draft_vocabulary, target_vocabulary, spans=self._spans)
+
+
+class BoundTokenTiming(Rejection):
+    """``TokenTiming`` for one sequence.
+
+    Args:
+        noise: as for every method.
+        draft_vocabulary: as for every method.
+        target_vocabulary: as for every method.
+        spans: the alignment.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        draft_vocabulary: Vocabulary,
+        target_vocabulary: Vocabulary,
+        *,
+        spans: Spans,
+    ) -> None:
+        super().__init__(noise, draft_vocabulary, target_vocabulary)
+        self.exact = draft_vocabulary.fingerprint == target_vocabulary.fingerprint
+        self._spans = spans
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if not draft.probs or not proposal.ids:
             return proposal
-        assert self.draft_vocabulary is not None
-        draft_vocabulary, target_vocabulary = self.draft_vocabulary, self.target_vocabulary
         ends = proposal.ids[-1] in self.target_vocabulary.special_ids
         drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
         proxies = torch.tensor(proposal.ids, device="cpu")
         rows = torch.cat(draft.probs[: len(drawn)])
         device = rows.device
-        proposal.probs, proposal.cases = ops.transfer(
+        spans = self._spans(drawn, proxies, self.draft_vocabulary, self.target_vocabulary)
+        probs, cases = ops.transfer(
             rows,
             send(drawn, device),
             send(proxies, device),
-            send(self._spans(drawn, proxies, draft_vocabulary, target_vocabulary), device),
-            draft_vocabulary.on(device),
-            target_vocabulary.on(device),
+            send(spans, device),
+            self.draft_vocabulary.on(device),
+            self.target_vocabulary.on(device),
             self.map.on(device),
         )
-        return proposal
+        return replace(proposal, probs=probs, cases=cases)
 
 
-class PointMass(Rejection):
+class PointMass(Method):
     """The variant of the paper's published code: each proxy token counts as certain.
 
     It is accepted with ``p(x)``, else another is drawn from ``p`` without ``x``. Exact for any
@@ -85,6 +111,11 @@ class PointMass(Rejection):
     """
 
     name = "tokentiming, point mass"
+
+    def bind(
+        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+    ) -> Rejection:
+        return Rejection(noise, draft_vocabulary, target_vocabulary)
 
 
 def warped_spans(

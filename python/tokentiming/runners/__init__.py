@@ -1,1 +1,43 @@
 """How a model is run: through torch, as a CUDA graph, or by the native core."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from tokentiming.runners.base import ModelRunner
+from tokentiming.runners.cuda_graph import CudaGraphRunner, cuda_graph_or_torch
+from tokentiming.runners.linear import native_linear
+from tokentiming.runners.native import NativeRunner
+from tokentiming.runners.torch import TorchRunner
+
+__all__ = [
+    "CudaGraphRunner",
+    "ModelRunner",
+    "NativeRunner",
+    "TorchRunner",
+    "exact_runner_for",
+    "runner_for",
+]
+
+
+def runner_for(model: PreTrainedModel) -> ModelRunner:
+    """The fastest runner of a draft model on its device.
+
+    Its logits may differ from the model's own by rounding to 8 bits, which costs acceptance and
+    nothing else.
+    """
+    if NativeRunner.runs(model):
+        return NativeRunner(model)
+    if CudaGraphRunner.runs(model):
+        return cuda_graph_or_torch(model)
+    return exact_runner_for(model)
+
+
+def exact_runner_for(model: PreTrainedModel) -> ModelRunner:
+    """The runner of a target model, whose logits are the model's own.
+
+    Linear layers in bfloat16 are computed by the native core where that is faster than torch
+    (``native_linear``), during this runner's passes alone. ``TorchRunner(model)`` leaves all layers
+    to torch.
+    """
+    return TorchRunner(model, context=native_linear(model))

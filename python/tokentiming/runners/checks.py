@@ -1,4 +1,4 @@
-"""Models and drafters that cannot be driven are refused when a decoder is made."""
+"""Checks of models and drafters, made when a decoder is constructed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokentiming import ops
 
 
 def target(candidate: Any) -> None:
-    """Refuse what is not a causal language model ready for inference."""
+    """Refuse anything but a causal language model in eval mode."""
     causal_model(candidate, "SpeculativeDecoder")
     evaluating(candidate)
 
@@ -26,7 +26,7 @@ def evaluating(candidate: PreTrainedModel) -> None:
 
 
 def causal_model(candidate: Any, caller: str) -> None:
-    """Refuse what transformers cannot generate with, or what the core cannot read."""
+    """Refuse anything but a causal language model on a supported device."""
     if not isinstance(candidate, PreTrainedModel) or not candidate.can_generate():
         raise TypeError(
             f"{caller}: model is a {type(candidate).__name__}; pass a causal language "
@@ -36,7 +36,7 @@ def causal_model(candidate: Any, caller: str) -> None:
 
 
 def device(candidate: PreTrainedModel, caller: str) -> None:
-    """Refuse a model whose scores the core could not read."""
+    """Refuse a model on a device whose memory the core cannot read."""
     name, place = type(candidate).__name__, candidate.device
     if place.type not in ("cpu", "cuda"):
         raise ValueError(
@@ -51,7 +51,7 @@ def device(candidate: PreTrainedModel, caller: str) -> None:
 
 
 def rolls_back(model: PreTrainedModel, caller: str) -> None:
-    """Refuse a model whose state cannot be taken back to an earlier token."""
+    """Refuse a model whose state cannot be rolled back to an earlier token."""
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ValueError(
@@ -66,7 +66,7 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
 
 
 def drafter(candidate: Any) -> None:
-    """Refuse what is no drafter, a bare model above all."""
+    """Refuse anything but a drafter or None."""
     is_drafter = callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type)
     if candidate is None or is_drafter:
         return

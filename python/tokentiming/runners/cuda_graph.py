@@ -1,4 +1,4 @@
-"""A draft model on a GPU, whose passes over one token are replayed as a CUDA graph."""
+"""A model on a GPU, whose passes over one token are replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -11,48 +11,54 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
+from tokentiming.runners.sequence import SequenceRunner
 from tokentiming.runners.torch import TorchRunner
 
 logger = logging.getLogger(__name__)
 
-_FIRST_CAPACITY = 1024
-"""Tokens that the cache has room for at first; it doubles when they are more."""
+_CAPACITY = 1024
+"""Tokens that the cache holds at first; it doubles when there are more."""
 
-_STEPS_AT_MOST = 8
+_MAX_STEPS = 8
 """Tokens read one by one: a pass of their own takes as long to launch as several steps."""
 
 _ATTENTION = ("eager", "sdpa")
-"""Implementations that go by the mask. Flash attention goes by the number of keys instead, and a
-static cache has as many as it has room for."""
+"""Implementations that follow the mask. Flash attention follows the number of keys instead, and a
+static cache has as many keys as its capacity."""
 
 Pass = Callable[[], torch.Tensor]
 """A forward pass over the same tensors each time, and its logits."""
 
 
-class CudaGraphRunner(TorchRunner):
-    """A borrowed causal language model, read into a cache that stays where it is.
+class CudaGraphRunner(SequenceRunner):
+    """Runs a model with a cache of fixed address, and replays its pass over one token.
 
-    A small model's pass over one token is hundreds of small kernels, and launching them one by one
-    takes longer than they do. Since the cache does not move, one recording serves every token; a
-    few tokens are read one by one, and only longer stretches by a pass as it is. The recording is
-    made at once, so that a model which cannot be recorded is known here. If a later one fails, the
-    tokens are read by passes as they are.
+    A small model's pass over one token is hundreds of small kernels, which take longer to launch
+    than to run. Since the cache does not move, one recording serves every token. A few tokens are
+    read one by one; longer stretches are read by an ordinary pass. The pass is recorded in the
+    constructor, so that a model that cannot be recorded is known there. If a later recording fails,
+    tokens are read by ordinary passes.
 
     Args:
-        model: one that ``CudaGraphRunner.runs``; it is left as it is.
+        model: one that ``CudaGraphRunner.runs``; borrowed, never changed.
         record: turns a pass into its recording; by default into a CUDA graph.
+        capacity: tokens that the cache holds at first.
 
     Raises:
         Exception: the pass cannot be recorded.
     """
 
     def __init__(
-        self, model: PreTrainedModel, record: Callable[[Pass], Pass] | None = None
+        self,
+        model: PreTrainedModel,
+        record: Callable[[Pass], Pass] | None = None,
+        *,
+        capacity: int = _CAPACITY,
     ) -> None:
         super().__init__(model)
         self._record = record or partial(cuda_graph, device=self.device)
         self._recorded_pass: Pass | None = None
-        self._allocate(_FIRST_CAPACITY)
+        self._allocate(capacity)
         self._recorded_pass = self._recording()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,7 +80,7 @@ class CudaGraphRunner(TorchRunner):
         return super().logits(ids, keep)
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
-        if self._position == self._capacity:  # seldom enough to look at what was stepped over
+        if self._position == self._capacity:  # rare, so reading the stepped tokens here is cheap
             ids = self._ids + torch.cat(self._stepped).tolist()
             self._allocate(2 * self._capacity)
             self.logits(ids)
@@ -84,8 +90,8 @@ class CudaGraphRunner(TorchRunner):
     def _position(self) -> int:
         return len(self._ids) + len(self._stepped)
 
-    # What a recording reads and writes has to be written in every mode, which inference tensors
-    # cannot outside their own.
+    # A recording writes these tensors in every mode, and inference tensors cannot be written
+    # outside inference mode.
     @torch.inference_mode(False)
     def _allocate(self, tokens: int) -> None:
         self.reset()
@@ -95,27 +101,27 @@ class CudaGraphRunner(TorchRunner):
         self._cache = StaticCache(config=self.model.config, max_cache_len=tokens)
         self._recorded_pass = None
 
-    def _make_cache(self) -> None:
-        """None is made at a reset: what there is counts as unread, and is written over."""
+    def _clear(self) -> None:
+        """Entries from the position on are never read, and are overwritten."""
 
-    def _take_back(self, known: int) -> int:
-        return known
+    def _roll_back(self, length: int) -> int:
+        return length  # as in _clear
 
     def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        if keep > 1 or rows.shape[1] > _STEPS_AT_MOST:
+        if keep > 1 or rows.shape[1] > _MAX_STEPS:
             self._known.fill_(self._position)
             return self._forward(rows, keep)
         for i, token in enumerate(rows[0]):
             self._known.fill_(self._position + i)
             self._token.copy_(token)
             logits = self._replay()
-        return logits.clone()  # the next step writes where this one did
+        return logits.clone()  # the next step overwrites them
 
     def _replay(self) -> torch.Tensor:
         if self._recorded_pass is None:
             try:
                 self._recorded_pass = self._recording()
-            except Exception as error:  # the pass over the same token writes over what it has left
+            except Exception as error:  # an ordinary pass overwrites what the failed one left
                 _warn(self.model, error)
                 self._recorded_pass = self._read_token
                 self._record = lambda run: run
@@ -131,7 +137,7 @@ class CudaGraphRunner(TorchRunner):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _forward(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        for layer in self._cache.layers:  # inside the recording, or it would go on by itself
+        for layer in self._cache.layers:  # inside the recording, since layers count by themselves
             layer.cumulative_length.copy_(self._known)
         output = self.model(rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
         logits: torch.Tensor = output.logits[0, -keep:]
@@ -140,11 +146,11 @@ class CudaGraphRunner(TorchRunner):
 
 def cuda_graph_or_torch(
     model: PreTrainedModel, record: Callable[[Pass], Pass] | None = None
-) -> TorchRunner:
-    """A ``CudaGraphRunner``, or where the model cannot be recorded, a ``TorchRunner``."""
+) -> SequenceRunner:
+    """A ``CudaGraphRunner``, or a ``TorchRunner`` if the model cannot be recorded."""
     try:
         return CudaGraphRunner(model, record)
-    except Exception as error:  # of whatever kind: what a graph cannot hold is up to the model
+    except Exception as error:  # of any class: what a graph cannot hold depends on the model
         _warn(model, error)
         return TorchRunner(model)
 
@@ -157,14 +163,14 @@ def _warn(model: PreTrainedModel, error: Exception) -> None:
 
 
 def cuda_graph(run: Pass, device: torch.device) -> Pass:
-    """The pass recorded; each call replays it and returns the same tensor, written anew."""
+    """Record a pass; each call of the result replays it and returns the same tensor, rewritten."""
     with torch.cuda.device(device):
         outside = torch.cuda.current_stream()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         stream.wait_stream(outside)
-        with torch.cuda.stream(stream):  # a capture that fails does not leave its stream by itself
-            for _ in range(3):  # what libraries set up at first use must not be recorded
+        with torch.cuda.stream(stream):  # a failed capture does not leave its stream
+            for _ in range(3):  # libraries initialize at first use, which must not be recorded
                 run()
             # Other threads may use the device meanwhile.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):

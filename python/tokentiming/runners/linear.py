@@ -1,48 +1,59 @@
-"""bfloat16 linear layers at the price of reading the weights once, on processors without AVX-512.
+"""Linear layers in bfloat16 on processors without AVX-512.
 
-There torch takes some seven times as long for eight rows as for one, and no draft could pay; the
-core takes less than twice as long, and for one row, too, less than torch. A single row of a small
-model is left to torch: reading its weights takes little longer than finding the way to the core.
+There torch takes about seven times as long for eight rows as for one, so that no draft would pay.
+The native core takes less than twice as long, and is faster than torch for one row too. A single
+row of a small model stays with torch, because the call costs as much as reading the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from tokentiming import ops
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 _SMALL = 1024
-"""Hidden size below which a single row stays with torch."""
+"""Hidden size below which torch computes a single row."""
 
 
-def fast_linear(weights: torch.Tensor, rows: int) -> AbstractContextManager[Any]:
-    """A context in which the linear layers of a model go to the core where that is faster.
+def native_linear(model: PreTrainedModel) -> Callable[[int], AbstractContextManager[Any]] | None:
+    """Contexts in which the native core computes a model's linear layers, where it is faster.
+
+    It is faster for bfloat16 weights on x86-64 processors with AVX2 and without AVX-512.
 
     Args:
-        weights: the model's embedding, ``[V, hidden]``.
-        rows: tokens in the coming forward pass.
+        model: whose embedding tells the dtype, the device and the size.
+
+    Returns:
+        A function that takes the number of rows of a forward pass and returns the context for it;
+        None if torch is as fast here.
     """
-    if (
-        (rows > 1 or weights.shape[-1] >= _SMALL)
-        and weights.dtype == torch.bfloat16
+    weights = model.get_input_embeddings().weight
+    if not (
+        weights.dtype == torch.bfloat16
         and weights.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and ops.linear_is_fast()
     ):
-        return _FastLinear()
-    return nullcontext()
+        return None
+    return partial(_context, weights.shape[-1])
 
 
-class _FastLinear(TorchFunctionMode):
-    """Sends linear layers to the core; all other functions stay torch's own."""
+def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
+    return _NativeLinear() if rows > 1 or hidden >= _SMALL else nullcontext()
+
+
+class _NativeLinear(TorchFunctionMode):
+    """The native core computes ``functional.linear``; all other functions stay torch's own."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""Whether a model's logits depend on how its tokens are read."""
+"""Checks that a model gives the same logits piece by piece as in ``generate``."""
 
 from __future__ import annotations
 
@@ -11,53 +11,55 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from tokentiming.runners.base import ModelRunner
+
 _PROMPT = 6
 _NEW = 3
 _TOLERANCE, _ROUNDED = 1e-4, 0.1
-"""Most that logits may differ by, in units of their spread: in float32, and where weights or
-activations have fewer bits. Other positions, or a cache that is not read, go far beyond."""
+"""Largest difference of logits in units of their spread: in float32, and where weights or
+activations have fewer bits. Wrong positions, or a cache that is not read, differ by far more."""
 
 _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
 _quiet = Lock()
 """Held while transformers' verbosity, which all threads share, is changed."""
 
-_sound: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def refuse_unfaithful(model: PreTrainedModel, reader: Any, caller: str) -> None:
+def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
     """Refuse a model that gives other logits here than in ``generate``.
 
-    The reader reads a short text piece by piece and goes back over wrong tokens, as the rounds of
+    The runner reads a short text piece by piece and rolls wrong tokens back, as the rounds of
     speculative decoding do. Models that count positions from a padding id, or that use no cache,
-    do not stand that.
+    then give other logits.
 
     Args:
         model: borrowed; each is tried once.
-        reader: reads it, through ``reset`` and ``logits``; empty afterwards.
-        caller: for the error.
+        runner: of the model; empty afterwards.
+        caller: whose name the error begins with.
 
     Raises:
         ValueError: the logits differ, or the model cannot be read so at all.
     """
-    too_short = reader.max_length is not None and reader.max_length < _PROMPT + _NEW
-    if model in _sound or too_short:
+    too_short = runner.max_length is not None and runner.max_length < _PROMPT + _NEW
+    if model in _checked or too_short:
         return
     name = type(model).__name__
     try:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
-        reader.logits(text[:2])
-        reader.logits([*text[:4], *wrong])
-        reader.logits([*text[:-1], wrong[0]], keep=2)
-        found = reader.logits(text, keep=_NEW).to(expected.device)
+        runner.logits(text[:2])
+        runner.logits([*text[:4], *wrong])
+        runner.logits([*text[:-1], wrong[0]], keep=2)
+        found = runner.logits(text, keep=_NEW).to(expected.device)
     except Exception as error:  # an architecture may fail in any way
         raise ValueError(
             f"{caller}: {name} cannot be read piece by piece ({type(error).__name__}: {error}); "
             "pass a causal language model with attention layers and a cache"
         ) from error
     finally:
-        reader.reset()
+        runner.reset()
     gap = _distance(found, expected)
     if gap > (_ROUNDED if _is_rounded(model) else _TOLERANCE):
         raise ValueError(
@@ -65,7 +67,7 @@ def refuse_unfaithful(model: PreTrainedModel, reader: Any, caller: str) -> None:
             f"generate (they differ by {gap:.1%} of their spread): its positions or its cache do "
             "not allow speculative decoding; call model.generate, or pass another model"
         )
-    _sound[model] = True
+    _checked[model] = True
 
 
 def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:

@@ -1,118 +1,54 @@
-"""One model and its key-value cache, asked for the logits of a whole sequence each time."""
+"""A model of transformers, run by torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from tokentiming.devices import send
-from tokentiming.runners.base import common_prefix, context_length
-from tokentiming.runners.linear import fast_linear
+from tokentiming.runners.cache import RollbackCache
+from tokentiming.runners.sequence import SequenceRunner
 
-_RECORDED_AT_MOST = 512
-"""States of a sliding window kept for a roll-back before the outdated ones are dropped."""
+PassContext = Callable[[int], AbstractContextManager[Any]]
+"""A context for a forward pass over a number of rows."""
 
 
-class TorchRunner:
-    """A borrowed causal language model that remembers the sequence it has read.
+class TorchRunner(SequenceRunner):
+    """Runs any causal language model of transformers with a cache that can be rolled back.
 
-    There is no call to roll back: asking for the logits of another sequence keeps the common
-    beginning and forgets the rest.
-
-    Attributes:
-        device: where the model is.
-        max_length: most tokens that it can read, where its config says so.
-        forwards: forward passes so far.
+    Args:
+        model: borrowed, never changed.
+        context: entered around each forward pass; ``runners.linear.native_linear(model)`` lets the
+            native core compute the linear layers. By default all layers are torch's own.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self._weights = model.get_input_embeddings().weight
-        self.forwards = 0
-        self.device = model.device
-        self.max_length = context_length(model)
-        self.reset()
+    def __init__(self, model: PreTrainedModel, *, context: PassContext | None = None) -> None:
+        super().__init__(model)
+        self._context = context
+        self._cache = RollbackCache(model.config)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy begins with an empty cache."""
-        return type(self), (self.model,)
+        return _copied, (self.model, self._context)
 
-    @property
-    def synchronizes(self) -> bool:
-        """Whether a look at what the model gives makes the host wait, as on a GPU."""
-        return bool(self.device.type == "cuda")
+    def _clear(self) -> None:
+        self._cache.clear()
 
-    def reset(self) -> None:
-        """Forget everything read so far."""
-        self._ids: list[int] = []
-        self._stepped: list[torch.Tensor] = []
-        self._make_cache()
-
-    # Not inference_mode: what a model creates in a pass, such as rotary tables, may stay in it, and
-    # its owner could not train it with inference tensors inside.
-    @torch.no_grad()
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        """Logits after each of the last ``keep`` tokens of ``ids``: ``[keep, V]``, model dtype."""
-        known = self._take_back(min(common_prefix(self._ids, ids), len(ids) - keep))
-        fresh = ids[known:]
-        self._ids = ids[:known]  # should the pass be interrupted, its tokens count as unread
-        self._stepped = []
-        logits = self._read(send(torch.tensor([fresh], device="cpu"), self.device), keep)
-        self._ids = list(ids)
-        self.forwards += 1
-        return logits
-
-    @torch.no_grad()
-    def step(self, token: torch.Tensor) -> torch.Tensor:
-        """Logits after one more token, int64 ``[1]``, whatever it is: ``[1, V]``.
-
-        What such tokens are is to be said by ``identify`` before ``logits`` is asked again; those
-        of which it is not are read anew.
-        """
-        logits = self._read(token[None], 1)
-        self._stepped.append(token)
-        self.forwards += 1
-        return logits
-
-    def identify(self, ids: list[int]) -> None:
-        """Say what the tokens stepped over are, from the first on."""
-        told = ids[: len(self._stepped)]
-        self._ids = self._ids + told
-        self._stepped = self._stepped[len(told) :]
-
-    def _make_cache(self) -> None:
-        self._cache: Any = DynamicCache(config=self.model.config)
-        self._cache.activate_past_recording()
-        self._recorded = 0
+    def _roll_back(self, length: int) -> int:
+        return self._cache.roll_back(length)
 
     def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        with fast_linear(self._weights, rows.shape[1]):
+        tokens = rows.shape[1]
+        with self._context(tokens) if self._context else nullcontext():
             output = self.model(
-                rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
+                rows, past_key_values=self._cache.states, use_cache=True, logits_to_keep=keep
             )
-        self._recorded += rows.shape[1]
+        self._cache.append(tokens)
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
 
-    def _take_back(self, known: int) -> int:
-        """Shorten the cache to its first ``known`` tokens; returns how many it then holds.
 
-        A full sliding window keeps older states only since it was last cropped. Taken back further
-        it has to be read anew.
-        """
-        surplus = len(self._ids) + len(self._stepped) - known
-        if surplus > self._recorded and self._slides():
-            self.reset()
-            return 0
-        if surplus or self._recorded > _RECORDED_AT_MOST:
-            self._cache.crop(-surplus)
-            self._recorded = 0
-        return known
-
-    def _slides(self) -> bool:
-        return any(
-            layer.is_sliding and layer.get_seq_length() >= layer.sliding_window
-            for layer in self._cache.layers
-        )
+def _copied(model: PreTrainedModel, context: PassContext | None) -> TorchRunner:
+    return TorchRunner(model, context=context)

@@ -1,4 +1,4 @@
-"""What the user asks for, in a form from which each model makes its own prompt."""
+"""The user's prompt, from which each model makes its own ids."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def parse(prompt: Any, tokenizer: Any) -> list[Prompt]:
         tokenizer: the target's.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is something else.
         ValueError: a prompt is empty, or there are messages but no chat template.
     """
     if isinstance(prompt, np.ndarray) and prompt.dtype.kind in "biuf":
@@ -104,7 +104,7 @@ def parse(prompt: Any, tokenizer: Any) -> list[Prompt]:
 
 
 def is_batch(prompt: Any) -> bool:
-    """Whether the prompt is one of several by its form, so that the result holds lists."""
+    """Whether the prompt is a batch, so that the result holds lists."""
     if isinstance(prompt, Mapping):
         return is_batch(prompt.get("input_ids"))
     if isinstance(prompt, torch.Tensor | np.ndarray):

@@ -1,4 +1,4 @@
-"""From the draft's tokens to the target's and back, by way of their bytes."""
+"""From the draft's tokens to the target's and back, through their bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def proxies(
 
     Args:
         draft_ids: drafted ids, none of them special.
-        special: the special id that the draft went on to draw, if it did.
+        special: the special id that ended the draft, if one did.
         draft: vocabulary of ``draft_ids`` and ``special``.
         target: vocabulary of the result.
     """
@@ -48,10 +48,10 @@ def proxies(
 
 
 class Context:
-    """A text that grows, in the tokens of one vocabulary.
+    """A growing text in the tokens of one vocabulary.
 
-    A draft model's cache holds its own spelling of what it drafted; keeping that spelling spares a
-    new pass over it. Only the end of the text is looked at, so the cost does not grow with it.
+    A draft model's cache holds its own tokenization of what it drafted. Keeping these tokens saves
+    recomputing them. Only the end of the text is read, so the cost does not grow with its length.
 
     Attributes:
         ids: tokens that spell the text, and what was drafted after it.
@@ -65,17 +65,17 @@ class Context:
         self._followed = 0  # length of the text that the tokens are known to spell
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Append tokens that were drafted, of which the text may yet prove otherwise."""
+        """Append drafted tokens, which the text may later contradict."""
         for token in ids:
             self.ids.append(token)
             self._starts.append(self._end)
             self._end += len(self._vocabulary.token_bytes(token))
 
     def follow(self, text: bytes) -> list[int]:
-        """Tokens that spell ``text``, which begins with the text followed before.
+        """Tokens that spell ``text``, which must begin with the text of the last call.
 
-        Tokens are kept up to shortly before the first difference. Where the vocabulary cannot
-        express a word they are its nearest encoding.
+        Tokens are kept up to shortly before the first difference. If the vocabulary cannot
+        express a word, they are its nearest encoding.
         """
         kept = bisect_left(self._starts, self._followed)
         offset = self._followed
@@ -91,7 +91,7 @@ class Context:
         return self.ids
 
     def _respell(self, text: bytes, kept: int) -> None:
-        """Encode anew what follows the first ``kept`` tokens, or fewer if they end in a word."""
+        """Re-encode what follows the first ``kept`` tokens, or fewer if they end inside a word."""
         starts = self._starts
         while kept and (starts[kept] == starts[kept - 1] or _inside_character(text, starts[kept])):
             kept -= 1
@@ -102,7 +102,7 @@ class Context:
         if self._vocabulary.decode(ids) == text[offset:]:
             self.extend(ids)
             return
-        for word in _WORDS.finditer(text, offset):  # which tokens spell which bytes is not known
+        for word in _WORDS.finditer(text, offset):  # the bytes of single tokens are not known here
             ids = self._vocabulary.encode(word.group())
             self.ids += ids
             self._starts += [word.start()] * len(ids)

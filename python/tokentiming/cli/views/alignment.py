@@ -1,4 +1,4 @@
-"""Two tokenizations of a text in the terminal, and the path that `ops.align` finds between them."""
+"""The terminal view of an alignment: two tokenizations of a text, and the path between them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tokentiming.cli.text import escaped, plain, safe
+from tokentiming.cli.views.text import escaped, plain, safe
 
-# Tokens that both sides share stay plain; each regrouping takes the next colour.
+# Tokens that both sides share have no colour; each regrouping takes the next one.
 PALETTE = ("cyan", "yellow", "magenta", "green", "blue", "red")
-ROW_LIMIT = 24  # a grid taller than this is no longer read
+ROW_LIMIT = 24  # more draft tokens than this are shown as blocks, not as a grid
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """One side of an alignment: who cut the text, and the bytes of each token."""
+    """One side of an alignment: the name of the tokenizer, and the bytes of each token."""
 
     name: str
     tokens: Sequence[bytes]
@@ -34,7 +34,7 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class Block:
-    """Draft tokens `draft` and target tokens `target` that the path ties together, as ranges."""
+    """Ranges of draft and target tokens that the path connects."""
 
     draft: range
     target: range
@@ -49,13 +49,13 @@ def alignment(
     band: int,
     width: int,
 ) -> RenderableType:
-    """Both tokenizations one above the other, then the path: a grid if it fits, else its blocks.
+    """Show both tokenizations, one above the other, then the path as a grid or else as blocks.
 
     Args:
         draft: K tokens.
         target: M tokens.
         spans: M half-open ranges of draft tokens, as `ops.align` returns them.
-        band: the band of the alignment, for the cells that it never visited.
+        band: the band of the alignment; cells outside it are left empty.
         width: columns of the terminal.
     """
     found = blocks(draft, target, spans)
@@ -80,7 +80,7 @@ def alignment(
 def blocks(
     draft: Tokenization, target: Tokenization, spans: Sequence[tuple[int, int]]
 ) -> list[Block]:
-    """Cut an alignment where no token reaches across; equal single tokens carry no style."""
+    """Split an alignment where no token crosses; equal single tokens have no style."""
     cuts = [j for j, (low, _) in enumerate(spans) if j == 0 or low == spans[j - 1][1]]
     found: list[Block] = []
     coloured = 0
@@ -98,7 +98,7 @@ def blocks(
 
 
 def edits(left: bytes, right: bytes) -> int:
-    """Levenshtein distance of two byte strings, one row of the table at a time."""
+    """Levenshtein distance of two byte strings."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         above, row = row, [i]
@@ -108,7 +108,7 @@ def edits(left: bytes, right: bytes) -> int:
 
 
 def visible(data: bytes) -> str:
-    """Bytes as something to look at: blanks drawn, halves of characters in hexadecimal."""
+    """Bytes made visible: spaces as symbols, incomplete characters in hexadecimal."""
     drawn = {" ": "·", "\n": "⏎", "\t": "⇥"}
     shown = [
         drawn.get(c) or (c if c.isprintable() else escaped(c))
@@ -122,7 +122,7 @@ def visible(data: bytes) -> str:
 def _strips(
     draft: Tokenization, target: Tokenization, found: Sequence[Block], width: int
 ) -> RenderableType:
-    """The text twice, cut as each side cuts it, every byte above itself."""
+    """The text once for each side, split into its tokens, with equal bytes above each other."""
     margin = max(cell_len(draft.label), cell_len(target.label)) + 1
     sides = []
     for side, ranges in (
@@ -133,13 +133,13 @@ def _strips(
         ends = list(accumulate(map(len, side.tokens)))
         sides.append((side, styles, ends))
     if b"".join(draft.tokens) != b"".join(target.tokens):
-        return Group(*(_loose(side, styles, margin) for side, styles, _ in sides))
+        return Group(*(_separate_strip(side, styles, margin) for side, styles, _ in sides))
 
     data = b"".join(draft.tokens)
     cuts = sorted({0, *sides[0][2], *sides[1][2]})
     lines: list[Text] = []
     pair: list[Text] = []
-    at = [0, 0]  # the token under way on each side
+    at = [0, 0]  # the current token of each side
     for start, end in pairwise(cuts):
         label = visible(data[start:end])
         if not pair or pair[0].cell_len + cell_len(label) + 1 > width:
@@ -154,7 +154,7 @@ def _strips(
     return Group(*lines, *pair, Text())
 
 
-def _loose(side: Tokenization, styles: Sequence[str], margin: int) -> Text:
+def _separate_strip(side: Tokenization, styles: Sequence[str], margin: int) -> Text:
     line = Text(set_cell_size(side.label, margin), style="dim")
     for token, style in zip(side.tokens, styles, strict=True):
         line.append(visible(token), style=style or "not dim")
@@ -169,7 +169,7 @@ def _grid(
     cells: set[tuple[int, int]],
     band: int,
 ) -> Table:
-    """Local costs, draft tokens down and target tokens across, the path's cells marked."""
+    """Local costs: a row for each draft token, a column for each target token, the path marked."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column(Text(f"{draft.label} ↓  {target.label} →", style="dim"), justify="right")
     for token in target.tokens:
@@ -193,7 +193,7 @@ def _block_table(
     found: Sequence[Block],
     costs: Mapping[tuple[int, int], int],
 ) -> Table:
-    """One row a regrouping; runs of tokens that both sides share are only counted."""
+    """One row for each regrouping; tokens that both sides share are only counted."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("from", justify="right", no_wrap=True)
     for side in (draft, target):

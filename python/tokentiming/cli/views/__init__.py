@@ -1,0 +1,1 @@
+"""What the terminal shows: alignments, generated text, models, and safe text for all of them."""
