@@ -9,12 +9,13 @@ import zipfile
 
 ALLOWED = re.compile(
     r"tokentiming/([a-z_]+/)*([a-z_]+\.pyi?|py\.typed)"
-    r"|tokentiming/_core\.[\w.-]+\.so"
+    r"|tokentiming/_(core|native)\.[\w.-]+\.so"
     r"|tokentiming-[\w.]+\.dist-info/.+"
 )
 ALIGN = """
 import tokentiming
 from tokentiming import ops
+from tokentiming import _native  # a wheel holds it by default
 import torch
 
 class Bytes:

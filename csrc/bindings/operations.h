@@ -6,11 +6,9 @@
 namespace tokentiming::python {
 
 void bind_align(pybind11::module_& module);
-void bind_linear(pybind11::module_& module);
 void bind_sample(pybind11::module_& module);
 void bind_tensor(pybind11::module_& module);
 void bind_transfer(pybind11::module_& module);
-void bind_transformer(pybind11::module_& module);
 void bind_verify(pybind11::module_& module);
 
 }  // namespace tokentiming::python

@@ -47,8 +47,8 @@ class SpeculativeDecoder:
         method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
         draft_length: tokens to draft in every round; by default it adapts to measured costs.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, whose
-            passes compute bfloat16 linear layers in the native core on processors where that is
-            faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
+            passes compute bfloat16 linear layers by ``tokentiming._native`` on processors where
+            that is faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
 
     Raises:
         TypeError: the target is no causal language model of transformers, or ``drafter`` is not a
@@ -127,20 +127,12 @@ class SpeculativeDecoder:
             ImportError: a ``.gguf`` file is given and the extra ``tokentiming[gguf]`` is missing.
         """
         method = resolve(method)
-        for name, place in (("target", target), ("draft", draft)):
-            missing = place is None and name == "draft"
-            if not missing and not isinstance(place, str | PathLike):
-                raise TypeError(
-                    f"from_pretrained: {name} is {_named(place)}; give a hub id, a folder or a "
-                    ".gguf file, or hand loaded models to SpeculativeDecoder"
-                )
-        places = [(target, target_revision), (draft, draft_revision)]
-        for place, _ in places:  # both before anything is loaded
-            if place is not None:
-                loading.locate(place, caller="from_pretrained")
+        loading.locate(target, caller="from_pretrained", argument="target")
+        if draft is not None:  # both are located before anything is loaded
+            loading.locate(draft, caller="from_pretrained", argument="draft")
         loaded = [
             loading.load(place, revision=revision, dtype=dtype, device=device)
-            for place, revision in places
+            for place, revision in ((target, target_revision), (draft, draft_revision))
             if place is not None
         ]
         drafter = ModelDrafter(*loaded[1]) if draft is not None else None
@@ -281,7 +273,3 @@ class SpeculativeDecoder:
     def _output(self, results: Sequence[Generated], *, batch: bool) -> SpeculativeOutput:
         device = self.target_model.device
         return SpeculativeOutput.of(results, self.target_tokenizer, device, batch=batch)
-
-
-def _named(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -9,12 +9,10 @@
 
 #include "parallel.h"
 #include "tokentiming/align.h"
-#include "tokentiming/linear.h"
 #include "tokentiming/sample.h"
 #include "tokentiming/transfer.h"
 #include "tokentiming/verify.h"
 
-using tokentiming::BFloat16;
 using tokentiming::Distributions;
 using tokentiming::Rows;
 
@@ -153,25 +151,5 @@ TEST_CASE("transfer and restrict_to_shared on several threads") {
     tokentiming::restrict_to_shared(rows_of(draft_probs.data(), 12), map,
                                     rows_of(probs.data(), 12));
     return probs;
-  });
-}
-
-TEST_CASE("linear on several threads") {
-  // bfloat16 numbers between 0.5 and 2.
-  const auto numbers_like = [](std::size_t count) {
-    std::vector<BFloat16> values;
-    for (const auto low : numbers<std::uint16_t>(count, 256)) {
-      values.push_back({static_cast<std::uint16_t>(0x3F00 + low)});
-    }
-    return values;
-  };
-  const auto input = numbers_like(8 * 64);
-  const auto weight = numbers_like(500 * 64);
-  check_threads([&] {
-    std::vector<BFloat16> output(8 * 500);
-    tokentiming::linear({input.data(), weight.data(), nullptr, output.data(), 8, 64, 500});
-    std::vector<std::uint16_t> bits;
-    for (const BFloat16& value : output) bits.push_back(value.bits);
-    return bits;
   });
 }

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.growth import ALLOWED, CALLS, growth, needs_proc
 from tests.support.tables import Map, Table
 from tokentiming import ops
-
-CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes
-ALLOWED = 2**20
-
 
 TABLE = Table(torch.tensor(list(b"ab"), dtype=torch.uint8), torch.arange(3))
 MAP = Map(torch.arange(2), torch.arange(3), torch.arange(2))
@@ -67,22 +61,8 @@ CASES: dict[str, tuple[int, Callable[[], object]]] = {
 }
 
 
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="resident memory is read in /proc"
-)
+@needs_proc
 @pytest.mark.parametrize("case", CASES)
 def test_memory_does_not_grow_with_calls(case: str) -> None:
     calls, call = CASES[case]
-    for _ in range(calls // 20):
-        call()
-    gc.collect()
-    before = resident()
-    for _ in range(calls):
-        call()
-    gc.collect()
-    assert resident() - before < ALLOWED
+    assert growth(call, calls) < ALLOWED

@@ -1,4 +1,4 @@
-"""``NativeRunner`` against the same models in float32, weights rounded as it rounds them."""
+"""``NativeRunner`` against the same models in float32, with weights rounded in the same way."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from transformers import (
 )
 
 from tests.support.small_models import SIZES, random_ids
-from tokentiming import ops
 from tokentiming.runners import runner_for
 from tokentiming.runners.native import NativeRunner
+from tokentiming.runners.native_module import is_fast
 from tokentiming.runners.torch import TorchRunner
 
 NEAR = {"rtol": 1e-3, "atol": 1e-3}
 LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
 pytestmark = pytest.mark.skipif(
-    not ops.linear_is_fast(), reason="the core runs models with AVX2 and FMA only"
+    not is_fast(), reason="NativeRunner needs AVX2 and FMA; tests/native tests that it refuses"
 )
 
 
@@ -51,23 +51,23 @@ def pair(kind: str) -> tuple[nn.Module, nn.Module]:
         model = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LONGER))
     else:
         model = LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=16, attention_bias=True))
-    for parameter in model.parameters():  # norms of ones and biases of zeros would hide mistakes
+    for parameter in model.parameters():  # norms of 1 and biases of 0 would hide errors
         nn.init.normal_(parameter, std=0.3)
     model = model.to(torch.bfloat16).eval()
     return model, twin(model)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])
-def test_logits_are_those_of_its_twin(kind):
+def test_logits_equal_those_of_the_twin(kind):
     model, precise = pair(kind)
     native, reference = NativeRunner(model), TorchRunner(precise)
-    # 230 tokens: more than are read at a time
+    # 230 tokens: more than one pass reads
     for count, keep in ((5, 5), (6, 1), (230, 200), (9, 3)):
         expected = reference.logits(random_ids(count), keep)
         torch.testing.assert_close(native.logits(random_ids(count), keep), expected, **NEAR)
 
 
-def test_what_was_taken_back_leaves_no_trace():
+def test_truncated_tokens_leave_no_trace():
     model, _ = pair("tied")
     ids = random_ids(40)
     expected = NativeRunner(model).logits(ids)
@@ -130,7 +130,7 @@ def rotating_by_length() -> nn.Module:
     return LlamaForCausalLM(config).to(torch.bfloat16)
 
 
-def test_rounding_to_8_bits_hardly_moves_real_weights(smollm2):
+def test_rounding_to_8_bits_hardly_changes_the_distribution(smollm2):
     model, tokenizer = smollm2
     ids = tokenizer("The capital of France is Paris. The capital of Italy is Rome.").input_ids
     distribution = TorchRunner(model).logits(ids, len(ids)).softmax(-1)
@@ -142,11 +142,11 @@ def test_rounding_to_8_bits_hardly_moves_real_weights(smollm2):
 @pytest.mark.parametrize(
     "make", [gemma, hooked, adapted, sliding, rotating_by_length, lambda: pair("tied")[1]]
 )
-def test_other_models_stay_with_transformers(make):
+def test_other_models_use_the_torch_runner(make):
     assert type(runner_for(make().eval())) is TorchRunner
 
 
-def test_ids_out_of_range_are_refused_and_nothing_is_read():
+def test_a_call_with_ids_out_of_range_reads_nothing():
     model, _ = pair("tied")
     native = NativeRunner(model)
     ids = random_ids(10)

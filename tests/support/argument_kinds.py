@@ -198,11 +198,6 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     states = torch.zeros(3, 3, dtype=torch.int64)
     noise = {"keys": torch.arange(2), "seed": 1, "states": states}
     drawn = torch.zeros(3, dtype=torch.int64)
-    layer = {
-        "input": torch.ones(2, 3).bfloat16(),
-        "weight": torch.ones(4, 3).bfloat16(),
-        "bias": torch.ones(4).bfloat16(),
-    }
     restrict = {"draft_probs": rows, "exact": same.first, "columns": 4}
     return {
         "align": (ops.align, align | batch | {"band": 8}),
@@ -217,8 +212,6 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "sample": (ops.sample, noise | {"logits": rows}),
         "sample, out=": (ops.sample, noise | {"logits": rows, "out": drawn}),
         "log_noise": (ops.log_noise, noise),
-        "linear": (ops.linear, layer),
-        "linear, out=": (ops.linear, layer | {"out": torch.zeros(2, 4).bfloat16()}),
         "Origins.of": (ops.Origins.of, {"targets": torch.tensor([1, 0, -1])}),
     }
 

@@ -43,6 +43,7 @@ def load(
         The model, in eval mode, and its tokenizer.
 
     Raises:
+        TypeError: ``place`` is not a string or a path.
         ModelError: a ValueError; nothing can be loaded from ``place``, or a file is truncated,
             which shows before any weight is read.
         ImportError: ``place`` is a GGUF file, and the extra ``tokentiming[gguf]`` is missing.
@@ -72,9 +73,10 @@ def load_tokenizer(
 
 
 def locate(
-    place: str | os.PathLike[str],
+    place: Any,
     *,
     caller: str,
+    argument: str = "place",
     way_out: str = "give an existing path, or a hub id such as 'owner/name'",
 ) -> Path | str:
     """Find out what ``place`` is, and check its files for truncation.
@@ -82,14 +84,22 @@ def locate(
     Args:
         place: as in `load`.
         caller: the function that messages begin with.
+        argument: its argument, for messages.
         way_out: what the message proposes if ``place`` is nothing that can be loaded.
 
     Returns:
         The path of a folder or of a ``.gguf`` file, or a hub id as a string.
 
     Raises:
+        TypeError: ``place`` is not a string or a path.
         ModelError, ImportError: as in `load`.
     """
+    if not isinstance(place, str | os.PathLike):
+        found = "None" if place is None else f"a {type(place).__name__}"
+        raise TypeError(
+            f"{caller}: {argument} is {found}; give a hub id, a folder or a .gguf file, or hand "
+            "loaded models to SpeculativeDecoder"
+        )
     text = os.fspath(place)
     unreadable = f"{caller}: '{text}' cannot be read"
     with as_model_error(unreadable, "give a file or folder that can be read"):

@@ -21,7 +21,6 @@ from tokentiming.ops import compiled, forks  # noqa: F401
 from tokentiming.ops.align import Alignment, ByteTable, align
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
-from tokentiming.ops.linear import linear, linear_is_fast
 from tokentiming.ops.origins import Origins
 from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.transfer import Expansions, Transfer, restrict, transfer
@@ -39,8 +38,6 @@ __all__ = [
     "Verification",
     "align",
     "has_cuda",
-    "linear",
-    "linear_is_fast",
     "log_noise",
     "restrict",
     "sample",

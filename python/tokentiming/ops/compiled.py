@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from tokentiming.ops.align import align
-from tokentiming.ops.linear import linear
 from tokentiming.ops.origins import Origins
 from tokentiming.ops.sample import sample
 from tokentiming.ops.transfer import restrict, transfer
@@ -218,13 +217,3 @@ def _(
     origin_ids: Tensor | None = None,
 ) -> Tensor:
     return draft_probs.new_empty((draft_probs.shape[0], columns))
-
-
-@custom_op("tokentiming::linear", mutates_args=(), device_types="cpu")
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return linear(input, weight, bias)
-
-
-@_linear.register_fake
-def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return input.new_empty((input.shape[0], weight.shape[0]))

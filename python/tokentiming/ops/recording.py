@@ -16,9 +16,8 @@ from tokentiming.ops.tracing import compiling, refuse_out
 
 _BYTES, _INT32, _INT64 = (torch.uint8,), (torch.int32,), (torch.int64,)
 _IDS = (torch.int32, torch.int64)
-_NARROW = (torch.bfloat16,)
 _WIDE = (torch.float32, torch.float64)
-_ROWS = (torch.float16, *_NARROW, *_WIDE)
+_ROWS = (torch.float16, torch.bfloat16, *_WIDE)
 _Tensors = dict[str, tuple[str, str, tuple[torch.dtype, ...]]]
 
 _TABLES: _Tensors = {
@@ -68,11 +67,6 @@ _TENSORS: dict[str, _Tensors] = {
         "exact": ("exact", "[D]", _IDS),
         **_ORIGINS,
     },
-    "linear": {
-        "input": ("input", "[R, K]", _NARROW),
-        "weight": ("weight", "[N, K]", _NARROW),
-        "bias": ("bias", "[N]", _NARROW),
-    },
 }
 """Of each operator's tensors what the function calls them, their shapes, and their dtypes."""
 
@@ -82,7 +76,6 @@ _REQUIRED = {
     "verify": {"draft_ids"},  # and what the function itself has asked for
     "transfer": set(_TENSORS["transfer"]) - {"draft_offsets", "target_offsets", *_ORIGINS},
     "restrict": {"draft_probs", "exact"},
-    "linear": {"input", "weight"},
 }
 _LIMITS = {"band": 2**63, "columns": 2**31, "seed": 2**64}
 

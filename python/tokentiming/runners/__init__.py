@@ -1,4 +1,4 @@
-"""How a model is run: through torch, as a CUDA graph, or by the native core."""
+"""How a model is run: by torch, as a CUDA graph, or by ``tokentiming._native``."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def runner_for(model: PreTrainedModel) -> ModelRunner:
 def exact_runner_for(model: PreTrainedModel) -> ModelRunner:
     """The runner of a target model, whose logits are the model's own.
 
-    Linear layers in bfloat16 are computed by the native core where that is faster than torch
+    Linear layers in bfloat16 are computed by ``tokentiming._native`` where that is faster
     (``native_linear``), during this runner's passes alone. ``TorchRunner(model)`` leaves all layers
     to torch.
     """
-    return TorchRunner(model, context=native_linear(model))
+    return TorchRunner(model, context=native_linear(model.get_input_embeddings().weight))

@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 on processors without AVX-512.
 
 There torch takes about seven times as long for eight rows as for one, so that no draft would pay.
-The native core takes less than twice as long, and is faster than torch for one row too. A single
+``_native`` takes less than twice as long, and is faster than torch for one row too. A single
 row of a small model stays with torch, because the call costs as much as reading the weights.
 """
 
@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.library import custom_op
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
-from tokentiming import ops
+from tokentiming.ops.tracing import traced
+from tokentiming.runners.native_module import BUILT, is_fast
+
+if TYPE_CHECKING or BUILT:
+    from tokentiming import _native
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
@@ -25,27 +30,26 @@ _SMALL = 1024
 """Hidden size below which torch computes a single row."""
 
 
-def native_linear(model: PreTrainedModel) -> Callable[[int], AbstractContextManager[Any]] | None:
-    """Contexts in which the native core computes a model's linear layers, where it is faster.
+def native_linear(embedding: Tensor) -> Callable[[int], AbstractContextManager[Any]] | None:
+    """Contexts in which ``_native`` computes a model's linear layers, if it is faster than torch.
 
     It is faster for bfloat16 weights on x86-64 processors with AVX2 and without AVX-512.
 
     Args:
-        model: whose embedding tells the dtype, the device and the size.
+        embedding: of the model, ``[V, hidden]``.
 
     Returns:
         A function that takes the number of rows of a forward pass and returns the context for it;
         None if torch is as fast here.
     """
-    weights = model.get_input_embeddings().weight
     if not (
-        weights.dtype == torch.bfloat16
-        and weights.device.type == "cpu"
+        embedding.dtype == torch.bfloat16
+        and embedding.device.type == "cpu"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and ops.linear_is_fast()
+        and is_fast()
     ):
         return None
-    return partial(_context, weights.shape[-1])
+    return partial(_context, embedding.shape[-1])
 
 
 def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
@@ -53,7 +57,7 @@ def _context(hidden: int, rows: int) -> AbstractContextManager[Any]:
 
 
 class _NativeLinear(TorchFunctionMode):
-    """The native core computes ``functional.linear``; all other functions stay torch's own."""
+    """``_native`` computes ``functional.linear``; all other functions stay torch's own."""
 
     def __torch_function__(
         self,
@@ -67,11 +71,28 @@ class _NativeLinear(TorchFunctionMode):
         return function(*args, **(kwargs or _NO_ARGUMENTS))
 
 
-def _linear(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dtype != torch.bfloat16 or not weight.is_contiguous():
         return functional.linear(input, weight, bias)
     rows = input.reshape(-1, input.shape[-1]).contiguous()
-    out = ops.linear(rows, weight.detach(), None if bias is None else bias.detach())
+    product = _operator if traced(rows) else _product
+    out = product(rows, weight.detach(), None if bias is None else bias.detach())
     return out.view(*input.shape[:-1], weight.shape[0])
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``rows @ weight.T + bias``: bfloat16 ``[R, N]`` from ``[R, K]`` and ``[N, K]``."""
+    out = torch.empty((rows.shape[0], weight.shape[0]), dtype=torch.bfloat16, device="cpu")
+    _native.linear(rows, weight, bias, out)
+    return out
+
+
+# torch.compile cannot trace into _native; it calls this operator instead.
+@custom_op("tokentiming::native_linear", mutates_args=(), device_types="cpu")
+def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _product(rows, weight, bias)
+
+
+@_operator.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows.new_empty((rows.shape[0], weight.shape[0]))

@@ -1,34 +1,42 @@
-"""A draft model run by the core itself, for the models that it knows how to run."""
+"""Draft models run on the CPU by ``tokentiming._native``, for the architectures it supports."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
-from tokentiming import _core, ops
 from tokentiming.runners.base import common_prefix, context_length
+from tokentiming.runners.native_module import BUILT, is_fast, require_built
+
+if TYPE_CHECKING or BUILT:
+    from tokentiming import _native
 
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
 class NativeRunner:
-    """A borrowed model of Llama's architecture in bfloat16, with the interface of ``TorchRunner``.
+    """A borrowed bfloat16 model of Llama's architecture, with the interface of ``TorchRunner``.
 
-    Most of a small model's time in torch goes into calling its many small operations; here a token
-    costs about one reading of the weights, which the core keeps a copy of, rounded to 8 bits. The
-    logits differ from the model's own by that rounding, so this is for drafting, where no
-    distribution depends on them.
+    In torch, the overhead of many small operations takes most of a small model's time. Here one
+    token costs about one pass over the weights, which are a copy rounded to 8 bits. The logits
+    differ from the model's own by that rounding. This is for drafting, where the output
+    distribution does not depend on them.
 
     Args:
-        model: one that ``NativeRunner.runs``; it is left as it is.
+        model: a model for which ``NativeRunner.runs`` is True. It is not changed.
+
+    Raises:
+        RuntimeError: tokentiming was built without ``tokentiming._native``.
+        ValueError: this processor lacks AVX2 and FMA (x86-64), or a weight is not finite.
     """
 
     synchronizes = False
 
     def __init__(self, model: PreTrainedModel) -> None:
+        require_built("NativeRunner")
         config = model.config
         body = model.model
         self._model = model
@@ -37,7 +45,7 @@ class NativeRunner:
         self.forwards = 0
         self._size = model.get_input_embeddings().weight.shape[0]
         self._ids: list[int] = []
-        self._transformer = _core.Transformer(
+        self._transformer = _native.Transformer(
             body.embed_tokens.weight.detach(),
             [_layer(layer) for layer in body.layers],
             body.norm.weight.detach(),
@@ -50,13 +58,16 @@ class NativeRunner:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy by construction from the model: the core does not give its weights back."""
+        """Copy by constructing from the model: ``_native`` does not expose its state."""
         return type(self), (self._model,)
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
-        """Whether the core knows the model's architecture and this processor is fast at it."""
-        if type(model) not in (LlamaForCausalLM, Qwen2ForCausalLM) or not ops.linear_is_fast():
+        """Whether ``_native`` supports the model and this processor.
+
+        False if tokentiming was built without ``_native``, or if the processor lacks AVX2 and FMA.
+        """
+        if type(model) not in (LlamaForCausalLM, Qwen2ForCausalLM) or not is_fast():
             return False
         config = model.config
         return (
@@ -86,7 +97,7 @@ class NativeRunner:
         return self.logits([*self._ids, int(token)])
 
     def identify(self, ids: list[int]) -> None:
-        """Nothing to learn: a step looks at its token."""
+        """Do nothing: ``step`` reads the id of its token."""
 
     def _take_back(self, known: int) -> None:
         self._transformer.truncate(known)
@@ -113,7 +124,7 @@ def _projection(linear: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """False where a hook, or a linear layer of another kind, changes what a module does."""
+    """False if a hook or a subclass of ``nn.Linear`` changes what a module computes."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return not hooked and (not isinstance(module, nn.Linear) or type(module) is nn.Linear)
 

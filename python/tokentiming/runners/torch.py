@@ -21,8 +21,8 @@ class TorchRunner(SequenceRunner):
 
     Args:
         model: borrowed, never changed.
-        context: entered around each forward pass; ``runners.linear.native_linear(model)`` lets the
-            native core compute the linear layers. By default all layers are torch's own.
+        context: entered around each forward pass; ``runners.linear.native_linear(embedding)`` lets
+            ``tokentiming._native`` compute the linear layers. By default they are torch's own.
     """
 
     def __init__(self, model: PreTrainedModel, *, context: PassContext | None = None) -> None:

@@ -1,8 +1,10 @@
 #include <immintrin.h>
 
-#include "attention.h"
+#include <cstddef>
 
-namespace tokentiming {
+#include "native/kernels.h"
+
+namespace tokentiming::native {
 namespace {
 
 constexpr std::size_t kLanes = 8;
@@ -13,10 +15,11 @@ inline float sum_of_lanes(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-// As many sums at a time as keep the units for multiplication busy.
+// Adds up kVectors vectors of the output. Several independent sums hide the latency of the
+// multiplications.
 template <std::size_t kVectors>
-inline void mix_part(const float* weights, const float* values, std::size_t length,
-                     std::size_t head_size, float* out) {
+inline void output_vectors(const float* weights, const float* values, std::size_t length,
+                           std::size_t head_size, float* out) {
   __m256 sums[kVectors] = {};
   for (std::size_t t = 0; t < length; ++t, values += head_size) {
     const __m256 weight = _mm256_set1_ps(weights[t]);
@@ -30,8 +33,8 @@ inline void mix_part(const float* weights, const float* values, std::size_t leng
 
 }  // namespace
 
-void score_avx2(const float* query, const float* keys, std::size_t length, std::size_t head_size,
-                float* scores) {
+void attention_scores_avx2(const float* query, const float* keys, std::size_t length,
+                           std::size_t head_size, float* scores) {
   for (std::size_t t = 0; t < length; ++t, keys += head_size) {
     __m256 even = _mm256_setzero_ps();
     __m256 odd = _mm256_setzero_ps();
@@ -48,15 +51,15 @@ void score_avx2(const float* query, const float* keys, std::size_t length, std::
   }
 }
 
-void mix_avx2(const float* weights, const float* values, std::size_t length, std::size_t head_size,
-              float* out) {
+void attention_output_avx2(const float* weights, const float* values, std::size_t length,
+                           std::size_t head_size, float* out) {
   std::size_t k = 0;
   for (; k + 8 * kLanes <= head_size; k += 8 * kLanes) {
-    mix_part<8>(weights, values + k, length, head_size, out + k);
+    output_vectors<8>(weights, values + k, length, head_size, out + k);
   }
   for (; k < head_size; k += kLanes) {
-    mix_part<1>(weights, values + k, length, head_size, out + k);
+    output_vectors<1>(weights, values + k, length, head_size, out + k);
   }
 }
 
-}  // namespace tokentiming
+}  // namespace tokentiming::native

@@ -1,26 +1,27 @@
-#include "tokentiming/linear.h"
+#include "native/linear.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "kernels.h"
+#include "native/bfloat16.h"
+#include "native/kernels.h"
+#include "native/packed_rows.h"
 #include "parallel.h"
+#include "widen.h"
 
-namespace tokentiming {
+namespace tokentiming::native {
 namespace {
 
-#ifdef TOKENTIMING_X86
-void linear_fast(const Linear& layer) {
-  LaidOut input;
-  input.resize(layer.rows, layer.in_features);
-  lay_out_avx2(layer.input, layer.rows, layer.in_features, input.data());
+void linear_blocked(const Linear& layer, const Kernels& kernels) {
+  const PackedRows input(kernels, layer.input, layer.rows, layer.in_features);
   const std::size_t blocks = (layer.out_features + kOutputBlock - 1) / kOutputBlock;
   parallel_for(blocks, 1, [&](std::size_t block) {
     const std::size_t first = block * kOutputBlock;
     const std::size_t count = std::min(kOutputBlock, layer.out_features - first);
     std::vector<float> products(layer.rows * count);
-    dot_products_avx2(input.data(), layer.rows, layer.in_features,
-                      layer.weight + first * layer.in_features, 0, count, products.data(), count);
+    kernels.dot_products_bfloat16({input.data(), layer.rows, layer.in_features,
+                                   layer.weight + first * layer.in_features, 0, count,
+                                   products.data(), count});
     for (std::size_t r = 0; r < layer.rows; ++r) {
       for (std::size_t n = 0; n < count; ++n) {
         float sum = products[r * count + n];
@@ -29,25 +30,6 @@ void linear_fast(const Linear& layer) {
       }
     }
   });
-}
-#endif
-
-}  // namespace
-
-bool linear_is_fast() {
-#ifdef TOKENTIMING_X86
-  static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return supported;
-#else
-  return false;
-#endif
-}
-
-void linear(const Linear& layer) {
-#ifdef TOKENTIMING_X86
-  if (linear_is_fast()) return linear_fast(layer);
-#endif
-  linear_portable(layer);
 }
 
 void linear_portable(const Linear& layer) {
@@ -65,4 +47,18 @@ void linear_portable(const Linear& layer) {
   }
 }
 
-}  // namespace tokentiming
+}  // namespace
+
+void linear(const Linear& layer, const Variant& variant) {
+  if (variant.kernels != nullptr) {
+    linear_blocked(layer, *variant.kernels);
+  } else {
+    linear_portable(layer);
+  }
+}
+
+void linear(const Linear& layer) { linear(layer, variants().front()); }
+
+bool linear_is_fast() { return variants().front().kernels != nullptr; }
+
+}  // namespace tokentiming::native

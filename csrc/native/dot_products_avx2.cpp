@@ -1,30 +1,31 @@
-// Tiles of a few input rows by a few weight rows, all sums in registers.
+// Dot products in tiles of a few input rows by a few weight rows, with all sums in registers.
 //
-// A vector of 16 weights is two vectors of 8 floats once the bfloat16 at even places are shifted up
-// and those at odd places are masked: no shuffle is needed if the input lies in the same order. The
-// input is a few rows only, so it is laid out so beforehand.
+// A vector of 16 bfloat16 weights becomes two vectors of 8 floats: the even places by a shift, the
+// odd places by two. No shuffle is needed if the input is in the same order. The input has few
+// rows, so it is packed in that order beforehand.
 #include <immintrin.h>
 
 #include <cstddef>
 
-#include "kernels.h"
+#include "native/kernels.h"
+#include "widen.h"
 
-namespace tokentiming {
+namespace tokentiming::native {
 namespace {
 
 constexpr std::size_t kLanes = 8;
-constexpr std::size_t kStep = 2 * kLanes;  // weights a vector
-constexpr std::size_t kMostRows = 8;       // input rows a tile
+constexpr std::size_t kStep = 2 * kLanes;  // weights in a vector
+constexpr std::size_t kMaxRows = 8;        // input rows in a tile
 
-// Steps along the rows before the next outputs take their turn: the input's part then stays in the
-// first cache, while the weights pass through it.
+// Steps along the rows before the next outputs. The input's part then stays in the L1 cache while
+// the weights stream through it.
 constexpr std::size_t kDepth = 768 / kStep;
 
-// Weight rows that travel from memory while one is worked on.
-constexpr std::size_t kAhead = 8;
+// Weight rows between the one that is read and the one that is prefetched.
+constexpr std::size_t kPrefetchRows = 8;
 
-// Of 16 bfloat16 the 8 at even places, and the 8 at odd ones, as floats. Two shifts rather than a
-// mask, which would cost the register that holds it.
+// The bfloat16 numbers at the 8 even places and at the 8 odd places, as floats. Two shifts rather
+// than a mask, which would occupy a register.
 inline __m256 even_places(__m256i pairs) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
 }
@@ -35,7 +36,7 @@ inline __m256i load(const BFloat16* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-// The two halves of a step's weights, as floats.
+// The two halves of one step's weights, as floats.
 inline __m256 first_half(const BFloat16* weights) { return even_places(load(weights)); }
 inline __m256 second_half(const BFloat16* weights) { return odd_places(load(weights)); }
 inline __m256 first_half(const std::int8_t* weights) {
@@ -50,27 +51,27 @@ inline float sum_of_lanes(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-// sum += a * b, written out: left to itself the compiler rotates the sums through more registers
+// sum += a * b, in assembly: from intrinsics the compiler moves the sums through more registers
 // than there are. One factor may stay in memory.
 inline void multiply_add(__m256& sum, __m256 a, const __m256& b) {
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "xm"(b));
 }
-// Keeps a value in its register, where it would otherwise be loaded again for each use.
+// Keeps a value in its register; the compiler would otherwise load it again for each use.
 inline void pin(__m256& v) { asm("" : "+x"(v)); }
 
-// What a tile reads: `steps` vectors of each weight row, and the input's beside them, which lie
-// vector by vector: even places of each row, odd places of each row, and on.
+// What a tile reads: `steps` vectors of each weight row and the packed input beside them. The
+// packed input holds for each step the even places of each row, then the odd places of each row.
 template <class Weight>
-struct Part {
+struct TileInput {
   const float* input;
   const Weight* weight;
   std::size_t weight_stride;
   std::size_t steps;
 };
 
-// Adds to sums[kRows][kOutputs], 8 lanes each.
+// Accumulates into sums[kRows][kOutputs], 8 lanes each.
 template <std::size_t kRows, std::size_t kOutputs, class Weight>
-inline void tile(const Part<Weight>& part, float* sums_at) {
+inline void tile(const TileInput<Weight>& part, float* sums_at) {
   __m256 sums[kRows][kOutputs];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -98,7 +99,7 @@ inline void tile(const Part<Weight>& part, float* sums_at) {
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
       const Weight* weight = part.weight + n * part.weight_stride + s * kStep;
-      _mm_prefetch(reinterpret_cast<const char*>(weight + kAhead * part.weight_stride),
+      _mm_prefetch(reinterpret_cast<const char*>(weight + kPrefetchRows * part.weight_stride),
                    _MM_HINT_T0);
       w[n] = first_half(weight);
       pin(w[n]);
@@ -120,37 +121,28 @@ inline void tile(const Part<Weight>& part, float* sums_at) {
   }
 }
 
-// What one call works out, for kRows of its rows.
-template <class Weight>
-struct Task {
-  const float* input;  // laid out, of these rows alone
-  std::size_t in_features;
-  const Weight* weight;
-  std::size_t first, last;
-  float* products;
-  std::size_t stride;
-};
-
-// kOutputs at a time, then the rest one by one.
+// The dot products of exactly kRows rows. kOutputs weight rows make a tile; the remaining weight
+// rows are computed one by one.
 template <std::size_t kRows, std::size_t kOutputs, class Weight>
-void share(const Task<Weight>& task) {
+void products_of_rows(const DotProducts<Weight>& task) {
   const std::size_t in = task.in_features;
   const std::size_t steps = in / kStep;
   const std::size_t whole = (task.last - task.first) / kOutputs * kOutputs;
   const std::size_t outputs = task.last - task.first;
   alignas(32) float sums[kOutputBlock * kRows * kLanes] = {};
   for (std::size_t s = 0; s < steps; s += kDepth) {
-    Part<Weight> part{task.input + s * kRows * kStep, task.weight + task.first * in + s * kStep, in,
-                      steps - s < kDepth ? steps - s : kDepth};
+    TileInput<Weight> part{task.packed + s * kRows * kStep,
+                           task.weight + task.first * in + s * kStep, in,
+                           steps - s < kDepth ? steps - s : kDepth};
     std::size_t n = 0;
     for (; n < whole; n += kOutputs, part.weight += kOutputs * in) {
       tile<kRows, kOutputs>(part, sums + n * kRows * kLanes);
     }
     for (; n < outputs; ++n, part.weight += in) tile<kRows, 1>(part, sums + n * kRows * kLanes);
   }
-  // What fills no whole vector stays in order behind the others.
+  // Places beyond the last full vector are packed in order behind the others.
   const std::size_t rest = in - steps * kStep;
-  const float* last_inputs = task.input + steps * kRows * kStep;
+  const float* last_inputs = task.packed + steps * kRows * kStep;
   for (std::size_t n = 0; n < outputs; ++n) {
     const std::size_t together = n < whole ? kOutputs : 1;
     const std::size_t tile_start = n < whole ? n / kOutputs * kOutputs : n;
@@ -166,31 +158,33 @@ void share(const Task<Weight>& task) {
   }
 }
 
-// As many weight rows a tile as leave the sums in the 16 registers.
+// For each number of rows, the most weight rows in a tile whose sums fit in the 16 registers.
 template <class Weight>
-using Share = void (*)(const Task<Weight>&);
+using ProductsOfRows = void (*)(const DotProducts<Weight>&);
 template <class Weight>
-constexpr Share<Weight> kShares[kMostRows + 1] = {nullptr,
-                                                  share<1, 6, Weight>,
-                                                  share<2, 4, Weight>,
-                                                  share<3, 3, Weight>,
-                                                  share<4, 2, Weight>,
-                                                  share<5, 2, Weight>,
-                                                  share<6, 2, Weight>,
-                                                  share<7, 1, Weight>,
-                                                  share<8, 1, Weight>};
+constexpr ProductsOfRows<Weight> kProductsOfRows[kMaxRows + 1] = {nullptr,
+                                                                  products_of_rows<1, 6, Weight>,
+                                                                  products_of_rows<2, 4, Weight>,
+                                                                  products_of_rows<3, 3, Weight>,
+                                                                  products_of_rows<4, 2, Weight>,
+                                                                  products_of_rows<5, 2, Weight>,
+                                                                  products_of_rows<6, 2, Weight>,
+                                                                  products_of_rows<7, 1, Weight>,
+                                                                  products_of_rows<8, 1, Weight>};
 
-// Up to 8 rows go together, so that weights are used as they arrive from memory. More go in even
-// shares of at most 6, whose tiles are the fastest.
+// Calls f(first row, number of rows) for groups of rows. Up to 8 rows make one group, so that each
+// weight is used for all of them when it arrives from memory. More rows are split evenly into
+// groups of at most 6, whose tiles are the fastest.
 template <class F>
-inline void for_each_share(std::size_t rows, const F& f) {
-  const std::size_t shares = rows <= kMostRows ? (rows > 0) : (rows + 5) / 6;
-  for (std::size_t i = 0; i < shares; ++i) {
-    const std::size_t begin = rows * i / shares;
-    f(begin, rows * (i + 1) / shares - begin);
+inline void for_each_group(std::size_t rows, const F& f) {
+  const std::size_t groups = rows <= kMaxRows ? (rows > 0) : (rows + 5) / 6;
+  for (std::size_t i = 0; i < groups; ++i) {
+    const std::size_t begin = rows * i / groups;
+    f(begin, rows * (i + 1) / groups - begin);
   }
 }
 
+// 16 numbers as floats: those at even places and those at odd places.
 inline void split(const BFloat16* from, __m256& even, __m256& odd) {
   const __m256i pairs = load(from);
   even = even_places(pairs);
@@ -199,7 +193,7 @@ inline void split(const BFloat16* from, __m256& even, __m256& odd) {
 inline void split(const float* from, __m256& even, __m256& odd) {
   const __m256 low = _mm256_loadu_ps(from);
   const __m256 high = _mm256_loadu_ps(from + kLanes);
-  // Within each half of a vector, then across the halves.
+  // The shuffles work within each half of a vector; this orders the halves.
   const auto in_order = [](__m256 v) {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0b11011000));
   };
@@ -208,11 +202,11 @@ inline void split(const float* from, __m256& even, __m256& odd) {
 }
 
 template <class Number>
-inline void lay_out(const Number* input, std::size_t rows, std::size_t in, float* floats) {
+inline void pack(const Number* input, std::size_t rows, std::size_t in, float* packed) {
   const std::size_t steps = in / kStep;
   const std::size_t rest = in - steps * kStep;
-  for_each_share(rows, [&](std::size_t begin, std::size_t count) {
-    float* to = floats + begin * in;
+  for_each_group(rows, [&](std::size_t begin, std::size_t count) {
+    float* to = packed + begin * in;
     for (std::size_t r = 0; r < count; ++r) {
       const Number* from = input + (begin + r) * in;
       for (std::size_t s = 0; s < steps; ++s) {
@@ -230,33 +224,27 @@ inline void lay_out(const Number* input, std::size_t rows, std::size_t in, float
 }
 
 template <class Weight>
-inline void dot_products(const float* floats, std::size_t rows, std::size_t in_features,
-                         const Weight* weight, std::size_t first, std::size_t last, float* products,
-                         std::size_t stride) {
-  for_each_share(rows, [&](std::size_t begin, std::size_t count) {
-    kShares<Weight>[count]({floats + begin * in_features, in_features, weight, first, last,
-                            products + begin * stride, stride});
+inline void dot_products(const DotProducts<Weight>& task) {
+  for_each_group(task.rows, [&](std::size_t begin, std::size_t count) {
+    DotProducts<Weight> group = task;
+    group.packed += begin * task.in_features;
+    group.products += begin * task.stride;
+    group.rows = count;
+    kProductsOfRows<Weight>[count](group);
   });
 }
 
 }  // namespace
 
-void lay_out_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features, float* floats) {
-  lay_out(input, rows, in_features, floats);
+void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                        float* packed) {
+  pack(input, rows, in_features, packed);
 }
-void lay_out_avx2(const float* input, std::size_t rows, std::size_t in_features, float* floats) {
-  lay_out(input, rows, in_features, floats);
-}
-
-void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
-                       const BFloat16* weight, std::size_t first, std::size_t last, float* products,
-                       std::size_t stride) {
-  dot_products(floats, rows, in_features, weight, first, last, products, stride);
-}
-void dot_products_avx2(const float* floats, std::size_t rows, std::size_t in_features,
-                       const std::int8_t* weight, std::size_t first, std::size_t last,
-                       float* products, std::size_t stride) {
-  dot_products(floats, rows, in_features, weight, first, last, products, stride);
+void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed) {
+  pack(input, rows, in_features, packed);
 }
 
-}  // namespace tokentiming
+void dot_products_bfloat16_avx2(const DotProducts<BFloat16>& task) { dot_products(task); }
+void dot_products_int8_avx2(const DotProducts<std::int8_t>& task) { dot_products(task); }
+
+}  // namespace tokentiming::native

@@ -1,4 +1,4 @@
-// A small causal transformer's forward pass: the draft model, without a framework around it.
+// The forward pass of a small causal transformer, for drafting on a CPU.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,9 @@
 
 #include "tokentiming/rows.h"
 
-namespace tokentiming {
+namespace tokentiming::native {
+
+struct Variant;
 
 // Contiguous weights: [out_features, in_features], and [out_features] or null.
 struct Projection {
@@ -32,30 +34,33 @@ struct TransformerWeights {
   std::size_t hidden;
   std::vector<TransformerLayer> layers;
   const BFloat16* final_norm;  // [hidden]
-  Projection head;             // one output a token
+  Projection head;             // one output for each token
   std::size_t heads, key_heads, head_size;
   float norm_epsilon;
-  std::vector<float> rotation;  // [head_size / 2], radians a position
-  float rotation_scale;         // of cosines and sines
+  std::vector<float> rotation;  // [head_size / 2], radians per position
+  float rotation_scale;         // factor of cosines and sines
 };
 
 // The decoder of Llama: root-mean-square norms before attention and gated MLP, rotary positions,
-// grouped queries. It keeps the keys and values of what it has read.
+// grouped queries. It keeps the keys and values of the tokens that it has read.
 //
-// Meant for drafting, where the distribution of the output does not depend on it: a token costs one
-// reading of the weights, and those of the projections are read from copies rounded to 8 bits, with
-// a scale for each output. Activations are floats. All else is borrowed and must outlive this.
+// It is meant for drafting, where the output distribution does not depend on the logits. One token
+// costs one pass over the weights. Projections are copied with weights rounded to 8 bits and one
+// scale for each output; activations are float32. All other weights are borrowed and must outlive
+// this object, as must the biases.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.
 class Transformer {
  public:
-  // Throws std::invalid_argument if sizes disagree or a weight is not finite, or where there is no
-  // fast `linear`.
+  // Throws std::invalid_argument if sizes disagree, if a weight of a projection is not finite, or
+  // if the processor lacks the instruction sets that this class needs: AVX2 and FMA on x86-64.
   explicit Transformer(TransformerWeights weights);
+  // As above, with the given variant instead of the fastest one of this processor (kernels.h).
+  Transformer(TransformerWeights weights, const Variant& variant);
   ~Transformer();
 
-  // Tokens read so far.
+  // The number of tokens read so far.
   std::size_t length() const;
 
   // Forgets all but the first `length` tokens.
@@ -63,10 +68,11 @@ class Transformer {
   // Throws std::invalid_argument if fewer have been read.
   void truncate(std::size_t length);
 
-  // Reads ids behind those read before; logits[i] follows the i-th of the last logits.rows ids.
+  // Reads ids after those read before. Row i of logits follows the i-th of the last logits.rows
+  // ids.
   //
-  // Throws std::invalid_argument, with nothing read, if an id is out of range, or logits has more
-  // rows than there are ids, or not one column a token.
+  // Throws std::invalid_argument and reads nothing if an id is out of range, or if logits has more
+  // rows than there are ids, or not one column for each token.
   void read(std::span<const std::int64_t> ids, const Rows<float>& logits);
 
  private:
@@ -74,4 +80,4 @@ class Transformer {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace tokentiming
+}  // namespace tokentiming::native

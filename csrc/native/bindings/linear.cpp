@@ -1,8 +1,8 @@
-#include "tokentiming/linear.h"
+#include "native/linear.h"
 
 #include <optional>
 
-#include "operations.h"
+#include "native/bindings/bindings.h"
 #include "tensor.h"
 
 namespace tokentiming::python {
@@ -22,7 +22,7 @@ void linear_tensors(py::handle input_object, py::handle weight_object, py::handl
   out.require_dimensions(2, "[R, N]");
   if (bias) bias->require_dimensions(1, "[N]");
 
-  Linear layer{};
+  native::Linear layer{};
   layer.input = input.elements<BFloat16>().data();
   layer.weight = weight.elements<BFloat16>().data();
   layer.bias = bias ? bias->elements<BFloat16>().data() : nullptr;
@@ -44,14 +44,14 @@ void linear_tensors(py::handle input_object, py::handle weight_object, py::handl
   require_apart({&out}, {&input, &weight, bias ? &*bias : nullptr});
 
   const Unlocked unlocked;
-  linear(layer);
+  native::linear(layer);
 }
 
 }  // namespace
 
 void bind_linear(py::module_& module) {
   module.def("linear", linear_tensors);
-  module.def("linear_is_fast", linear_is_fast);
+  module.def("linear_is_fast", native::linear_is_fast);
 }
 
 }  // namespace tokentiming::python

@@ -1,20 +1,20 @@
-#include "quantised.h"
+#include "native/quantised.h"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
-#include "linear/kernels.h"
 #include "parallel.h"
+#include "widen.h"
 
-namespace tokentiming {
+namespace tokentiming::native {
 namespace {
 
 constexpr std::size_t kRun = 16;
 
-// Where the weight at place k of a row of `in` lies.
-std::size_t place(std::size_t k, std::size_t in) {
+// The index of weight k of a row of `in` weights after interleaving.
+std::size_t interleaved(std::size_t k, std::size_t in) {
   const std::size_t start = k / kRun * kRun;
   if (start + kRun > in) return k;
   const std::size_t within = k - start;
@@ -30,31 +30,30 @@ Quantised::Quantised(const Projection& projection, std::size_t in_features, cons
       bias_(projection.bias) {
   parallel_for(scales_.size(), 64, [&](std::size_t n) {
     const BFloat16* row = projection.weight + n * in_features;
-    float greatest = 0.0f;
+    float largest = 0.0f;
     bool finite = true;
     for (std::size_t k = 0; k < in_features; ++k) {
       const float magnitude = std::abs(widen(row[k]));
       finite &= std::isfinite(magnitude);
-      greatest = std::max(greatest, magnitude);
+      largest = std::max(largest, magnitude);
     }
     if (!finite) {
       throw std::invalid_argument("transformer: " + std::string(name) + " holds NaN or infinity");
     }
-    scales_[n] = greatest / 127.0f;
-    if (greatest == 0.0f) return;
+    scales_[n] = largest / 127.0f;
+    if (largest == 0.0f) return;
     for (std::size_t k = 0; k < in_features; ++k) {
-      values_[n * in_features + place(k, in_features)] =
+      values_[n * in_features + interleaved(k, in_features)] =
           static_cast<std::int8_t>(std::nearbyint(widen(row[k]) / scales_[n]));
     }
   });
 }
 
-void Quantised::multiply(const float* floats, std::size_t rows, std::size_t first, std::size_t last,
-                         float* out, std::size_t stride) const {
-#ifdef TOKENTIMING_X86
-  dot_products_avx2(floats, rows, in_features_, values_.data(), first, last, out, stride);
-#endif
-  for (std::size_t r = 0; r < rows; ++r) {
+void Quantised::multiply(const Kernels& kernels, const PackedRows& input, std::size_t first,
+                         std::size_t last, float* out, std::size_t stride) const {
+  kernels.dot_products_int8(
+      {input.data(), input.rows(), in_features_, values_.data(), first, last, out, stride});
+  for (std::size_t r = 0; r < input.rows(); ++r) {
     for (std::size_t n = first; n < last; ++n) {
       float& product = out[r * stride + n];
       product *= scales_[n];
@@ -63,4 +62,4 @@ void Quantised::multiply(const float* floats, std::size_t rows, std::size_t firs
   }
 }
 
-}  // namespace tokentiming
+}  // namespace tokentiming::native

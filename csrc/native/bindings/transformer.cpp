@@ -1,24 +1,31 @@
-#include "tokentiming/transformer.h"
+#include "native/transformer.h"
 
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "operations.h"
+#include "errors.h"
+#include "native/bindings/bindings.h"
 #include "tensor.h"
 
 namespace tokentiming::python {
 namespace {
 
+using native::Projection;
+using native::Transformer;
+using native::TransformerLayer;
+using native::TransformerWeights;
+
 constexpr const char* kTransformer = "transformer";
 
-// The core's transformer, and the Python tensors whose memory it borrows.
+// A transformer and the Python tensors whose memory it borrows.
 class BoundTransformer {
  public:
-  // layers: for each (attention_norm, query, key, value, output, mlp_norm, gate, up, down), each
-  // projection being a pair (weight, bias or None).
+  // Each layer is a tuple (attention_norm, query, key, value, output, mlp_norm, gate, up, down).
+  // Each projection is a pair (weight, bias or None).
   BoundTransformer(py::object embedding, py::list layers, py::object final_norm, py::object head,
                    std::vector<float> rotation, float rotation_scale, std::size_t heads,
                    std::size_t key_heads, float norm_epsilon)
@@ -38,7 +45,7 @@ class BoundTransformer {
     weights.final_norm = vector(final_norm, "final_norm", weights.hidden);
     weights.head = projection(py::make_tuple(head, py::none()), "head", weights.hidden);
     for (const py::handle layer : layers) {
-      weights.layers.push_back(read_layer(py::cast<py::tuple>(layer), weights));
+      weights.layers.push_back(read_layer(tuple_of(layer, 9, "layers"), weights));
     }
     transformer_.emplace(std::move(weights));
   }
@@ -61,6 +68,14 @@ class BoundTransformer {
   }
 
  private:
+  static py::tuple tuple_of(py::handle object, std::size_t size, const char* name) {
+    if (py::isinstance<py::tuple>(object) && py::len(object) == size) {
+      return py::reinterpret_borrow<py::tuple>(object);
+    }
+    throw WrongType(std::string(kTransformer) + ": " + name + " must hold tuples of " +
+                    std::to_string(size) + " entries");
+  }
+
   static const BFloat16* vector(py::handle object, const char* name, std::size_t size) {
     const Tensor tensor(object, kTransformer, name);
     tensor.require_dimensions(1, "[features]");
@@ -72,7 +87,7 @@ class BoundTransformer {
   }
 
   static Projection projection(py::handle pair_object, const char* name, std::size_t in_features) {
-    const auto pair = py::cast<py::tuple>(pair_object);
+    const py::tuple pair = tuple_of(pair_object, 2, name);
     const Tensor weight(pair[0], kTransformer, name);
     weight.require_dimensions(2, "[out, in]");
     if (static_cast<std::size_t>(weight.size(1)) != in_features) {

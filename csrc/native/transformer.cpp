@@ -1,21 +1,24 @@
-#include "tokentiming/transformer.h"
+#include "native/transformer.h"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
-#include "attention.h"
-#include "linear/kernels.h"
+#include "native/head_cache.h"
+#include "native/kernels.h"
+#include "native/packed_rows.h"
+#include "native/quantised.h"
 #include "parallel.h"
-#include "quantised.h"
+#include "widen.h"
 
-namespace tokentiming {
+namespace tokentiming::native {
 namespace {
 
-// Tokens read at a time: enough for the products to run at full speed, few enough for what lies
-// between them to stay small.
-constexpr std::size_t kMostRows = 192;
+// Most tokens in one pass: enough for the products to run at full speed, few enough to keep the
+// activations small.
+constexpr std::size_t kMaxRows = 192;
 
 [[noreturn]] void refuse(const std::string& message) {
   throw std::invalid_argument("transformer: " + message);
@@ -38,50 +41,13 @@ Matrix normalised(const Matrix& x, std::size_t features, const BFloat16* weight,
   return result;
 }
 
-LaidOut laid_out(const Matrix& x, std::size_t features) {
-  LaidOut result;
-  result.resize(x.size() / features, features);
-#ifdef TOKENTIMING_X86
-  lay_out_avx2(x.data(), result.rows, features, result.data());
-#endif
-  return result;
-}
-
-// Calls f(first, last) for blocks of outputs, from all threads.
+// Calls f(first, last) for blocks of outputs, on all threads.
 template <class F>
 void over_outputs(std::size_t outputs, const F& f) {
   parallel_for((outputs + kOutputBlock - 1) / kOutputBlock, 1, [&](std::size_t block) {
     const std::size_t first = block * kOutputBlock;
     f(first, std::min(first + kOutputBlock, outputs));
   });
-}
-
-Matrix projected(const LaidOut& input, const Quantised& projection) {
-  const std::size_t outputs = projection.out_features();
-  Matrix out(input.rows * outputs);
-  over_outputs(outputs, [&](std::size_t first, std::size_t last) {
-    projection.multiply(input.data(), input.rows, first, last, out.data(), outputs);
-  });
-  return out;
-}
-
-// One query's attention over the first `length` tokens.
-void attend(const float* query, const float* keys, const float* values, std::size_t length,
-            std::size_t head_size, float* out) {
-  std::vector<float> weights(length);
-#ifdef TOKENTIMING_X86
-  score_avx2(query, keys, length, head_size, weights.data());
-#endif
-  const float greatest = *std::max_element(weights.begin(), weights.end());
-  float total = 0.0f;
-  for (float& weight : weights) {
-    weight = std::exp(weight - greatest);
-    total += weight;
-  }
-  for (float& weight : weights) weight /= total;
-#ifdef TOKENTIMING_X86
-  mix_avx2(weights.data(), values, length, head_size, out);
-#endif
 }
 
 void add(const Matrix& x, Matrix& to) {
@@ -92,8 +58,10 @@ void add(const Matrix& x, Matrix& to) {
 
 class Transformer::State {
  public:
-  explicit State(TransformerWeights weights)
-      : weights_(checked(std::move(weights))), head_(weights_.head, weights_.hidden, "head") {
+  State(TransformerWeights weights, const Variant& variant)
+      : kernels_(required(variant)),
+        weights_(checked(std::move(weights))),
+        head_(weights_.head, weights_.hidden, "head") {
     for (const TransformerLayer& layer : weights_.layers) {
       layers_.emplace_back(layer, weights_.hidden, weights_.heads * weights_.head_size);
       keys_.emplace_back(weights_.key_heads, weights_.head_size);
@@ -108,15 +76,15 @@ class Transformer::State {
       refuse("length is " + std::to_string(length) + ", more than the " + std::to_string(length_) +
              " tokens read");
     }
-    for (Memory& memory : keys_) memory.truncate(length);
-    for (Memory& memory : values_) memory.truncate(length);
+    for (HeadCache& cache : keys_) cache.truncate(length);
+    for (HeadCache& cache : values_) cache.truncate(length);
     length_ = length;
   }
 
   void read(std::span<const std::int64_t> ids, const Rows<float>& logits) {
     check_call(ids, logits);
-    for (std::size_t begin = 0; begin < ids.size(); begin += kMostRows) {
-      const std::size_t count = std::min(kMostRows, ids.size() - begin);
+    for (std::size_t begin = 0; begin < ids.size(); begin += kMaxRows) {
+      const std::size_t count = std::min(kMaxRows, ids.size() - begin);
       Matrix x = embedded(ids.subspan(begin, count));
       const Angles angles = angles_from(length_, count);
       for (std::size_t l = 0; l < layers_.size(); ++l) pass(l, angles, x);
@@ -143,14 +111,22 @@ class Transformer::State {
     Matrix cosines, sines;  // [rows, head_size / 2]
   };
 
+  static const Kernels& required(const Variant& variant) {
+    if (variant.kernels == nullptr) {
+      refuse("needs AVX2 and FMA on x86-64, but got the " + std::string(variant.name) +
+             " variant; run the model with torch on this processor");
+    }
+    return *variant.kernels;
+  }
+
   static TransformerWeights checked(TransformerWeights w) {
-    if (!linear_is_fast()) refuse("this processor has no AVX2 and FMA");
+    if (w.hidden == 0) refuse("embedding must have at least one column");
     if (w.head_size == 0 || w.head_size % 8 != 0) refuse("head_size must be a multiple of 8");
-    if (w.key_heads == 0 || w.heads % w.key_heads != 0) {
+    if (w.heads == 0 || w.key_heads == 0 || w.heads % w.key_heads != 0) {
       refuse("heads must be a multiple of key_heads");
     }
     if (w.rotation.size() != w.head_size / 2) refuse("rotation must have head_size / 2 entries");
-    if (w.head.out_features != w.vocabulary) refuse("head must have one output a token");
+    if (w.head.out_features != w.vocabulary) refuse("head must have one output for each token");
     const auto require = [](const Projection& projection, std::size_t expected, const char* name) {
       if (projection.out_features != expected) refuse(std::string(name) + " has a wrong size");
     };
@@ -159,6 +135,7 @@ class Transformer::State {
       require(layer.key, w.key_heads * w.head_size, "key");
       require(layer.value, w.key_heads * w.head_size, "value");
       require(layer.output, w.hidden, "output");
+      if (layer.gate.out_features == 0) refuse("gate must have at least one output");
       require(layer.up, layer.gate.out_features, "up");
       require(layer.down, w.hidden, "down");
     }
@@ -172,7 +149,7 @@ class Transformer::State {
              std::to_string(weights_.vocabulary - 1));
     }
     if (logits.rows > ids.size()) refuse("logits has more rows than there are ids");
-    if (logits.columns != weights_.vocabulary) refuse("logits must have one column a token");
+    if (logits.columns != weights_.vocabulary) refuse("logits must have one column for each token");
   }
 
   Matrix embedded(std::span<const std::int64_t> ids) const {
@@ -197,21 +174,34 @@ class Transformer::State {
     return angles;
   }
 
-  // One layer over all rows of x.
+  PackedRows packed(const Matrix& x, std::size_t features) const {
+    return {kernels_, x.data(), x.size() / features, features};
+  }
+
+  Matrix projected(const PackedRows& input, const Quantised& projection) const {
+    const std::size_t outputs = projection.out_features();
+    Matrix out(input.rows() * outputs);
+    over_outputs(outputs, [&](std::size_t first, std::size_t last) {
+      projection.multiply(kernels_, input, first, last, out.data(), outputs);
+    });
+    return out;
+  }
+
+  // Applies one layer to all rows of x.
   void pass(std::size_t index, const Angles& angles, Matrix& x) {
     const Layer& layer = layers_[index];
     const std::size_t hidden = weights_.hidden;
     const auto norm = [&](const BFloat16* weight) {
-      return laid_out(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
+      return packed(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
     };
     const BFloat16* attention_norm = weights_.layers[index].attention_norm;
     add(projected(attention(index, norm(attention_norm), angles), layer.output), x);
     add(projected(gated(layer, norm(weights_.layers[index].mlp_norm)), layer.down), x);
   }
 
-  LaidOut attention(std::size_t index, const LaidOut& input, const Angles& angles) {
+  PackedRows attention(std::size_t index, const PackedRows& input, const Angles& angles) {
     const Layer& layer = layers_[index];
-    const std::size_t rows = input.rows;
+    const std::size_t rows = input.rows();
     const std::size_t size = weights_.head_size;
     Matrix query = projected(input, layer.query);
     Matrix key = projected(input, layer.key);
@@ -226,18 +216,33 @@ class Transformer::State {
     }
     Matrix out(query.size());
     const std::size_t group = weights_.heads / weights_.key_heads;
-    // All rows of a head before the next head: its keys and values stay in cache.
+    // All rows of one head before the next head, so that its keys and values stay in the cache.
     parallel_for(rows * weights_.heads, 1, [&](std::size_t task) {
       const std::size_t row = task % rows;
       const std::size_t head = task / rows;
       const std::size_t at = (row * weights_.heads + head) * size;
       attend(query.data() + at, keys_[index].head(head / group), values_[index].head(head / group),
-             length_ + row + 1, size, out.data() + at);
+             length_ + row + 1, out.data() + at);
     });
-    return laid_out(out, weights_.heads * size);
+    return packed(out, weights_.heads * size);
   }
 
-  // Turns the pair (k, k + head_size / 2) of every head by the angle of its row.
+  // Attention of one query over the first `length` tokens.
+  void attend(const float* query, const float* keys, const float* values, std::size_t length,
+              float* out) const {
+    std::vector<float> weights(length);
+    kernels_.attention_scores(query, keys, length, weights_.head_size, weights.data());
+    const float largest = *std::max_element(weights.begin(), weights.end());
+    float total = 0.0f;
+    for (float& weight : weights) {
+      weight = std::exp(weight - largest);
+      total += weight;
+    }
+    for (float& weight : weights) weight /= total;
+    kernels_.attention_output(weights.data(), values, length, weights_.head_size, out);
+  }
+
+  // Rotates the pair (k, k + head_size / 2) of every head by the angle of its row.
   void rotate(const Angles& angles, std::size_t rows, std::size_t heads, Matrix& x) const {
     const std::size_t half = weights_.head_size / 2;
     for (std::size_t r = 0; r < rows; ++r) {
@@ -255,48 +260,51 @@ class Transformer::State {
     }
   }
 
-  static LaidOut gated(const Layer& layer, const LaidOut& input) {
+  PackedRows gated(const Layer& layer, const PackedRows& input) const {
     const std::size_t features = layer.gate.out_features();
-    Matrix gate(input.rows * features);
-    Matrix up(input.rows * features);
+    Matrix gate(input.rows() * features);
+    Matrix up(input.rows() * features);
     over_outputs(features, [&](std::size_t first, std::size_t last) {
-      layer.gate.multiply(input.data(), input.rows, first, last, gate.data(), features);
-      layer.up.multiply(input.data(), input.rows, first, last, up.data(), features);
-      for (std::size_t r = 0; r < input.rows; ++r) {
+      layer.gate.multiply(kernels_, input, first, last, gate.data(), features);
+      layer.up.multiply(kernels_, input, first, last, up.data(), features);
+      for (std::size_t r = 0; r < input.rows(); ++r) {
         for (std::size_t n = first; n < last; ++n) {
           float& g = gate[r * features + n];
           g = g / (1.0f + std::exp(-g)) * up[r * features + n];
         }
       }
     });
-    return laid_out(gate, features);
+    return packed(gate, features);
   }
 
-  // Of the rows of x those that are asked for, `behind` ids being still unread.
-  void write_logits(const Matrix& x, std::size_t behind, const Rows<float>& logits) const {
+  // Writes the logits of those rows of x that were asked for; `remaining` ids are still to be read.
+  void write_logits(const Matrix& x, std::size_t remaining, const Rows<float>& logits) const {
     const std::size_t hidden = weights_.hidden;
     const std::size_t rows = x.size() / hidden;
-    if (logits.rows <= behind) return;
-    const std::size_t wanted = std::min(rows, logits.rows - behind);
-    const std::size_t first_row = logits.rows - behind - wanted;
+    if (logits.rows <= remaining) return;
+    const std::size_t wanted = std::min(rows, logits.rows - remaining);
+    const std::size_t first_row = logits.rows - remaining - wanted;
     const Matrix last(x.end() - static_cast<std::ptrdiff_t>(wanted * hidden), x.end());
-    const LaidOut input =
-        laid_out(normalised(last, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
+    const PackedRows input =
+        packed(normalised(last, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
     over_outputs(weights_.vocabulary, [&](std::size_t first, std::size_t end) {
-      head_.multiply(input.data(), input.rows, first, end, logits[first_row],
+      head_.multiply(kernels_, input, first, end, logits[first_row],
                      static_cast<std::size_t>(logits.stride));
     });
   }
 
+  const Kernels& kernels_;
   TransformerWeights weights_;
   Quantised head_;
   std::vector<Layer> layers_;
-  std::vector<Memory> keys_, values_;
+  std::vector<HeadCache> keys_, values_;
   std::size_t length_ = 0;
 };
 
 Transformer::Transformer(TransformerWeights weights)
-    : state_(std::make_unique<State>(std::move(weights))) {}
+    : Transformer(std::move(weights), variants().front()) {}
+Transformer::Transformer(TransformerWeights weights, const Variant& variant)
+    : state_(std::make_unique<State>(std::move(weights), variant)) {}
 Transformer::~Transformer() = default;
 
 std::size_t Transformer::length() const { return state_->length(); }
@@ -305,4 +313,4 @@ void Transformer::read(std::span<const std::int64_t> ids, const Rows<float>& log
   state_->read(ids, logits);
 }
 
-}  // namespace tokentiming
+}  // namespace tokentiming::native

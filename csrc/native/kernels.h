@@ -1,0 +1,77 @@
+// Kernels for one instruction set, and the choice among them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "native/linear.h"
+
+namespace tokentiming::native {
+
+// Most outputs of one call of a dot-product kernel; a multiple of most tile widths.
+inline constexpr std::size_t kOutputBlock = 48;
+
+// products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
+// last - first <= kOutputBlock.
+//
+// 8-bit weights are interleaved: each run of 16 holds its 8 even places, then its 8 odd places.
+template <class Weight>
+struct DotProducts {
+  const float* packed;  // the input rows, packed by the same kernels
+  std::size_t rows;
+  std::size_t in_features;
+  const Weight* weight;  // [out_features, in_features]
+  std::size_t first, last;
+  float* products;
+  std::size_t stride;
+};
+
+// The kernels of one instruction set. Their files are compiled for newer processors than the rest
+// of the library. They must therefore not instantiate an inline function that another file uses as
+// well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
+// processors can run.
+struct Kernels {
+  // Converts contiguous rows to float, in the order in which the dot products read them.
+  void (*pack_bfloat16)(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                        float* packed);
+  void (*pack_float)(const float* input, std::size_t rows, std::size_t in_features, float* packed);
+  void (*dot_products_bfloat16)(const DotProducts<BFloat16>& task);
+  void (*dot_products_int8)(const DotProducts<std::int8_t>& task);
+  // The two steps of one query head's attention over `length` tokens, with a softmax of the scores
+  // between them. Vectors have head_size entries, a multiple of 8.
+  //
+  // scores[t] = dot product of query and keys[t]
+  void (*attention_scores)(const float* query, const float* keys, std::size_t length,
+                           std::size_t head_size, float* scores);
+  // out = sum over t of weights[t] * values[t]
+  void (*attention_output)(const float* weights, const float* values, std::size_t length,
+                           std::size_t head_size, float* out);
+};
+
+// An implementation that this processor can run.
+struct Variant {
+  const char* name;
+  // Null for the portable variant, which has `linear` only: Transformer refuses it.
+  const Kernels* kernels;
+};
+
+// All variants that this processor can run, the fastest first. The last one is the portable one,
+// which every processor can run.
+std::span<const Variant> variants();
+
+// `linear` as the given variant computes it.
+void linear(const Linear& layer, const Variant& variant);
+
+// Defined where the compiler targets x86-64; callable where the processor has AVX2 and FMA.
+void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                        float* packed);
+void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed);
+void dot_products_bfloat16_avx2(const DotProducts<BFloat16>& task);
+void dot_products_int8_avx2(const DotProducts<std::int8_t>& task);
+void attention_scores_avx2(const float* query, const float* keys, std::size_t length,
+                           std::size_t head_size, float* scores);
+void attention_output_avx2(const float* weights, const float* values, std::size_t length,
+                           std::size_t head_size, float* out);
+
+}  // namespace tokentiming::native

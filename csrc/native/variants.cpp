@@ -1,0 +1,30 @@
+#include <vector>
+
+#include "native/kernels.h"
+
+namespace tokentiming::native {
+namespace {
+
+#ifdef TOKENTIMING_X86
+constexpr Kernels kAvx2{pack_bfloat16_avx2,     pack_float_avx2,       dot_products_bfloat16_avx2,
+                        dot_products_int8_avx2, attention_scores_avx2, attention_output_avx2};
+#endif
+
+}  // namespace
+
+std::span<const Variant> variants() {
+  static const std::vector<Variant> found = [] {
+    std::vector<Variant> usable;
+#ifdef TOKENTIMING_X86
+    // A processor with AVX-512 runs this variant too.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      usable.push_back({"avx2", &kAvx2});
+    }
+#endif
+    usable.push_back({"portable", nullptr});
+    return usable;
+  }();
+  return found;
+}
+
+}  // namespace tokentiming::native

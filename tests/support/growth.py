@@ -1,0 +1,34 @@
+"""How much the resident memory grows over many calls."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CALLS = 200_000  # a leak of one Python object, or one malloc, a call is megabytes
+ALLOWED = 2**20
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read in /proc"
+)
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth(call: Callable[[], object], calls: int) -> int:
+    """Bytes by which this process grows over ``calls`` calls, after some that are not counted."""
+    for _ in range(calls // 20):
+        call()
+    gc.collect()
+    before = resident()
+    for _ in range(calls):
+        call()
+    gc.collect()
+    return resident() - before
