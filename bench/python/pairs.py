@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokentiming import Vocabulary
+from tokentiming import Vocabulary, ops
 
 PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 DRAFT, TARGET = 49_152, 262_144  # tokens of SmolLM2 and of Gemma
@@ -55,13 +55,6 @@ def real_windows(tokens: int, count: int) -> list[tuple[list[int], list[int]]]:
     return windows[:: max(1, len(windows) // count)][:count]
 
 
-class Table:
-    """A byte table on a device."""
-
-    def __init__(self, table: tuple[Tensor, Tensor], device: str) -> None:
-        self.bytes, self.offsets = (part.to(device) for part in table)
-
-
 class Pairs:
     """Pairs of ``tokens`` draft and target tokens each, and their byte tables."""
 
@@ -69,22 +62,27 @@ class Pairs:
         self,
         ids: tuple[list[list[int]], list[list[int]]],
         texts: list[Any],
-        tables: tuple[Any, Any],
+        tables: tuple[ops.ByteTable, ops.ByteTable],
     ) -> None:
         self.ids = ids
         """Draft and target ids of each pair."""
         self.texts = texts
         """Draft and target tokens of each pair as bytes."""
         self.tables = tables
-        """Of the draft and of the target: a vocabulary, or a pair of tensors."""
+        """Of the draft and of the target."""
 
-    def on(self, device: str) -> tuple[Any, ...]:
-        """Draft ids, target ids and both byte tables of all pairs, as ``ops.align`` takes them."""
-        flat = (torch.tensor(list(itertools.chain(*side)), device=device) for side in self.ids)
-        tables = (
-            Table(table, device) if isinstance(table, tuple) else table for table in self.tables
+    def on(self, device: str) -> dict[str, Any]:
+        """The arguments of ``ops.align`` for all pairs, without offsets."""
+        draft, target = (
+            torch.tensor(list(itertools.chain(*side)), device=device) for side in self.ids
         )
-        return (*flat, *tables)
+        tables = [table.to(device) for table in self.tables]
+        return {
+            "draft_ids": draft,
+            "target_ids": target,
+            "draft_table": tables[0],
+            "target_table": tables[1],
+        }
 
 
 def real_pairs(tokens: int, count: int) -> Pairs:
@@ -94,7 +92,8 @@ def real_pairs(tokens: int, count: int) -> Pairs:
         tuple([vocab.token_bytes(i) for i in ids] for vocab, ids in zip(both, window, strict=True))
         for window in windows
     ]
-    return Pairs(([d for d, _ in windows], [t for _, t in windows]), texts, both)
+    ids = ([d for d, _ in windows], [t for _, t in windows])
+    return Pairs(ids, texts, (both[0].table, both[1].table))
 
 
 def random_pairs(tokens: int, count: int) -> Pairs:
@@ -113,14 +112,14 @@ def random_pairs(tokens: int, count: int) -> Pairs:
             ids[side].append([known[side].setdefault(p, len(known[side])) for p in pieces])
             both.append(pieces)
         texts.append(tuple(both))
-    tables = tuple(
-        (
+    draft_table, target_table = (
+        ops.ByteTable(
             torch.tensor(list(b"".join(side)), dtype=torch.uint8),
             torch.tensor([0, *itertools.accumulate(map(len, side))]),
         )
         for side in known
     )
-    return Pairs(ids, texts, (tables[0], tables[1]))
+    return Pairs(ids, texts, (draft_table, target_table))
 
 
 def random_map() -> Tensor:
@@ -142,4 +141,5 @@ def real_exact() -> Tensor:
     draft_vocab, target_vocab = vocabularies()
     ids = {target_vocab.token_bytes(i): i for i in reversed(range(len(target_vocab)))}
     spelled = (draft_vocab.token_bytes(d) for d in range(len(draft_vocab)))
-    return torch.tensor([ids.get(text, -1) if text else -1 for text in spelled])
+    exact = [ids.get(text, -1) if text else -1 for text in spelled]
+    return torch.tensor(exact, dtype=torch.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,6 @@ from case import Case, Run, cold_sets, require
 from pairs import (
     DRAFT,
     TARGET,
-    Table,
     random_exact,
     random_map,
     random_pairs,
@@ -23,7 +21,7 @@ from pairs import (
     real_windows,
     vocabularies,
 )
-from tokentiming import ops
+from tokentiming import VocabularyMap, ops
 
 # ---- align ----
 
@@ -34,16 +32,16 @@ def align_case(device: str = "cpu", tokens: int = 16, band: int = 8, count: int 
     arguments = pairs.on(device)
     starts = torch.arange(count + 1, device=device) * tokens
     offsets: Any = {"draft_offsets": starts, "target_offsets": starts}
-    out = ops.align(*arguments, band=band, **offsets)
+    out = ops.align(**arguments, band=band, **offsets)
 
     def batch(_: int) -> ops.Alignment:
-        return ops.align(*arguments, band=band, out=out, **offsets)
+        return ops.align(**arguments, band=band, out=out, **offsets)
 
     if device != "cpu":
 
         def check_batch() -> None:
             cpu_offsets = {name: tensor.cpu() for name, tensor in offsets.items()}
-            expected = ops.align(*pairs.on("cpu"), band=band, **cpu_offsets)
+            expected = ops.align(**pairs.on("cpu"), band=band, **cpu_offsets)
             found = batch(0)
             require(torch.equal(found.target_spans.cpu(), expected.target_spans), "the CPU: spans")
             require(torch.equal(found.cost.cpu(), expected.cost), "the CPU: costs")
@@ -51,15 +49,15 @@ def align_case(device: str = "cpu", tokens: int = 16, band: int = 8, count: int 
         size = f"B = {count}, {tokens} x {tokens} tokens, band {band}"
         return Case("align", size, {"ours, out=": batch}, check_batch)
 
-    draft, target, *tables = arguments
-    singles = list(zip(draft.split(tokens), target.split(tokens), strict=True))
+    sides = (arguments[side].split(tokens) for side in ("draft_ids", "target_ids"))
+    singles = [arguments | {"draft_ids": d, "target_ids": t} for d, t in zip(*sides, strict=True)]
     single_out = ops.Alignment(
         torch.empty((tokens, 2), dtype=torch.int32), torch.empty((), dtype=torch.int64)
     )
 
     def each(_: int, out: ops.Alignment | None = None) -> None:
-        for draft_ids, target_ids in singles:
-            ops.align(draft_ids, target_ids, *tables, band=band, out=out)
+        for single in singles:
+            ops.align(**single, band=band, out=out)
 
     def one_thread(_: int) -> ops.Alignment:
         threads = torch.get_num_threads()
@@ -81,7 +79,7 @@ def align_case(device: str = "cpu", tokens: int = 16, band: int = 8, count: int 
 
     def check() -> None:
         each(0, single_out)
-        spans = [ops.align(d, t, *tables, band=band).target_spans for d, t in singles]
+        spans = [ops.align(**single, band=band).target_spans for single in singles]
         require(torch.equal(single_out.target_spans, spans[-1]), "out=: spans")
         require(torch.equal(one_thread(0).target_spans, torch.cat(spans)), "a batch: spans")
         expected = [list(map(tuple, each_pair.tolist())) for each_pair in spans]
@@ -101,36 +99,30 @@ def align_case(device: str = "cpu", tokens: int = 16, band: int = 8, count: int 
 # ---- transfer ----
 
 
-class Expansions:
-    """Each draft token in the target's tokens, on a device."""
-
-    def __init__(self, lists: list[list[int]], device: str) -> None:
-        first = torch.tensor([e[0] if e else -1 for e in lists], dtype=torch.int32)
-        ids = torch.tensor(list(itertools.chain(*lists)), dtype=torch.int32)
-        self.first, self.expansion_ids = first.to(device), ids.to(device)
-        offsets = torch.tensor([0, *itertools.accumulate(map(len, lists))])
-        self.expansion_offsets = offsets.to(device)
-        self.first_origins = ops.Origins(*(part.to(device) for part in ops.Origins.of(first)))
-
-
 def real_transfer_case(tokens: int = 8) -> Case:
     """Texts in SmolLM2's and Gemma's tokens, one sequence a call."""
     draft_vocab, target_vocab = vocabularies()
     columns = len(target_vocab)
-    lists = [target_vocab.encode(draft_vocab.token_bytes(d)) for d in range(len(draft_vocab))]
-    expansions = Expansions(lists, "cpu")
-    peer = peers.TorchTransfer(expansions.first.long(), lists)
+    mapped = VocabularyMap.build(draft_vocab, target_vocab)
+    lists = [mapped.expansion(d) for d in range(len(draft_vocab))]
+    peer = peers.TorchTransfer(mapped.first.long(), lists)
     texts = [draft for draft, _ in real_windows(tokens, 8)]
     sets = cold_sets(4 * tokens * (len(draft_vocab) + columns))
 
-    def inputs(seed: int) -> tuple[tuple[Any, ...], ops.Transfer, tuple[Any, ...]]:
+    def inputs(seed: int) -> tuple[dict[str, Any], ops.Transfer, tuple[Any, ...]]:
         draft_ids = torch.tensor(texts[seed % len(texts)])
         target_ids = torch.tensor(target_vocab.encode(draft_vocab.decode(draft_ids.tolist())))
-        spans = ops.align(draft_ids, target_ids, draft_vocab, target_vocab).target_spans
+        arguments: dict[str, Any] = {
+            "draft_ids": draft_ids,
+            "target_ids": target_ids,
+            "draft_table": draft_vocab.table,
+            "target_table": target_vocab.table,
+        }
+        spans = ops.align(**arguments).target_spans
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(tokens, len(draft_vocab), generator=generator).softmax(-1)
-        arguments = (rows, draft_ids, target_ids, spans, draft_vocab, target_vocab, expansions)
-        cases = ops.transfer(*arguments).cases
+        arguments |= {"draft_probs": rows, "target_spans": spans, "vocabulary_map": mapped.core}
+        cases = ops.transfer(**arguments).cases
         out = ops.Transfer(torch.empty(len(target_ids), columns), torch.empty_like(cases))
         given = (draft_ids.tolist(), target_ids.tolist(), spans.tolist(), cases.tolist())
         return arguments, out, (rows, *given)
@@ -139,7 +131,7 @@ def real_transfer_case(tokens: int = 8) -> Case:
 
     def ours(k: int) -> ops.Transfer:
         arguments, out, _ = inputs_of[k]
-        return ops.transfer(*arguments, out=out)
+        return ops.transfer(**arguments, out=out)
 
     def plain(k: int) -> Tensor:
         _, out, given = inputs_of[k]
@@ -152,7 +144,7 @@ def real_transfer_case(tokens: int = 8) -> Case:
 
     # Every draft row is read, except those that a merge covers.
     proxies = sum(len(out.cases) for _, out, _ in inputs_of) / sets
-    least = 4 * tokens * len(draft_vocab) + 8 * len(draft_vocab) + int(4 * proxies * columns)
+    least = 4 * tokens * len(draft_vocab) + 4 * len(draft_vocab) + int(4 * proxies * columns)
     size = f"{tokens} x {len(draft_vocab):,} to {proxies:.1f} x {columns:,}"
     return Case("transfer", size, {"ours, out=": ours, "plain torch": plain}, check, sets, least)
 
@@ -160,10 +152,10 @@ def real_transfer_case(tokens: int = 8) -> Case:
 def random_transfer_case(device: str, tokens: int = 64, sets: int = 3) -> Case:
     """Sequences of one token, so that every distribution is a push-forward."""
     first = random_map()
-    lists = [[t] for t in first.tolist()]
+    mapped = ops.VocabularyMap(first, first, torch.arange(DRAFT + 1), first)
     generator = torch.Generator(device).manual_seed(0)
     ids = torch.randint(DRAFT, (tokens,), generator=generator, device=device)
-    one_byte = (torch.zeros(TARGET, dtype=torch.uint8), torch.arange(TARGET + 1))
+    one_byte = ops.ByteTable(torch.zeros(TARGET, dtype=torch.uint8), torch.arange(TARGET + 1))
     spans = torch.tensor([[0, 1]], dtype=torch.int32).repeat(tokens, 1)
     offsets = torch.arange(tokens + 1)
     rows = [
@@ -172,13 +164,21 @@ def random_transfer_case(device: str, tokens: int = 64, sets: int = 3) -> Case:
     ]
     to = first.to(device).long()
 
-    def arguments(where: str, k: int) -> tuple[Any, ...]:
-        table = Table(one_byte, where)
-        moved = (t.to(where) for t in (rows[k], ids, to[ids], spans))
-        return (*moved, table, table, Expansions(lists, where))
+    def arguments(where: str, k: int) -> dict[str, Any]:
+        table, starts = one_byte.to(where), offsets.to(where)
+        return {
+            "draft_probs": rows[k].to(where),
+            "draft_ids": ids.to(where),
+            "target_ids": to[ids].to(where),
+            "target_spans": spans.to(where),
+            "draft_table": table,
+            "target_table": table,
+            "vocabulary_map": mapped.to(where),
+            "draft_offsets": starts,
+            "target_offsets": starts,
+        }
 
     on_device = [arguments(device, k) for k in range(sets)]
-    starts = offsets.to(device)
     outs = [
         ops.Transfer(
             torch.empty(tokens, TARGET, device=device),
@@ -188,15 +188,13 @@ def random_transfer_case(device: str, tokens: int = 64, sets: int = 3) -> Case:
     ]
 
     def ours(k: int) -> ops.Transfer:
-        return ops.transfer(*on_device[k], draft_offsets=starts, target_offsets=starts, out=outs[k])
+        return ops.transfer(**on_device[k], out=outs[k])
 
     def plain(k: int) -> Tensor:
         return rows[k].new_zeros(tokens, TARGET).index_add_(1, to, rows[k])
 
     def check() -> None:
-        expected = ops.transfer(
-            *arguments("cpu", 0), draft_offsets=offsets, target_offsets=offsets, columns=TARGET
-        )
+        expected = ops.transfer(**arguments("cpu", 0), columns=TARGET)
         found = ours(0)
         require(torch.equal(found.probs.cpu(), expected.probs), "the CPU: distributions")
         require(torch.equal(found.cases.cpu(), expected.cases), "the CPU: cases")
@@ -228,11 +226,13 @@ def restrict_case(device: str = "cpu", rows: int = 8, sets: int = 0) -> Case:
         for _ in range(sets)
     ]
     outs = [torch.empty(rows, columns, device=device) for _ in range(sets)]
-    on_device, shared, places = (part.to(device) for part in (exact, shared, places))
-    origins = ops.Origins(*(part.to(device) for part in ops.Origins.of(exact)))
+    shared, places = shared.to(device), places.to(device)
+    no_offsets = torch.zeros(drafts + 1, dtype=torch.int64)
+    mapped = ops.VocabularyMap(exact, torch.full_like(exact, -1), no_offsets, exact[:0])
+    on_device = mapped.to(device)
 
     def ours(k: int) -> Tensor:
-        return ops.restrict(probs[k], on_device, columns=columns, origins=origins, out=outs[k])
+        return ops.restrict(probs[k], on_device, columns=columns, out=outs[k])
 
     def plain(k: int) -> Tensor:
         return peers.torch_restrict(probs[k], shared, places, outs[k])
@@ -241,7 +241,7 @@ def restrict_case(device: str = "cpu", rows: int = 8, sets: int = 0) -> Case:
         for k in range(sets):
             expected = ours(k).clone()
             require(torch.allclose(plain(k), expected, rtol=1e-4), "torch: distributions")
-        on_cpu = ops.restrict(probs[0].cpu(), exact, columns=columns)
+        on_cpu = ops.restrict(probs[0].cpu(), mapped, columns=columns)
         require(torch.allclose(ours(0).cpu(), on_cpu, rtol=1e-6), "the CPU: distributions")
 
     size = f"{rows} x {drafts:,} to {columns:,}"
