@@ -1,35 +1,34 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, each call in under ten minutes.
+# Everything that needs a GPU. Each call takes less than ten minutes.
 #
 #   bench/gpu.sh           builds with CUDA, compares the kernels with the CPU, runs the GPU tests
 #                          and the benchmarks against their peers: gpu.json, gpu.log
-#   bench/gpu.sh sanitize  builds the comparisons, and runs them under compute-sanitizer (memcheck,
+#   bench/gpu.sh sanitize  builds the comparisons and runs them under compute-sanitizer (memcheck,
 #                          racecheck): gpu_sanitize.json, gpu_sanitize.log
-#   bench/gpu.sh speed     builds, and generates with the models TARGET and DRAFT by both loops and
-#                          by transformers' own: gpu_speed.json, gpu_speed.log
-#   bench/gpu.sh carry     where packages can be fetched: fills build/carry with what a machine that
-#                          reaches nothing lacks
+#   bench/gpu.sh speed     builds, then generates with the models TARGET and DRAFT, with both loops
+#                          and with transformers' own: gpu_speed.json, gpu_speed.log
+#   bench/gpu.sh carry     on a machine with a network: fills build/carry with the packages that a
+#                          machine without one lacks
 #
-# The files go to $OUT or bench/results; the JSON is written anew before and after each step. A step
-# that fails does not stop the others; the exit status tells of it. Only `carry` downloads anything.
+# The files go to $OUT or bench/results. The JSON is written again before and after each step. A
+# failed step does not stop the others; the exit status is 1 then. Only `carry` downloads anything.
 #
 # Needs nvcc, a C++20 compiler, CMake, Ninja, and a Python with torch >= 2.10 (CUDA), transformers
 # >= 5.23, pytest, pytest-xdist, hypothesis, typer, rich, scikit-build-core and pybind11 >= 3.0.2.
-# The C++ comparisons need doctest, the benchmarks FlashInfer for one of their peers.
+# The C++ comparisons need doctest; the benchmarks use FlashInfer for one of their peers.
 #
-# To a machine that reaches nothing travel the files that git tracks, and build/carry, which git
-# ignores and which has to be named: doctest of Debian's doctest-dev, and wheels for Python 3.12 of
-# transformers, FlashInfer, apache-tvm-ffi, pybind11, scikit-build-core, pytest-xdist and execnet,
-# 24 MB in all. They come before packages of the same name that are there; what else they import has
-# to be there.
+# A machine without a network needs the files that git tracks, and build/carry, which git ignores
+# and which must be named. build/carry has doctest (Debian's doctest-dev) and wheels for Python 3.12
+# of transformers, FlashInfer, apache-tvm-ffi, pybind11, scikit-build-core, pytest-xdist and execnet,
+# 24 MB in all. They take precedence over installed packages of the same name; their other
+# dependencies must be installed.
 #
 # TARGET and DRAFT are folders as save_pretrained writes them, or .gguf files, which are smaller and
-# need the packages gguf and accelerate; their paths are from the repository's root. Where models
-# cannot be fetched and are too large to be sent at once, send them in parts to a folder that stays,
-# and put them together there:
+# need the packages gguf and accelerate. Their paths are relative to the repository's root. A model
+# that is too large to be sent at once can be sent in parts to a folder that stays:
 #   split --bytes 50M --numeric-suffixes model.safetensors part.      here
 #   cat part.* >model.safetensors && sha256sum model.safetensors      there
-# What was built stays in build/gpu, so that a second call on the same machine starts sooner.
+# Builds stay in build/gpu, so that a second call on the same machine starts sooner.
 set -uo pipefail
 what=${1:-test}
 [[ $# -le 1 && $what =~ ^(test|sanitize|speed|carry)$ ]] ||
@@ -61,12 +60,12 @@ fi
 out=${OUT:-bench/results}
 work=$PWD/build/gpu
 kernels=build/cuda/tests/cuda/tokentiming_gpu_tests
-all=540 # seconds, for the steps of a call; a device machine ends a call after 600
+all=540 # seconds for all steps of a call
 export PATH=$PATH:/usr/local/cuda/bin PYTHONUNBUFFERED=1
-# What was built here, and what was carried, come before what the caller names.
+# The build and the carried packages take precedence over the caller's PYTHONPATH.
 export PYTHONPATH=$work/site:$work/carried${PYTHONPATH:+:$PYTHONPATH}
 
-# steps: those of this call; `step` is what to do with each.
+# steps: calls `step` for each step of this call.
 steps() {
   if [ "$what" != sanitize ]; then
     [ ! -d "$carry/wheels" ] || step carried 20 "$python" -m pip install -q --no-index --no-deps \
@@ -87,7 +86,7 @@ if not (tt.ops.has_cuda() and torch.cuda.is_available()):
       --device cuda --with-assisted --retries 0 --json "$work/measured.json"
     return
   fi
-  # Warnings are errors in the preset; here they are to be read and keep nothing back.
+  # The preset makes warnings errors; here they are printed and do not fail the build.
   step build-tests 100 bash -c "
     cmake --fresh --preset cuda -DCMAKE_CUDA_ARCHITECTURES=$architecture \
       -DCMAKE_CUDA_FLAGS=-Xptxas=-v -DCMAKE_PREFIX_PATH='$carry/usr' &&
@@ -98,16 +97,16 @@ if not (tt.ops.has_cuda() and torch.cuda.is_available()):
     return
   fi
   step kernels 30 "$kernels"
-  # Each test is named as it ends, so that a step cut short still tells what failed.
+  # -v prints each test as it ends, so that the log of a step cut short still names failures.
   step tests 80 "$python" -m pytest -v --tb=short -n 4 -m gpu -W default -p no:cacheprovider \
-    tests/python/test_cuda.py tests/python/test_graphed_model.py \
+    tests/python/test_cuda.py tests/python/test_cuda_graph_runner.py \
     tests/python/test_decoder_on_gpu.py
   # FlashInfer compiles its kernels at the first call, which takes longer than the benchmarks.
-  step peers 90 "$python" bench/python/gpu_peers.py
-  step benchmarks 90 "$python" bench/python/gpu_ops.py --json "$work/measured.json"
+  step peers 90 "$python" bench/python/ops.py --device cuda --peers-only
+  step benchmarks 90 "$python" bench/python/ops.py --device cuda --json "$work/measured.json"
 }
 
-# Limits that add up to more than the whole would let an early step eat a later one's time.
+# The limits of all steps must fit a call: else an early step could use the time of a later one.
 architecture=
 total=0
 step() { total=$((total + $2)); }
@@ -121,16 +120,16 @@ architecture=$(tr -d . <<<"${gpu%%,*}")
 mkdir -p "$out" "$work/include/dlpack"
 rm -rf "$work/site" "$work"/*.json "$work/steps"
 : >"$out/$name.log"
-# DLPack's header as the build looks for it: the one that torch brings.
+# The build takes DLPack's header from torch.
 ln -sf "$("$python" -c 'import torch; print(torch.__path__[0])')/include/ATen/dlpack.h" \
   "$work/include/dlpack/dlpack.h"
 
-# report: the JSON as it stands; fails if a step has.
+# report: writes the JSON; fails if a step has failed.
 report() {
   "$python" bench/python/gpu_report.py "$gpu" "$out/$name.json" "$work/steps" "$work/measured.json"
 }
 
-# step NAME SECONDS COMMAND...: its outcome is its exit status, 124 or 137 if it took too long.
+# step NAME SECONDS COMMAND...: runs it and records its exit status, 124 or 137 after a timeout.
 step() {
   local start=$SECONDS status line
   line="$(printf '== %s (after %d s, for %d s at most) ==' "$1" "$SECONDS" "$2")"

@@ -5,7 +5,7 @@
 
 namespace {
 
-// B pairs of K tokens a side; every pair starts one token further on.
+// B pairs with K tokens a side. Pair b starts at token b.
 void align(benchmark::State& state) {
   const auto batch = static_cast<std::size_t>(state.range(0));
   const auto length = static_cast<std::size_t>(state.range(1));
@@ -23,7 +23,7 @@ void align(benchmark::State& state) {
   std::vector<std::int32_t> spans(2 * ids.size());
   std::vector<std::int64_t> costs(batch);
 
-  // A sequence against itself lies on the diagonal.
+  // The path of a sequence against itself is the diagonal.
   tokentiming::align(sequences, sequences, draft.table(), draft.table(), band, spans, costs);
   const bool diagonal = std::accumulate(costs.begin(), costs.end(), std::int64_t{0}) == 0 &&
                         spans[0] == 0 && spans[2 * length - 1] == state.range(1);

@@ -1,4 +1,4 @@
-// What the benchmarks share: inputs, and the floor that memory sets.
+// Inputs of the benchmarks, and the bound that memory bandwidth sets.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -10,12 +10,12 @@
 #include "tokentiming/align.h"
 #include "tokentiming/rows.h"
 
-// Bytes a second of a copy of 256 MiB on all threads, read and written ones counted alike; measured
+// Bytes a second of a copy of 256 MiB on all threads, bytes read and written both counted. Measured
 // once.
 double copy_bandwidth();
 
-// Times `run` and returns the seconds of an iteration. Google Benchmark's own counters can be rates
-// alone, and print a unit of their own.
+// Times `run` and returns the seconds of an iteration. Google Benchmark's own counters can only be
+// rates.
 template <class Run>
 double seconds_of(benchmark::State& state, const Run& run) {
   const auto start = std::chrono::steady_clock::now();
@@ -27,19 +27,19 @@ double seconds_of(benchmark::State& state, const Run& run) {
   return spent.count() / static_cast<double>(state.iterations());
 }
 
-// Times `run` and adds the counter `x_floor`: over the time for the bytes that must be read or
-// written at least once.
+// Times `run` and adds the counter `x_floor`: the time over that of reading or writing
+// `least_bytes`, the bytes that must be moved at least once, at the copy bandwidth.
 template <class Run>
 void measure(benchmark::State& state, std::size_t least_bytes, const Run& run) {
   const double floor = static_cast<double>(least_bytes) / copy_bandwidth();
   state.counters["x_floor"] = seconds_of(state, run) / floor;
 }
 
-// Ends a benchmark, and in the end the program, as an error unless `holds`: results are checked
-// before they are timed.
+// Checks a result before it is timed: unless `holds`, the benchmark fails, and the program in the
+// end.
 bool agree(benchmark::State& state, bool holds, const char* what);
 
-// Bell-shaped numbers, such as logits are, wide apart enough that a few tokens have most mass.
+// Numbers distributed like logits: bell-shaped, so spread that a few tokens have most of the mass.
 std::vector<float> random_logits(std::size_t count);
 
 template <class Number>
@@ -50,7 +50,7 @@ tokentiming::Rows<Number> rows_of(Number* data, std::size_t rows, std::size_t co
 // Offsets of `batch` sequences of `length` each.
 std::vector<std::int64_t> even_offsets(std::size_t batch, std::size_t length);
 
-// One side of real tokens, at most 64: a vocabulary in which token i is the i-th piece.
+// A vocabulary of real tokens, at most 64: token i is the i-th piece of a text.
 struct Pieces {
   std::vector<std::uint8_t> bytes;
   std::vector<std::int64_t> starts{0};
@@ -60,5 +60,5 @@ struct Pieces {
   tokentiming::ByteTable table() const { return {bytes, starts}; }
 };
 
-// Inputs larger than this are left out.
+// Larger inputs are skipped.
 inline constexpr std::size_t kMostBytes = std::size_t{1} << 30;

@@ -42,7 +42,7 @@ bool agree(benchmark::State& state, bool holds, const char* what) {
   return holds;
 }
 
-// Sums of four bytes, for speed: gigabytes are filled.
+// Sums of four random bytes: fast enough to fill gigabytes.
 std::vector<float> random_logits(std::size_t count) {
   std::mt19937_64 random(1);
   std::vector<float> values(count);

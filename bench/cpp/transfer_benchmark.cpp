@@ -5,8 +5,8 @@
 
 namespace {
 
-// B proposals of K tokens over V, draft and target vocabularies of one size. Every token is spelt
-// by one token, scattered over the vocabulary as ids of equal bytes are.
+// B proposals of K tokens over draft and target vocabularies of V tokens. Every draft token becomes
+// one target token; the ids are scattered over the vocabulary, as those of equal bytes are.
 void transfer(benchmark::State& state) {
   const auto batch = static_cast<std::size_t>(state.range(0));
   const auto length = static_cast<std::size_t>(state.range(1));

@@ -6,10 +6,9 @@
 namespace {
 
 using tokentiming::Distributions;
-using tokentiming::Statement;
 
-// B chains of K tokens over V, logits in. Draft and target agree, so that all is accepted and every
-// row must be read.
+// B chains of K tokens over V, given as logits. Draft and target agree, so that every token is
+// accepted and every row is read.
 void verify(benchmark::State& state) {
   const auto batch = static_cast<std::size_t>(state.range(0));
   const auto length = static_cast<std::size_t>(state.range(1));
@@ -34,8 +33,8 @@ void verify(benchmark::State& state) {
   std::vector<std::int32_t> accepted(batch);
   const tokentiming::Chains<std::int64_t> chains{
       {ids, offsets},
-      Distributions{rows_of<const float>(draft.data(), drafted, columns), Statement::kLogits},
-      Distributions{rows_of<const float>(target.data(), targets, columns), Statement::kLogits},
+      Distributions{rows_of<const float>(draft.data(), drafted, columns), /*is_logits=*/true},
+      Distributions{rows_of<const float>(target.data(), targets, columns), /*is_logits=*/true},
       1.0,
       std::span<const float>(uniforms)};
   const auto out = rows_of(tokens.data(), batch, length + 1);
@@ -44,7 +43,7 @@ void verify(benchmark::State& state) {
   const bool all = std::ranges::all_of(
       accepted, [&](std::int32_t count) { return count == static_cast<std::int32_t>(length); });
   if (!agree(state, all && std::equal(ids.begin(), ids.begin() + state.range(1), tokens.begin()),
-             "verify: all is accepted")) {
+             "verify: every token is accepted")) {
     return;
   }
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 
-import gpu_timing
 import timing
 
 Result = TypeVar("Result")
@@ -19,18 +18,17 @@ class Clock:
     """Times runs, and repeats those that were disturbed.
 
     Args:
-        steady: least share of the best memory bandwidth seen, before and after a run.
-        retries: how often a run is done again that had less.
-        device: whose memory that is; on a GPU a run has ended when the device has.
+        steady: least share of the best memory bandwidth measured, before and after a run.
+        retries: how often a run with less is repeated.
+        device: the device of that memory; on a GPU a run ends when the device has finished.
     """
 
     def __init__(self, steady: float, retries: int, device: torch.device) -> None:
         self._steady = steady
         self._retries = retries
-        self._bandwidth: Callable[[], float] = timing.copy_bandwidth
+        self._bandwidth = partial(timing.copy_bandwidth, device.type, 256 << 20, 9)
         self._settle: Callable[[], None] = lambda: None
         if device.type == "cuda":
-            self._bandwidth = partial(gpu_timing.copy_bandwidth, 256 << 20, 9)
             self._settle = torch.cuda.synchronize
         self._best = max(self._bandwidth() for _ in range(5))
         self.disturbed = 0

@@ -1,9 +1,9 @@
-"""What ``bench/gpu.sh`` has found so far, as one JSON: the machine, the steps, what they measured.
+"""Write the results of ``bench/gpu.sh`` so far as one JSON: machine, steps and measurements.
 
     python bench/python/gpu_report.py "9.0, name, driver" gpu.json steps measured.json
 
 ``steps`` has a line for each step: its name, exit status or "running", and seconds.
-``measured.json`` may be missing or cut short. The exit status is 1 if a step failed or still runs.
+``measured.json`` may be missing or truncated. The exit status is 1 if a step failed or still runs.
 """
 
 from __future__ import annotations

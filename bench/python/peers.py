@@ -1,17 +1,17 @@
-"""What one would use instead of the core."""
+"""What one would use instead of the core.
+
+Packages are imported where they are used: a machine with a GPU may lack those of the CPU cases.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
-import editdistance
 import numpy as np
 import torch
-from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cdist
 from torch import Tensor
-from transformers.generation.utils import _speculative_sampling
 
 Spans = list[tuple[int, int]]
 
@@ -19,12 +19,16 @@ Spans = list[tuple[int, int]]
 
 
 def dtw_editdistance(draft: Sequence[bytes], target: Sequence[bytes], band: int) -> Spans:
-    """As the code published with arXiv 2510.15545 does it: `editdistance` and a NumPy matrix."""
+    """As in the code published with arXiv 2510.15545: `editdistance` and a NumPy matrix."""
+    import editdistance
+
     return _dtw_numpy(draft, target, band, editdistance.eval)
 
 
 def dtw_rapidfuzz(draft: Sequence[bytes], target: Sequence[bytes], band: int) -> Spans:
     """The same recurrence over `rapidfuzz`."""
+    from rapidfuzz.distance import Levenshtein
+
     return _dtw_numpy(draft, target, band, Levenshtein.distance)
 
 
@@ -45,7 +49,10 @@ def _dtw_numpy(
 
 
 def dtw_tightened(draft: Sequence[bytes], target: Sequence[bytes], band: int) -> Spans:
-    """The best we could make of it in Python: all distances in one call, and lists."""
+    """Our fastest version in Python: all distances in one call, and lists."""
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
     distances = cdist(draft, target, scorer=Levenshtein.distance).tolist()
     rows, columns = len(draft), len(target)
     reach = max(band, abs(rows - columns))
@@ -84,13 +91,19 @@ def transformers_verify(
     draft_ids: Tensor, draft_logits: Tensor, target_logits: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Emitted tokens and how many were accepted, for one chain ``[1, K]``."""
-    return _speculative_sampling(draft_ids, draft_logits, draft_ids.shape[1], target_logits)
+    from transformers.generation.utils import _speculative_sampling
+
+    # Some releases take whether the draft ended the text.
+    parameters = inspect.signature(_speculative_sampling).parameters
+    options = {"is_done_candidate": False} if "is_done_candidate" in parameters else {}
+    length = draft_ids.shape[1]
+    return _speculative_sampling(draft_ids, draft_logits, length, target_logits, **options)
 
 
 def torch_verify(
     draft_ids: Tensor, draft_logits: Tensor, target_logits: Tensor, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same with the uniforms given, and a draw by inverse transform."""
+    """One chain ``[1, K]`` with given uniforms and an inverse-CDF draw: tokens and count."""
     q, p = draft_logits[0].softmax(-1), target_logits[0].softmax(-1)
     column = draft_ids[0, :, None]
     accepted = uniforms[0, :-1] * q.gather(1, column)[:, 0] < p[:-1].gather(1, column)[:, 0]
@@ -100,8 +113,28 @@ def torch_verify(
     return torch.cat([draft_ids[0, :count], token[None]])[None], count
 
 
+def torch_verify_batch(
+    draft_ids: Tensor, draft_logits: Tensor, target_logits: Tensor, uniforms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A batch of chains, every row normalised: tokens ``[B, K + 1]`` and counts. Never waits."""
+    q, p = draft_logits.float().softmax(-1), target_logits.float().softmax(-1)
+    drafted = draft_ids.shape[1]
+    ratio_p = p[:, :-1].gather(2, draft_ids[..., None])[..., 0]
+    ratio_q = q.gather(2, draft_ids[..., None])[..., 0]
+    count = (uniforms[:, :-1] * ratio_q < ratio_p).int().cumprod(1).sum(1)
+    q = torch.cat([q, torch.zeros_like(q[:, :1])], 1)
+    last = count[:, None, None].expand(-1, 1, p.shape[2])
+    weights = (p.gather(1, last) - q.gather(1, last))[:, 0].clamp_(min=0).double().cumsum(-1)
+    threshold = uniforms[:, -1:].double() * weights[:, -1:]
+    token = torch.searchsorted(weights, threshold, right=True)
+    positions = torch.arange(drafted + 1, device=draft_ids.device)
+    padded = torch.cat([draft_ids, draft_ids[:, :1]], 1)
+    tokens = torch.where(positions < count[:, None], padded, -1)
+    return tokens.scatter(1, count[:, None], token), count
+
+
 def inverse_transform(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The first token up to which the weights exceed the uniform's part of their sum."""
+    """The first token at which the running sum exceeds the uniform times the total."""
     reached = weights.double().cumsum(-1)
     return torch.searchsorted(reached, uniform.double() * reached[-1], right=True)
 

@@ -84,8 +84,7 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
                   " rows each, got B = " + std::to_string(rows.size(0)) + " and " +
                   std::to_string(rows.size(1)) + " rows");
     }
-    return Distributions{any_rows(rows),
-                         logits.is_none() ? Statement::kProbabilities : Statement::kLogits};
+    return Distributions{any_rows(rows), !logits.is_none()};
   };
   const std::int64_t length = padded ? ids.size(1) : 0;
 

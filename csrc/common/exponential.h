@@ -1,7 +1,8 @@
-// The noise of the race, from bits to log E: the same arithmetic on every processor.
+// The noise of the exponential race: random bits, and log E computed from them. The arithmetic is
+// the same on every processor.
 //
-// All is constexpr, which lets a kernel call it too (nvcc --expt-relaxed-constexpr). Every file
-// that includes this is compiled without fused multiply-add.
+// All functions are constexpr, so that CUDA kernels can call them (nvcc --expt-relaxed-constexpr).
+// Every file that includes this is compiled without fused multiply-add.
 #pragma once
 
 #include <bit>
@@ -14,7 +15,7 @@ namespace tokentiming {
 
 // ---- bits ----
 
-// The key of a sequence's noise, itself drawn from Philox.
+// The Philox key of a sequence's noise, itself drawn from Philox.
 constexpr Philox::Key noise_key(std::uint64_t seed, std::int64_t row) {
   const auto index = static_cast<std::uint64_t>(row);
   const auto stream =
@@ -33,11 +34,11 @@ constexpr std::uint64_t noise_bits(Philox::Key key, std::uint64_t token_key,
 }
 
 // ---- log E ----
-// The standard library's logarithm differs in the last bit from one machine to the next, and a bit
-// can change a token. These use +, -, * and / alone, whose results IEEE 754 fixes.
+// The standard library's logarithm may differ in the last bit between machines, and a bit can
+// change a token. These functions use only +, -, * and /, whose results IEEE 754 fixes.
 
-// kTerms terms of sum 1 / (2k + 1) x^k from k = kFirst on, over x^kFirst, by halves, so that the
-// processor need not wait for one multiplication after another. powers[i] is x^(2^i).
+// The sum of kTerms terms 1 / (2k + 1) x^(k - kFirst) from k = kFirst on. powers[i] is x^(2^i). It
+// adds the sums of both halves, which shortens the chain of dependent multiplications.
 template <std::size_t kFirst, std::size_t kTerms>
 constexpr double odd_reciprocals(const double* powers) {
   if constexpr (kTerms == 1) {
@@ -67,9 +68,9 @@ constexpr double log_positive(double x) {
   return static_cast<double>(exponent) * kLog2 + log_ratio((mantissa - 1.0) / (mantissa + 1.0));
 }
 
-// A double near 0 is fine-grained and a double near 1 is not. So u is used as it stands in the
-// lower half, where E is small and decides who wins, and 1 - u, built from the complemented bits,
-// in the upper half: both ends keep all the 64 bits can say.
+// Doubles near 0 are dense and doubles near 1 are not. The lower half of the range, where E is
+// small and decides the race, is computed from u. The upper half is computed from 1 - u, built from
+// the complemented bits. So no bit is lost at either end.
 constexpr double log_exponential_of(std::uint64_t bits) {
   constexpr double kScale = 0x1p-64;
   if (bits >> 63 == 0) {

@@ -1,4 +1,4 @@
-// From the number types of models to those of the arithmetic, without loss.
+// Exact conversion from the number types of models to those of the arithmetic.
 #pragma once
 
 #include <bit>
@@ -12,8 +12,8 @@ namespace tokentiming {
   return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
 }
 
-// Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, for
-// subnormals too; one multiplication puts that right. Infinity and NaN need their exponent set.
+// Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, also of
+// subnormals; one multiplication corrects it. Infinity and NaN get a float's exponent of all ones.
 [[gnu::always_inline]] constexpr float widen(Half x) {
   constexpr float kRebias = 0x1p112f;
   const std::uint32_t magnitude = x.bits & 0x7FFFu;

@@ -1,4 +1,4 @@
-// One row of numbers, read block by block as a distribution over the vocabulary.
+// One row, read block by block as a distribution over the vocabulary.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "blocks/blocks.h"
+#include "simd/dispatch.h"
 #include "tokentiming/verify.h"
 #include "widen.h"
 
@@ -20,8 +20,8 @@ inline constexpr std::size_t kBlock = 1024;
 template <class T>
 using Block = std::array<T, kBlock>;
 
-// A row in blocks of T, float or double, the type of the arithmetic. `name` stands in error
-// messages.
+// A row in blocks of T, float or double, the type of the arithmetic. `name` is the argument's name
+// for error messages.
 template <class T>
 class Row {
  public:
@@ -29,7 +29,7 @@ class Row {
       : distributions_(&distributions),
         row_(row),
         name_(name),
-        kernels_(&block_kernels<T>().front()) {}
+        kernels_(&simd::blocks_of<T>(simd::fastest_kernels())) {}
 
   static std::size_t columns(const Distributions& distributions) {
     return std::visit([](const auto& rows) { return rows.columns; }, distributions.rows);
@@ -42,10 +42,10 @@ class Row {
   std::size_t count(std::size_t block) const {
     return std::min(kBlock, columns() - block * kBlock);
   }
-  bool logits() const { return distributions_->statement == Statement::kLogits; }
-  const BlockKernels<T>& kernels() const { return *kernels_; }
+  bool is_logits() const { return distributions_->is_logits; }
+  const simd::BlockKernels<T>& kernels() const { return *kernels_; }
 
-  // Where the entries of a block lie if they are of type T; else they are widened into `buffer`.
+  // The entries of a block: a pointer to the row if it is of type T, else widened into `buffer`.
   const T* read(std::size_t block, T* buffer) const {
     return std::visit(
         [&]<class Number>(const Rows<const Number>& rows) -> const T* {
@@ -69,7 +69,7 @@ class Row {
                       distributions_->rows);
   }
 
-  // Of the greatest logit, +inf standing for NaN too.
+  // Throws unless the greatest logit is finite. NaN among the logits counts as +inf.
   void require_finite(T maximum) const {
     constexpr T kInfinity = std::numeric_limits<T>::infinity();
     if (maximum == kInfinity) refuse("holds NaN or +inf");
@@ -84,11 +84,11 @@ class Row {
   const Distributions* distributions_;
   std::size_t row_;
   const char* name_;
-  const BlockKernels<T>* kernels_;
+  const simd::BlockKernels<T>* kernels_;
 };
 
-// The row as a distribution. Of logits every block has to be measured, in any order, by any thread,
-// and the whole be normalised before a probability is asked for.
+// The row as a distribution. For logits, call reduce_block for every block, in any order and from
+// any thread, then normalise() once; only then may a probability be read.
 template <class T>
 class Distribution : public Row<T> {
  public:
@@ -96,23 +96,24 @@ class Distribution : public Row<T> {
                const char* name)
       : Row<T>(distributions, row, name) {
     constexpr double kLog2E = 1.44269504088896340736;
-    constexpr auto kMost = static_cast<double>(std::numeric_limits<T>::max());
-    scale_ = static_cast<T>(std::min(kLog2E / temperature, kMost));
-    if (!this->logits()) return;
+    constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<T>::max());
+    scale_ = static_cast<T>(std::min(kLog2E / temperature, kMaxScale));
+    if (!this->is_logits()) return;
     maxima_.resize(this->blocks());
     masses_.resize(this->blocks());
   }
 
-  // Sums a block beneath its own maximum.
-  void measure(std::size_t block) {
+  // Computes the softmax state of one block.
+  void reduce_block(std::size_t block) {
     Block<T> buffer;
     const T* x = this->read(block, buffer.data());
-    const Peak<T> peak = this->kernels().peak(x, this->count(block), scale_);
-    maxima_[block] = peak.maximum;
-    masses_[block] = peak.sum;
+    const simd::SoftmaxState<T> state =
+        this->kernels().softmax_state(x, this->count(block), scale_);
+    maxima_[block] = state.maximum;
+    masses_[block] = state.sum;
   }
 
-  // Puts the blocks on a common scale.
+  // Merges the states of all blocks.
   void normalise() {
     shift_ = *std::max_element(maxima_.begin(), maxima_.end());
     const bool nan = std::ranges::any_of(masses_, [](double sum) { return std::isnan(sum); });
@@ -124,7 +125,8 @@ class Distribution : public Row<T> {
       total += masses_[b] * static_cast<double>(maxima_[b]);
     }
     factor_ = static_cast<T>(1.0 / total);
-    // By the probability of its most probable token, so that a block has mass if a token has.
+    // Multiplies by the probability of the most probable token: a block with a token of nonzero
+    // probability then has nonzero mass.
     for (std::size_t b = 0; b < masses_.size(); ++b) {
       masses_[b] *= static_cast<double>(maxima_[b] * factor_);
     }
@@ -133,7 +135,7 @@ class Distribution : public Row<T> {
   // The probability of one token.
   T operator()(std::size_t token) const {
     const T x = this->entry(token);
-    if (!this->logits()) {
+    if (!this->is_logits()) {
       if (!(x >= 0 && x < std::numeric_limits<T>::infinity())) refuse_probabilities();
       return x;
     }
@@ -142,17 +144,17 @@ class Distribution : public Row<T> {
     return probability;
   }
 
-  // The probabilities of a block, in `buffer` or where they lie.
+  // The probabilities of a block: in `buffer`, or a pointer to the row.
   const T* probabilities(std::size_t block, T* buffer) const {
     const T* x = this->read(block, buffer);
-    if (!this->logits()) return x;
+    if (!this->is_logits()) return x;
     this->kernels().exponentials(x, this->count(block), shift_, scale_, factor_, buffer);
     return buffer;
   }
 
-  // Their sum; NaN if one is NaN, infinite or negative.
+  // The sum of a block's probabilities; NaN if one is NaN, infinite or negative.
   double mass(std::size_t block) const {
-    if (this->logits()) return masses_[block];
+    if (this->is_logits()) return masses_[block];
     Block<T> buffer;
     return this->kernels().sum(this->read(block, buffer.data()), this->count(block));
   }

@@ -1,4 +1,15 @@
-// Levenshtein distances between byte strings.
+// Levenshtein distances between byte strings, bit-parallel.
+//
+// Myers, "A fast bit-vector algorithm for approximate string matching based on dynamic
+// programming", 1999, in Hyyro's form for the distance between whole strings, "A bit-vector
+// algorithm for computing Levenshtein and Damerau edit distances", 2003. One word holds a column of
+// the edit matrix, one bit for each byte of the pattern. The names are theirs:
+//
+//   Peq[c]  the positions of byte c in the pattern
+//   VP, VN  the matrix grows, shrinks by one from the row above to this row
+//   HP, HN  the matrix grows, shrinks by one from the previous column to this column
+//   D0      the matrix does not grow along the diagonal
+//   Score   the entry in the last row of the current column
 #pragma once
 
 #include <algorithm>
@@ -10,90 +21,85 @@
 
 namespace tokentiming {
 
-// The distances from eight patterns to any number of texts, all eight at a time.
+// The distances from eight patterns to any number of texts, all eight at a time: O(|text|).
 //
-// A pattern of at most 32 bytes keeps a whole column of the edit matrix in one word (Myers, "A fast
-// bit-vector algorithm for approximate string matching based on dynamic programming", 1999, in
-// Hyyro's form for the distance between whole strings, 2003): O(|text|). The words of eight
-// patterns lie side by side in registers, which leaves no branch for the processor to guess.
-class EightPatterns {
+// A pattern has at most 32 bytes. The words of the eight patterns are the lanes of one vector, and
+// the loop has no branch that depends on data.
+class LevenshteinBatch {
  public:
   static constexpr std::size_t kCount = 8;
-  static constexpr std::size_t kLongest = 32;
+  static constexpr std::size_t kMaxPatternBytes = 32;
   using Words [[gnu::vector_size(kCount * 4)]] = std::uint32_t;
 
-  // Where each byte occurs in each pattern: a bit for each place, the pattern's last byte in the
-  // highest. All 0 but while it is in use.
-  using Positions = std::array<Words, 256>;
+  // One table for all eight patterns; a pattern's last byte is in the highest bit. It is all 0
+  // except while a LevenshteinBatch uses it.
+  using Peq = std::array<Words, 256>;
 
-  // Borrows up to eight patterns, of which longer ones are taken for empty.
-  EightPatterns(std::span<const std::span<const std::uint8_t>> patterns, Positions& positions)
-      : patterns_(patterns), positions_(positions), first_(Words{} + 1) {
+  // Borrows up to eight patterns. Longer patterns are treated as empty.
+  LevenshteinBatch(std::span<const std::span<const std::uint8_t>> patterns, Peq& peq)
+      : patterns_(patterns), Peq_(peq), first_bit_(Words{} + 1) {
     for (std::size_t p = 0; p < patterns.size(); ++p) {
       const auto pattern = patterns[p];
-      if (pattern.empty() || pattern.size() > kLongest) continue;
-      std::uint32_t place = std::uint32_t{1} << (kLongest - pattern.size());
+      if (pattern.empty() || pattern.size() > kMaxPatternBytes) continue;
+      std::uint32_t bit = std::uint32_t{1} << (kMaxPatternBytes - pattern.size());
       lengths_[p] = static_cast<std::uint32_t>(pattern.size());
-      first_[p] = place;
-      occupied_[p] = ~(place - 1);
+      first_bit_[p] = bit;
+      all_bits_[p] = ~(bit - 1);
       for (const std::uint8_t byte : pattern) {
-        positions_[byte][p] |= place;
-        place <<= 1;
+        Peq_[byte][p] |= bit;
+        bit <<= 1;
       }
     }
   }
-  ~EightPatterns() {
+  ~LevenshteinBatch() {
     for (const auto pattern : patterns_) {
-      for (const std::uint8_t byte : pattern) positions_[byte] = Words{};
+      for (const std::uint8_t byte : pattern) Peq_[byte] = Words{};
     }
   }
-  EightPatterns(const EightPatterns&) = delete;
-  EightPatterns& operator=(const EightPatterns&) = delete;
+  LevenshteinBatch(const LevenshteinBatch&) = delete;
+  LevenshteinBatch& operator=(const LevenshteinBatch&) = delete;
 
-  // Writes kCount distances. `up` and `down` hold, a bit for each byte of a pattern, whether the
-  // edit matrix grows or shrinks by one from the row above to this row in the current column. Bits
-  // below a pattern's first never turn on in `down`, `diagonal` and `left`.
+  // Writes kCount distances. Bits below a pattern's first bit stay 0 in VN, D0 and HN.
   void distances(std::span<const std::uint8_t> text, std::uint32_t* out) const {
-    Words distance = lengths_;
-    Words up = occupied_;
-    Words down{};
+    Words Score = lengths_;
+    Words VP = all_bits_;
+    Words VN{};
     for (const std::uint8_t byte : text) {
-      const Words match = positions_[byte];
-      const Words diagonal = (((match & up) + up) ^ up) | match | down;
-      Words right = down | ~(diagonal | up);
-      Words left = up & diagonal;
-      distance += right >> (kLongest - 1);
-      distance -= left >> (kLongest - 1);
-      // The top row of the matrix grows by one with every byte of text.
-      right = (right << 1) | first_;
-      left <<= 1;
-      up = left | ~(diagonal | right);
-      down = right & diagonal;
+      const Words Eq = Peq_[byte];
+      const Words D0 = (((Eq & VP) + VP) ^ VP) | Eq | VN;
+      Words HP = VN | ~(D0 | VP);
+      Words HN = VP & D0;
+      Score += HP >> (kMaxPatternBytes - 1);
+      Score -= HN >> (kMaxPatternBytes - 1);
+      HP = (HP << 1) | first_bit_;  // row 0 grows by one with every byte of text
+      HN <<= 1;
+      VP = HN | ~(D0 | HP);
+      VN = HP & D0;
     }
-    __builtin_memcpy(out, &distance, sizeof(distance));
+    __builtin_memcpy(out, &Score, sizeof(Score));
   }
 
  private:
   std::span<const std::span<const std::uint8_t>> patterns_;
-  Positions& positions_;
+  Peq& Peq_;
   Words lengths_{};
-  Words first_;       // the place of each pattern's first byte; of an empty one the lowest
-  Words occupied_{};  // all its places
+  Words first_bit_;   // of each pattern's first byte; 1 for an empty pattern
+  Words all_bits_{};  // of all its bytes
 };
 
 // The distances from one pattern of any length to any number of texts: bit-parallel up to 64 bytes,
-// then by the plain recurrence, O(|pattern| * |text|).
+// by the plain recurrence for longer patterns, O(|pattern| * |text|).
 class Levenshtein {
  public:
   void set_pattern(std::span<const std::uint8_t> pattern) {
-    // The old pattern's bits are cleared one by one: it is far shorter than the table.
+    // Clears the old pattern's entries one by one: it is far shorter than the table.
     if (fits_word()) {
-      for (std::uint8_t byte : pattern_) positions_[byte] = 0;
+      for (std::uint8_t byte : pattern_) Peq_[byte] = 0;
     }
     pattern_ = pattern;
     if (fits_word()) {
       for (std::size_t k = 0; k < pattern.size(); ++k) {
-        positions_[pattern[k]] |= std::uint64_t{1} << k;
+        Peq_[pattern[k]] |= std::uint64_t{1} << k;
       }
     }
   }
@@ -107,26 +113,24 @@ class Levenshtein {
  private:
   bool fits_word() const { return pattern_.size() <= 64; }
 
-  // `up` and `down` hold, a bit for each byte of the pattern, whether the edit matrix grows or
-  // shrinks by one from the row above to this row in the current column.
   std::int64_t bit_parallel(std::span<const std::uint8_t> text) const {
     const auto last_row = pattern_.size() - 1;
-    std::int64_t distance = static_cast<std::int64_t>(pattern_.size());
-    std::uint64_t up = ~std::uint64_t{0};
-    std::uint64_t down = 0;
+    std::int64_t Score = static_cast<std::int64_t>(pattern_.size());
+    std::uint64_t VP = ~std::uint64_t{0};
+    std::uint64_t VN = 0;
     for (std::uint8_t byte : text) {
-      const std::uint64_t match = positions_[byte];
-      const std::uint64_t diagonal = (((match & up) + up) ^ up) | match | down;
-      std::uint64_t right = down | ~(diagonal | up);
-      std::uint64_t left = up & diagonal;
-      distance += static_cast<std::int64_t>((right >> last_row) & 1);
-      distance -= static_cast<std::int64_t>((left >> last_row) & 1);
-      right = (right << 1) | 1;  // the top row of the matrix grows by one with every byte of text
-      left <<= 1;
-      up = left | ~(diagonal | right);
-      down = right & diagonal;
+      const std::uint64_t Eq = Peq_[byte];
+      const std::uint64_t D0 = (((Eq & VP) + VP) ^ VP) | Eq | VN;
+      std::uint64_t HP = VN | ~(D0 | VP);
+      std::uint64_t HN = VP & D0;
+      Score += static_cast<std::int64_t>((HP >> last_row) & 1);
+      Score -= static_cast<std::int64_t>((HN >> last_row) & 1);
+      HP = (HP << 1) | 1;  // row 0 grows by one with every byte of text
+      HN <<= 1;
+      VP = HN | ~(D0 | HP);
+      VN = HP & D0;
     }
-    return distance;
+    return Score;
   }
 
   std::int64_t row_by_row(std::span<const std::uint8_t> text) {
@@ -144,7 +148,7 @@ class Levenshtein {
   }
 
   std::span<const std::uint8_t> pattern_;
-  std::array<std::uint64_t, 256> positions_{};  // where each byte occurs in the pattern
+  std::array<std::uint64_t, 256> Peq_{};
   std::vector<std::int64_t> row_;
 };
 

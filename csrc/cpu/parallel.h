@@ -1,4 +1,4 @@
-// A loop shared among the process's OpenMP threads.
+// A parallel loop on the process's OpenMP threads.
 #pragma once
 
 #include <cstddef>
@@ -6,10 +6,12 @@
 
 namespace tokentiming {
 
-// Calls f(0) .. f(n - 1), `grain` consecutive ones at a time to a thread; a loop of at most one
-// grain stays on the calling thread. An exception, which could not leave an OpenMP region, is
-// thrown again afterwards: of several the one of the lowest index, as if the calls had come in
-// order. Calls behind one that has thrown may be left out.
+// Calls f(0) .. f(n - 1). A thread takes `grain` consecutive calls at a time; a loop of at most one
+// grain stays on the calling thread.
+//
+// An exception cannot leave an OpenMP region, so it is caught and thrown again afterwards: of
+// several the one of the lowest index, as in a serial loop. Calls after one that threw may be left
+// out.
 template <class Function>
 void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
   if (n <= grain) {

@@ -11,11 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "blocks/blocks.h"
 #include "exponential.h"
 #include "parallel.h"
-#include "reach/reach.h"
-#include "sizes.h"
+#include "sample_checks.h"
+#include "simd/dispatch.h"
 #include "widen.h"
 
 namespace tokentiming {
@@ -25,100 +24,101 @@ namespace {
 
 // ---- the race ----
 
-// A row is raced in chunks of this many tokens: large against a thread's wake-up, small enough for
-// one row to occupy several threads, and for a chunk's keys to stay in cache from row to row.
+// Tokens of a chunk, the unit of work of a thread: large against the cost of waking it, small
+// enough that one row occupies several threads and that a chunk's keys stay in cache from row to
+// row.
 constexpr std::size_t kChunk = 8192;
 
 // Tokens widened at a time.
 constexpr std::size_t kBlock = 1024;
 
-struct Leader {
+struct Best {
   double score = -std::numeric_limits<double>::infinity();
   std::int64_t id = -1;
   bool invalid = false;  // a logit was NaN or +inf
 };
 
-// A score that a row's winner has at least, raised by all threads that race over the row.
+// A lower bound of the score of a row's winner, raised by all threads that race the row.
 class Threshold {
  public:
   float value() const { return value_.load(std::memory_order_relaxed); }
 
-  // Rounded down, so that no bound of a token that could still win or tie falls below it.
+  // Rounds down, so that no token that could still win or tie has a bound below it.
   void raise_to(double score) {
-    const float below =
+    const float rounded =
         std::nextafter(static_cast<float>(score), -std::numeric_limits<float>::infinity());
-    float before = value();
-    while (before < below && !value_.compare_exchange_weak(before, below)) {
+    float current = value();
+    while (current < rounded && !value_.compare_exchange_weak(current, rounded)) {
     }
   }
 
  private:
-  // Finite, so that -inf is out of reach from the start.
+  // Finite, so that -inf never reaches it.
   std::atomic<float> value_ = std::numeric_limits<float>::lowest();
 };
 
-// A logit as a float that is not below it: exact but for double, which may round up.
-inline float at_least(double logit) {
+// The logit as a float, rounded up if it is no float.
+inline float round_up(double logit) {
   const auto rounded = static_cast<float>(logit);
   if (!(double{rounded} < logit)) return rounded;
   return std::nextafter(rounded, std::numeric_limits<float>::infinity());
 }
 
-// The race over one chunk. Exact scores are taken only of the few tokens whose upper bound reaches
-// the best score so far; a token left out has been proved to lose. How soon the threads hear of
-// each other's scores changes which tokens are left out, and never who wins.
+// The race over one chunk. Only the candidates, the few tokens whose upper bound reaches the best
+// score so far, are scored exactly: every other token is below that score. When the threads see
+// each other's scores changes which tokens are scored, never which token wins.
 template <class Logit>
 class Race {
  public:
   Race(Noise noise, Threshold& threshold) : noise_(noise), threshold_(threshold) {}
 
-  Leader run(const Logit* logits, const std::uint64_t* keys, std::size_t begin, std::size_t end) {
-    const FirstReaching first_reaching = reach_kernels().front().first;
-    const NoiseWords words{{noise_.key()[0], noise_.key()[1]},
-                           {noise_.byte_offset(), noise_.empty_tokens()}};
-    for (std::size_t block = begin; block < end && !leader_.invalid; block += kBlock) {
+  Best run(const Logit* logits, const std::uint64_t* keys, std::size_t begin, std::size_t end) {
+    const simd::FirstCandidate first_candidate = simd::fastest_kernels().first_candidate;
+    const simd::NoiseWords words{{noise_.key()[0], noise_.key()[1]},
+                                 {noise_.byte_offset(), noise_.empty_tokens()}};
+    for (std::size_t block = begin; block < end && !best_.invalid; block += kBlock) {
       const std::size_t count = std::min(kBlock, end - block);
-      const float* const bounds = from_above(logits + block, count);
+      const float* const bounds = upper_bounds(logits + block, count);
       for (std::size_t k = 0; k < count; ++k) {
-        k += first_reaching(words, keys + block + k, bounds + k, count - k, threshold_.value());
-        if (k < count) enter(logits[block + k], keys[block + k], block + k);
+        k += first_candidate(words, keys + block + k, bounds + k, count - k, threshold_.value());
+        if (k < count) score_token(logits[block + k], keys[block + k], block + k);
       }
     }
-    return leader_;
+    return best_;
   }
 
  private:
-  // A block of logits as floats: where they lie, or widened.
-  const float* from_above(const Logit* logits, std::size_t count) {
+  // A block of logits as floats: a pointer to them, or widened.
+  const float* upper_bounds(const Logit* logits, std::size_t count) {
     if constexpr (std::is_same_v<Logit, float>) {
       return logits;
     } else if constexpr (std::is_same_v<Logit, double>) {
-      std::transform(logits, logits + count, widened_.begin(), at_least);
+      std::transform(logits, logits + count, widened_.begin(), round_up);
     } else if constexpr (std::is_same_v<Logit, Half>) {
-      block_kernels<float>().front().widen_half(logits, count, widened_.data());
+      simd::fastest_kernels().float_blocks.widen_half(logits, count, widened_.data());
     } else {
-      block_kernels<float>().front().widen_bfloat16(logits, count, widened_.data());
+      simd::fastest_kernels().float_blocks.widen_bfloat16(logits, count, widened_.data());
     }
     return widened_.data();
   }
 
-  void enter(Logit narrow, std::uint64_t key, std::size_t token) {
+  void score_token(Logit narrow, std::uint64_t key, std::size_t token) {
     const auto logit = widen(narrow);
     if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) {
-      leader_.invalid = true;
+      best_.invalid = true;
       return;
     }
     const double score = double{logit} - noise_.log_exponential(key);
-    if (score > leader_.score) {  // tokens come in order: of equal scores the lowest id stays
-      leader_.score = score;
-      leader_.id = static_cast<std::int64_t>(token);
+    if (score > best_.score) {  // tokens are in order: of equal scores the lowest id stays
+      best_.score = score;
+      best_.id = static_cast<std::int64_t>(token);
       threshold_.raise_to(score);
     }
   }
 
   Noise noise_;
   Threshold& threshold_;
-  Leader leader_;
+  Best best_;
   std::array<float, std::is_same_v<Logit, float> ? 0 : kBlock> widened_;
 };
 
@@ -161,33 +161,33 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   check_states("sample", states);
 
   const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;
-  std::vector<Leader> leaders(chunks * logits.rows);
+  std::vector<Best> bests(chunks * logits.rows);
   std::vector<Threshold> thresholds(logits.rows);
-  // All rows of a chunk before the next chunk: its keys are read from memory once.
+  // All rows of a chunk come before the next chunk, so that its keys are read from memory once.
   const std::size_t grain =
       std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
-  parallel_for(leaders.size(), grain, [&](std::size_t task) {
+  parallel_for(bests.size(), grain, [&](std::size_t task) {
     const std::size_t begin = task / logits.rows * kChunk;
     const std::size_t row = task % logits.rows;
     Race<Logit> race(Noise(seed, states[row]), thresholds[row]);
-    leaders[task] =
-        race.run(logits[row], keys.data(), begin, std::min(begin + kChunk, keys.size()));
+    bests[task] = race.run(logits[row], keys.data(), begin, std::min(begin + kChunk, keys.size()));
   });
 
   // Chunks in ascending order and a strict comparison: of equal scores the lowest id stays. The
-  // first chunk's place collects the winner, so that nothing is written before all rows are judged.
+  // winners are kept in the first chunk's entries, so that no id is written before all rows are
+  // checked.
   for (std::size_t row = 0; row < logits.rows; ++row) {
-    Leader winner;
+    Best winner;
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
-      const Leader& leader = leaders[chunk * logits.rows + row];
-      winner.invalid |= leader.invalid;
-      if (leader.score > winner.score) winner.score = leader.score, winner.id = leader.id;
+      const Best& best = bests[chunk * logits.rows + row];
+      winner.invalid |= best.invalid;
+      if (best.score > winner.score) winner.score = best.score, winner.id = best.id;
     }
     if (winner.invalid) refuse("logits[" + std::to_string(row) + "] holds NaN or +inf");
     if (winner.id < 0) refuse("logits[" + std::to_string(row) + "] has no finite entry to draw");
-    leaders[row] = winner;
+    bests[row] = winner;
   }
-  for (std::size_t row = 0; row < logits.rows; ++row) ids[row] = leaders[row].id;
+  for (std::size_t row = 0; row < logits.rows; ++row) ids[row] = bests[row].id;
 }
 
 void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,

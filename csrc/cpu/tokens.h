@@ -1,11 +1,11 @@
-// Ragged batches of tokens and their bytes, checked.
+// Ragged batches of tokens and their bytes, with checks.
 #pragma once
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "sizes.h"
+#include "refuse.h"
 #include "tokentiming/align.h"
 
 namespace tokentiming {
@@ -28,8 +28,8 @@ inline void check_id(std::int64_t id, std::int64_t size, const char* function,
                        ", outside a vocabulary of " + std::to_string(size) + " tokens");
 }
 
-// The bytes of every token of one side, called `name`. Checks what it looks up, not the whole
-// table: a table has 10^5 entries and a pair has 10.
+// Looks up the bytes of every token of one side, called `name` in error messages. Checks the
+// entries that it looks up and not the whole table: a table has 10^5 entries and a pair has 10.
 template <class Id>
 void look_up(const Ragged<Id>& side, const ByteTable& table, const char* function,
              const std::string& name, std::vector<Token>& tokens) {

@@ -7,6 +7,7 @@
 
 #include "parallel.h"
 #include "tokens.h"
+#include "transfer_checks.h"
 
 namespace tokentiming {
 namespace {
@@ -14,26 +15,26 @@ namespace {
 constexpr const char* kTransfer = "transfer";
 constexpr const char* kRestrict = "restrict";
 
-constexpr std::int64_t kNone = -1;  // in place of a target token: the vocabulary map has none
+constexpr std::int64_t kNone = -1;  // an entry of the map without a target token
 
-// Entries of the map read and written by a thread before another is worth waking.
+// Map entries of a task: fewer are not worth waking a thread for.
 constexpr std::size_t kEntriesPerTask = 32768;
 
-std::size_t grain(std::size_t columns) {
+std::size_t rows_per_task(std::size_t columns) {
   return std::max<std::size_t>(1, kEntriesPerTask / std::max<std::size_t>(1, columns));
 }
 
-// Adds row[d] to out[to[d]] for every d; returns the mass that found a place.
+// Adds row[d] to out[to[d]] for every d with to[d] >= 0; returns the mass added.
 template <class Number>
 double scatter(const Number* row, std::span<const std::int32_t> to, std::span<Number> out,
                const char* function, const char* map_name, std::size_t row_index) {
   double mass = 0.0;
-  double seen = 0.0;
+  double total = 0.0;
   bool bad_target = false;
   bool negative = false;
   for (std::size_t d = 0; d < to.size(); ++d) {
     const Number probability = row[d];
-    seen += static_cast<double>(probability);
+    total += static_cast<double>(probability);
     negative |= probability < 0;
     const std::int64_t t = to[d];
     if (static_cast<std::uint64_t>(t) < out.size()) {
@@ -47,25 +48,25 @@ double scatter(const Number* row, std::span<const std::int32_t> to, std::span<Nu
     refuse(function, std::string(map_name) + " has an entry that is neither -1 nor one of the " +
                          std::to_string(out.size()) + " columns of out");
   }
-  if (negative || !std::isfinite(seen)) {
+  if (negative || !std::isfinite(total)) {
     refuse(function, "draft_probs[" + std::to_string(row_index) +
                          "] holds NaN, infinity or a negative probability");
   }
   return mass;
 }
 
-// Divides by a sum, itself 0 or more.
+// Divides by a positive sum.
 template <class Number>
 void normalise(std::span<Number> out, double mass) {
   const double factor = 1.0 / mass;
-  if (!std::isfinite(factor)) {  // of a mass below about 1e-308
+  if (!std::isfinite(factor)) {  // for a mass below about 1e-308
     for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) / mass);
     return;
   }
   for (Number& q : out) q = static_cast<Number>(static_cast<double>(q) * factor);
 }
 
-// Where each token of a sequence begins, and the end of the last.
+// The byte offset of each token of a sequence, and of the end of the last.
 std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
   std::vector<std::int64_t> offsets{0};
   for (const Token& token : tokens) {
@@ -74,7 +75,7 @@ std::vector<std::int64_t> byte_offsets(std::span<const Token> tokens) {
   return offsets;
 }
 
-// One sequence's tokens, its rows, and where they stand in the batch.
+// One sequence of the batch: its tokens and its rows.
 template <class Number, class Id>
 class Sequence {
  public:
@@ -104,7 +105,7 @@ class Sequence {
   // Writes the distribution of proxy token j.
   TransferCase operator()(std::size_t j, std::span<Number> out) const {
     std::ranges::fill(out, Number{0});
-    TransferCase kind = which(j);
+    TransferCase kind = transfer_case(j);
     double mass = 0.0;
     if (kind == TransferCase::kWithin) mass = push_forward(lo(j), out);
     if (kind == TransferCase::kMerge) mass = merge(j, out);
@@ -132,7 +133,7 @@ class Sequence {
     }
   }
 
-  TransferCase which(std::size_t j) const {
+  TransferCase transfer_case(std::size_t j) const {
     const std::size_t count = hi(j) - lo(j);
     if (count == 0) return TransferCase::kPointMass;
     const std::int64_t start = target_starts_[j];
@@ -173,7 +174,7 @@ class Sequence {
     return mass;
   }
 
-  // The proxy tokens taken from draft token `lo` before j begin where it begins.
+  // Conditions row `lo` on the proxy tokens taken from it before j. They start at its byte offset.
   double inside(std::size_t j, std::span<Number> out) const {
     std::size_t begin = j;
     while (begin > 0 && target_starts_[begin] > draft_starts_[lo(j)]) --begin;
@@ -264,17 +265,18 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
                            target_tokens, b);
     sequence_of.insert(sequence_of.end(), sequences.back().size(), b);
   }
-  parallel_for(sequence_of.size(), grain(probs.columns + map.first.size()), [&](std::size_t t) {
-    const Sequence<Number, Id>& sequence = sequences[sequence_of[t]];
-    cases[t] = static_cast<std::int8_t>(sequence(t - sequence.first_proxy(), whole(probs, t)));
-  });
+  parallel_for(
+      sequence_of.size(), rows_per_task(probs.columns + map.first.size()), [&](std::size_t t) {
+        const Sequence<Number, Id>& sequence = sequences[sequence_of[t]];
+        cases[t] = static_cast<std::int8_t>(sequence(t - sequence.first_proxy(), whole(probs, t)));
+      });
 }
 
 template <class Number>
 void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs) {
   check_restrict_sizes(draft_probs, map.exact.size(), probs);
-  parallel_for(probs.rows, grain(probs.columns + map.exact.size()), [&](std::size_t r) {
+  parallel_for(probs.rows, rows_per_task(probs.columns + map.exact.size()), [&](std::size_t r) {
     const std::span<Number> out = whole(probs, r);
     std::ranges::fill(out, Number{0});
     const double mass = scatter(draft_probs[r], map.exact, out, kRestrict, "exact", r);

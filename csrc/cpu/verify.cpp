@@ -7,30 +7,31 @@
 #include <optional>
 #include <span>
 
-#include "ending.h"
 #include "parallel.h"
+#include "residual_sampler.h"
 #include "tokens.h"
+#include "verify_checks.h"
 
 namespace tokentiming {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { tokentiming::refuse("verify", message); }
 
-constexpr std::int64_t kMissing = -1;  // the id of a draw that hit missing mass
+constexpr std::int64_t kMissingMass = -1;  // the id of a draft token drawn in missing mass
 
-// Blocks handed to a thread at a time: 32 KiB of floats against microseconds for a wake-up.
+// Blocks of a task: 32 KiB of floats, against microseconds for waking a thread.
 constexpr std::size_t kBlocksPerTask = 8;
-// Chains judged or ended by a thread at a time, once their rows are summed.
+// Chains of a task, once their rows are reduced.
 constexpr std::size_t kChainsPerTask = 8;
 
 // One chain's outcome.
 struct Outcome {
   std::size_t accepted = 0;
-  std::size_t token = 0;  // the one behind the accepted ones
+  std::size_t token = 0;  // after the accepted ones
 };
 
-// All chains advance in step, one position at a time: a row is shared among the threads even where
-// there is one chain, and nothing behind a rejection is read.
+// All chains advance position by position: threads share a row even if there is one chain, and no
+// row after a rejection is read.
 template <class T, class Id>
 class Verifier {
  public:
@@ -38,36 +39,36 @@ class Verifier {
       : chains_(chains),
         outcomes_(chains.draft.offsets.size() - 1),
         blocks_(Row<T>::blocks(chains.targets)),
-        pending_(outcomes_.size()) {
-    std::iota(pending_.begin(), pending_.end(), std::size_t{0});
+        active_(outcomes_.size()) {
+    std::iota(active_.begin(), active_.end(), std::size_t{0});
   }
 
-  std::vector<Outcome> sampled() {
-    std::vector<std::optional<Ending<T>>> endings(outcomes_.size());
-    for (std::size_t position = 0; !pending_.empty(); ++position) advance(position, endings);
-    std::vector<double> masses(endings.size() * blocks_);
+  std::vector<Outcome> sample() {
+    std::vector<std::optional<ResidualSampler<T>>> samplers(outcomes_.size());
+    for (std::size_t position = 0; !active_.empty(); ++position) advance(position, samplers);
+    std::vector<double> masses(samplers.size() * blocks_);
     parallel_for(masses.size(), kBlocksPerTask,
-                 [&](std::size_t k) { masses[k] = endings[k / blocks_]->mass(k % blocks_); });
-    parallel_for(endings.size(), kChainsPerTask, [&](std::size_t b) {
+                 [&](std::size_t k) { masses[k] = samplers[k / blocks_]->mass(k % blocks_); });
+    parallel_for(samplers.size(), kChainsPerTask, [&](std::size_t b) {
       const std::span of_chain(&masses[b * blocks_], blocks_);
-      outcomes_[b].token = endings[b]->draw(of_chain, uniform(end(b) + b));
+      outcomes_[b].token = samplers[b]->draw(of_chain, uniform(end(b) + b));
     });
     return std::move(outcomes_);
   }
 
   std::vector<Outcome> greedy() {
-    for (std::size_t position = 0; !pending_.empty(); ++position) {
-      std::vector<T> maxima(pending_.size() * blocks_);
+    for (std::size_t position = 0; !active_.empty(); ++position) {
+      std::vector<T> maxima(active_.size() * blocks_);
       parallel_for(maxima.size(), kBlocksPerTask, [&](std::size_t k) {
         Block<T> buffer;
-        const Row<T> row = logits(pending_[k / blocks_], position);
+        const Row<T> row = target_row(active_[k / blocks_], position);
         const std::size_t block = k % blocks_;
         maxima[k] = row.kernels().maximum(row.read(block, buffer.data()), row.count(block));
       });
-      keep_pending([&](std::size_t k) {
-        const std::size_t b = pending_[k];
+      keep_active([&](std::size_t k) {
+        const std::size_t b = active_[k];
         const std::size_t t = begin(b) + position;
-        const std::size_t best = first_maximum(logits(b, position), &maxima[k * blocks_]);
+        const std::size_t best = first_maximum(target_row(b, position), &maxima[k * blocks_]);
         if (t < end(b) && static_cast<std::int64_t>(best) == chains_.draft.ids[t]) return true;
         outcomes_[b] = {position, best};
         return false;
@@ -77,72 +78,72 @@ class Verifier {
   }
 
  private:
-  // Reads the rows of one position and accepts its tokens, or ends their chains.
-  void advance(std::size_t position, std::vector<std::optional<Ending<T>>>& endings) {
-    // The targets' distributions, then those of the proposals, which chains at their end do not
-    // have.
+  // Accepts or rejects the tokens of one position.
+  void advance(std::size_t position, std::vector<std::optional<ResidualSampler<T>>>& samplers) {
+    // The distributions of the targets, then those of the proposals. A chain at its end has no
+    // proposal.
     std::vector<Distribution<T>> distributions;
-    distributions.reserve(2 * pending_.size());
-    for (std::size_t b : pending_) {
+    distributions.reserve(2 * active_.size());
+    for (std::size_t b : active_) {
       distributions.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
                                  target_name(chains_.targets));
     }
-    std::vector<std::size_t> proposal(chains_.proposals ? pending_.size()
-                                                        : 0);  // its distribution's place
-    for (std::size_t k = 0; k < proposal.size(); ++k) {
-      const std::size_t t = begin(pending_[k]) + position;
-      if (t == end(pending_[k])) continue;
-      proposal[k] = distributions.size();
+    // The index of each chain's proposal in `distributions`.
+    std::vector<std::size_t> q_index(chains_.proposals ? active_.size() : 0);
+    for (std::size_t k = 0; k < q_index.size(); ++k) {
+      const std::size_t t = begin(active_[k]) + position;
+      if (t == end(active_[k])) continue;
+      q_index[k] = distributions.size();
       distributions.emplace_back(*chains_.proposals, t, chains_.temperature,
                                  draft_name(*chains_.proposals));
     }
-    measure(distributions);
-    keep_pending([&](std::size_t k) {
-      const std::size_t b = pending_[k];
+    normalise_logits(distributions);
+    keep_active([&](std::size_t k) {
+      const std::size_t b = active_[k];
       const std::size_t t = begin(b) + position;
       Distribution<T>& p = distributions[k];
       outcomes_[b].accepted = position;
       if (t == end(b)) {
-        endings[b].emplace(std::move(p));
+        samplers[b].emplace(std::move(p));
         return false;
       }
       const std::int64_t id = chains_.draft.ids[t];
       const auto token = static_cast<std::size_t>(id);
-      // u < p / q, without a division by zero.
+      // u < p / q, without dividing by zero.
       if (!chains_.proposals) {
         if (uniform(t + b) < static_cast<double>(p(token))) return true;
-        endings[b].emplace(std::move(p), token);
+        samplers[b].emplace(std::move(p), token);
         return false;
       }
-      Distribution<T>& q = distributions[proposal[k]];
-      const bool accepted = id != kMissing && uniform(t + b) * static_cast<double>(q(token)) <
-                                                  static_cast<double>(p(token));
-      if (!accepted) endings[b].emplace(std::move(p), std::move(q));
+      Distribution<T>& q = distributions[q_index[k]];
+      const bool accepted = id != kMissingMass && uniform(t + b) * static_cast<double>(q(token)) <
+                                                      static_cast<double>(p(token));
+      if (!accepted) samplers[b].emplace(std::move(p), std::move(q));
       return accepted;
     });
   }
 
-  // Sums those rows that hold logits: all, the targets' before the proposals', or either kind.
-  void measure(std::vector<Distribution<T>>& distributions) const {
-    const auto any = std::ranges::find_if(distributions, &Distribution<T>::logits);
+  // Normalises the rows of logits. They are contiguous: all rows, the targets', or the proposals'.
+  void normalise_logits(std::vector<Distribution<T>>& distributions) const {
+    const auto any = std::ranges::find_if(distributions, &Distribution<T>::is_logits);
     const std::span of_logits(
-        any, std::find_if_not(any, distributions.end(), std::mem_fn(&Distribution<T>::logits)));
+        any, std::find_if_not(any, distributions.end(), std::mem_fn(&Distribution<T>::is_logits)));
     parallel_for(of_logits.size() * blocks_, kBlocksPerTask,
-                 [&](std::size_t k) { of_logits[k / blocks_].measure(k % blocks_); });
+                 [&](std::size_t k) { of_logits[k / blocks_].reduce_block(k % blocks_); });
     for (Distribution<T>& distribution : of_logits) distribution.normalise();
   }
 
-  // Asks of each pending chain, by its place, whether it goes on.
-  template <class GoesOn>
-  void keep_pending(const GoesOn& goes_on) {
-    constexpr auto kEnded = static_cast<std::size_t>(-1);
-    parallel_for(pending_.size(), kChainsPerTask, [&](std::size_t k) {
-      if (!goes_on(k)) pending_[k] = kEnded;
+  // Removes the chains that do not continue. `continues` takes an index of active_.
+  template <class Continues>
+  void keep_active(const Continues& continues) {
+    constexpr auto kFinished = static_cast<std::size_t>(-1);
+    parallel_for(active_.size(), kChainsPerTask, [&](std::size_t k) {
+      if (!continues(k)) active_[k] = kFinished;
     });
-    std::erase(pending_, kEnded);
+    std::erase(active_, kFinished);
   }
 
-  Row<T> logits(std::size_t b, std::size_t position) const {
+  Row<T> target_row(std::size_t b, std::size_t position) const {
     return {chains_.targets, begin(b) + position + b, target_name(chains_.targets)};
   }
 
@@ -169,7 +170,7 @@ class Verifier {
   const Chains<Id>& chains_;
   std::vector<Outcome> outcomes_;
   std::size_t blocks_;
-  std::vector<std::size_t> pending_;
+  std::vector<std::size_t> active_;
 };
 
 template <class Id>
@@ -188,15 +189,14 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   }
 
   const std::size_t columns = columns_of(chains.targets);
-  const bool may_miss =
-      chains.proposals && chains.proposals->statement == Statement::kProbabilities;
+  const bool may_miss = chains.proposals && !chains.proposals->is_logits;
   for (std::size_t t = 0; t < drafted; ++t) {
     const std::int64_t id = chains.draft.ids[t];
-    if (id == kMissing && may_miss) continue;
+    if (id == kMissingMass && may_miss) continue;
     if (id < 0 || id >= static_cast<std::int64_t>(columns)) {
       refuse("draft_ids[" + std::to_string(t) + "] is " + std::to_string(id) +
              ", outside a vocabulary of " + std::to_string(columns) + " tokens" +
-             (id == kMissing ? "; only a draw from draft_probs can be missing mass" : ""));
+             (id == kMissingMass ? "; only a draw from draft_probs can be missing mass" : ""));
     }
   }
   if (chains.temperature == 0.0) return;
@@ -224,11 +224,11 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   check(chains, tokens, accepted);
   const auto run = [&]<class T>(T) {
     Verifier<T, Id> verifier(chains);
-    return chains.temperature > 0.0 ? verifier.sampled() : verifier.greedy();
+    return chains.temperature > 0.0 ? verifier.sample() : verifier.greedy();
   };
-  const bool precise =
+  const bool in_double =
       is_double(chains.targets) || (chains.proposals && is_double(*chains.proposals));
-  const std::vector<Outcome> outcomes = precise ? run(double{}) : run(float{});
+  const std::vector<Outcome> outcomes = in_double ? run(double{}) : run(float{});
 
   for (std::size_t b = 0; b < outcomes.size(); ++b) {
     const auto& drafted =

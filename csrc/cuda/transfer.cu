@@ -1,52 +1,372 @@
-#include <algorithm>
-#include <limits>
+// Draft distributions moved along an alignment, in two kernels. In the first, one warp a sequence
+// plans where each proxy token's distribution comes from. In the second, blocks over the columns
+// write the rows; the last block of a row to finish completes what depends on the whole row.
 
-#include "launch.h"
-#include "sides.h"
-#include "transfer.cuh"
+#include "device/gather.cuh"
+#include "device/launch.h"
+#include "device/ragged.h"
+#include "device/reduce.cuh"
+#include "device/tokens.cuh"
+#include "tokentiming/transfer.h"
+#include "transfer_checks.h"
 
 namespace tokentiming::cuda {
 namespace {
 
 constexpr const char* kTransfer = "transfer";
-constexpr const char* kRestrict = "restrict";
-
-DeviceOrigins device_origins(const InverseMap& inverse, const char* name, std::size_t columns,
-                             std::size_t draft_tokens, const char* operation) {
-  if (inverse.offsets.empty()) {
-    refuse(operation, std::string(name) + " has no offsets; a GPU needs the inverse of the map");
-  }
-  const std::size_t targets = inverse.offsets.size() - 1;
-  if (targets > columns) {
-    refuse(operation, std::string(name) + " is of " + std::to_string(targets) +
-                          " target tokens, more than the " + std::to_string(columns) +
-                          " columns of out");
-  }
-  // Offsets and ids lead no further than an int does; half of that leaves room to step beyond.
-  const auto to_int = [](std::size_t size) {
-    return static_cast<int>(std::min<std::size_t>(size, std::numeric_limits<int>::max() / 2));
-  };
-  return {inverse.offsets.data(), to_int(targets), inverse.draft_ids.data(),
-          to_int(inverse.draft_ids.size()), to_int(draft_tokens)};
-}
-
-// A grid as wide as there are rows, since it can be wider than high; then all rows' first blocks
-// start first, in whose columns the letters mostly are, to which most tokens come.
-template <class Number>
-Grid gather_grid(const Rows<Number>& probs, std::size_t shared_bytes, const char* operation) {
-  constexpr std::size_t kEach = kGatherColumns;
-  constexpr std::size_t kMostBlocks = 65535;
-  if (probs.columns > kMostBlocks * kEach) {
-    refuse(operation, "out has " + std::to_string(probs.columns) +
-                          " columns; on a GPU it takes at most " +
-                          std::to_string(kMostBlocks * kEach));
-  }
-  const std::size_t blocks = std::max<std::size_t>(1, (probs.columns + kEach - 1) / kEach);
-  return {static_cast<unsigned>(probs.rows), static_cast<unsigned>(blocks), kGatherThreads,
-          shared_bytes};
-}
 
 }  // namespace
+
+// Where a proxy token's distribution comes from.
+struct Plan {
+  const void* row;      // of draft_probs
+  std::int64_t proxy;   // the token
+  std::int64_t source;  // kMerge: the token that mass is taken from, or -1
+  double moved;         // kMerge: the mass
+  std::int64_t first;   // kInside: the index of the first proxy token taken from the draft token
+  int kind;             // a TransferCase plus 1; 0: the sequence is invalid
+  int flags;            // RowFlags of the draft row
+  unsigned finished;    // blocks that have written their columns
+};
+
+struct DeviceExpansions {
+  const std::int32_t* first;
+  std::int64_t size;
+  const std::int64_t* offsets;
+  const std::int32_t* ids;
+  std::int64_t ids_count;
+};
+
+template <class Number>
+struct TransferArguments {
+  Rows<const Number> draft_probs;
+  AnyIds draft_ids;
+  Sequences drafts;
+  DeviceTable draft_table;
+  AnyIds target_ids;
+  Sequences targets;
+  DeviceTable target_table;
+  const std::int32_t* target_spans;
+  DeviceExpansions expansions;
+  DeviceInverseMap inverse;
+  Rows<Number> probs;
+  std::int8_t* cases;
+  Plan* plans;  // one a proxy token, initially zero
+};
+
+constexpr int plan_kind(TransferCase kind) { return static_cast<int>(kind) + 1; }
+
+// ---- the first kernel: plans ----
+
+struct PlanShared {
+  // Byte offsets of the tokens, and of the end of the last.
+  std::int64_t draft_starts[kMaxTokens + 1];
+  std::int64_t target_starts[kMaxTokens + 1];
+};
+
+template <class Number>
+class Planner {
+ public:
+  __device__ Planner(const TransferArguments<Number>& a, PlanShared& shared)
+      : a_(a), shared_(shared), lane_(static_cast<std::int64_t>(threadIdx.x)) {}
+
+  __device__ void run() {
+    const std::int64_t b = blockIdx.x;
+    if (!a_.drafts.is_valid(b) || !a_.targets.is_valid(b)) return;
+    first_row_ = a_.drafts.begin(b);
+    drafted_ = a_.drafts.end(b) - first_row_;
+    first_proxy_ = a_.targets.begin(b);
+    proxies_ = a_.targets.end(b) - first_proxy_;
+    if (drafted_ > kMaxTokens || proxies_ > kMaxTokens) return;
+
+    bool valid = compute_starts(a_.draft_ids, a_.draft_table, a_.expansions.size, first_row_,
+                                drafted_, shared_.draft_starts);
+    valid &=
+        compute_starts(a_.target_ids, a_.target_table, static_cast<std::int64_t>(a_.probs.columns),
+                       first_proxy_, proxies_, shared_.target_starts);
+    for (std::int64_t j = lane_; j < proxies_; j += kWarp) {
+      valid &= 0 <= lo(j) && lo(j) <= hi(j) && hi(j) <= drafted_;
+    }
+    if (__any_sync(kAllLanes, !valid)) return;
+    __syncwarp();
+    for (std::int64_t j = lane_; j < proxies_; j += kWarp) a_.plans[first_proxy_ + j] = plan(j);
+  }
+
+ private:
+  __device__ std::int64_t lo(std::int64_t j) const {
+    return a_.target_spans[2 * (first_proxy_ + j)];
+  }
+  __device__ std::int64_t hi(std::int64_t j) const {
+    return a_.target_spans[2 * (first_proxy_ + j) + 1];
+  }
+  __device__ std::int64_t draft(std::int64_t i) const { return a_.draft_ids[first_row_ + i]; }
+
+  // Writes the byte offset of each token; false if a token is out of range.
+  __device__ bool compute_starts(const AnyIds& ids, const DeviceTable& table, std::int64_t limit,
+                                 std::int64_t begin, std::int64_t count,
+                                 std::int64_t* starts) const {
+    bool valid = true;
+    std::int64_t prefix = 0;
+    for (std::int64_t k = 0; k < count; k += kWarp) {
+      std::int64_t size = 0;
+      if (k + lane_ < count) {
+        const std::int64_t id = ids[begin + k + lane_];
+        const DeviceBytes token = table[id < limit ? id : -1];
+        valid &= token.size >= 0;
+        size = token.size;
+      }
+      std::int64_t inclusive = size;
+#pragma unroll
+      for (unsigned distance = 1; distance < kWarp; distance *= 2) {
+        const std::int64_t neighbour = __shfl_up_sync(kAllLanes, inclusive, distance);
+        if (lane_ >= distance) inclusive += neighbour;
+      }
+      if (k + lane_ < count) starts[k + lane_ + 1] = prefix + inclusive;
+      prefix += __shfl_sync(kAllLanes, inclusive, kWarp - 1);
+    }
+    if (lane_ == 0) starts[0] = 0;
+    return valid;
+  }
+
+  __device__ TransferCase transfer_case(std::int64_t j) const {
+    const std::int64_t count = hi(j) - lo(j);
+    if (count == 0) return TransferCase::kPointMass;
+    const std::int64_t start = shared_.target_starts[j];
+    const std::int64_t end = shared_.target_starts[j + 1];
+    const std::int64_t draft_start = shared_.draft_starts[lo(j)];
+    const std::int64_t draft_end = shared_.draft_starts[hi(j)];
+    const bool empty = start == end;
+    if (count == 1) {
+      if (start < draft_start || end > draft_end) return TransferCase::kPointMass;
+      if (empty && draft_start < draft_end) return TransferCase::kPointMass;
+      return start == draft_start ? TransferCase::kWithin : TransferCase::kInside;
+    }
+    const bool covers = start == draft_start && end == draft_end && !empty;
+    return covers ? TransferCase::kMerge : TransferCase::kPointMass;
+  }
+
+  __device__ Plan plan(std::int64_t j) const {
+    TransferCase kind = transfer_case(j);
+    const void* row = a_.draft_probs[static_cast<std::size_t>(first_row_ + lo(j))];
+    Plan plan{row, a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNoFlags, 0};
+    if (kind == TransferCase::kMerge) {
+      plan.source = a_.expansions.first[draft(lo(j))];
+      plan.moved = 1.0;
+      for (std::int64_t i = lo(j); i < hi(j); ++i) {
+        const auto row = a_.draft_probs[static_cast<std::size_t>(first_row_ + i)];
+        plan.moved *= static_cast<double>(row[draft(i)]);
+      }
+      const bool placed =
+          -1 <= plan.source && plan.source < static_cast<std::int64_t>(a_.probs.columns);
+      if (!placed || !is_probability(plan.moved)) plan.flags = kInvalid;
+      if (plan.source < 0 && plan.moved > 0.0) plan.flags |= kHasMass;
+    }
+    if (kind == TransferCase::kInside) {
+      // The proxy tokens taken from the draft token before j start at its byte offset.
+      std::int64_t begin = j;
+      while (begin > 0 && shared_.target_starts[begin] > shared_.draft_starts[lo(j)]) --begin;
+      plan.first = first_proxy_ + begin;
+      if (shared_.target_starts[begin] != shared_.draft_starts[lo(j)]) {
+        kind = TransferCase::kPointMass;
+      }
+    }
+    plan.kind = plan_kind(kind);
+    return plan;
+  }
+
+  const TransferArguments<Number>& a_;
+  PlanShared& shared_;
+  std::int64_t lane_;
+  std::int64_t first_row_ = 0;
+  std::int64_t drafted_ = 0;
+  std::int64_t first_proxy_ = 0;
+  std::int64_t proxies_ = 0;
+};
+
+template <class Number>
+__global__ void __launch_bounds__(kWarp)
+    plan_transfer(const __grid_constant__ TransferArguments<Number> a) {
+  Planner<Number>(a, shared_memory<PlanShared>()).run();
+}
+
+// ---- the second kernel: rows ----
+
+// Completes a row once all of its columns are written. Called by one warp.
+
+template <class Number>
+class RowFinisher {
+ public:
+  __device__ RowFinisher(const TransferArguments<Number>& a, std::int64_t proxy)
+      : a_(a),
+        proxy_(proxy),
+        plan_(a.plans[proxy]),
+        out_(a.probs[static_cast<std::size_t>(proxy)]),
+        lane_(threadIdx.x % kWarp) {}
+
+  __device__ void run() {
+    int flags = plan_.flags;
+    if (plan_.kind == plan_kind(TransferCase::kInside)) flags = inside();
+    if (plan_.kind == 0 || (flags & kInvalid)) return clear();
+    if (lane_ != 0) return;
+    const bool has_mass = plan_.kind != plan_kind(TransferCase::kPointMass) && (flags & kHasMass);
+    if (!has_mass) {
+      out_[plan_.proxy] = 1;
+    } else if (plan_.kind == plan_kind(TransferCase::kMerge)) {
+      merge();
+    }
+    a_.cases[proxy_] = static_cast<std::int8_t>(has_mass ? plan_.kind - 1 : 0);
+  }
+
+ private:
+  // Marks an invalid row.
+  __device__ void clear() {
+    for (std::size_t t = lane_; t < a_.probs.columns; t += kWarp) out_[t] = 0;
+    if (lane_ == 0) a_.cases[proxy_] = -1;
+  }
+
+  __device__ void merge() {
+    const auto moved = static_cast<Number>(plan_.moved);
+    if (plan_.source >= 0) {
+      const Number left = out_[plan_.source] - moved;
+      out_[plan_.source] = left > 0 ? left : Number{0};
+    }
+    out_[plan_.proxy] += moved;
+  }
+
+  // A draft token whose expansion starts with the first of the proxy tokens taken.
+  struct Candidate {
+    bool continues;  // its expansion starts with all proxy tokens taken, and has a next token
+    std::int64_t next;
+    Number probability;
+  };
+
+  // Conditions the row on the expansions that start with the tokens taken and have a next token.
+  // The row is zero before. Returns RowFlags.
+  __device__ int inside() {
+    Gatherer<Number> gatherer(a_.inverse, static_cast<const Number*>(plan_.row));
+    const Range all = gatherer.range(static_cast<int>(a_.target_ids[plan_.first]));
+    int flags = gatherer.flags();
+    double mass = 0.0;
+    for_each_32(all, flags, [&](const Candidate& mine) {
+      unsigned left = __ballot_sync(kAllLanes, mine.continues);
+      while (left != 0) {  // in ascending order
+        const auto lane = static_cast<unsigned>(__ffs(left) - 1);
+        left &= left - 1;
+        const std::int64_t next = __shfl_sync(kAllLanes, mine.next, lane);
+        const Number p = __shfl_sync(kAllLanes, mine.probability, lane);
+        if (lane_ == 0) out_[next] += p;
+        mass += static_cast<double>(p);
+      }
+    });
+    if (__any_sync(kAllLanes, (flags & kInvalid) != 0)) return kInvalid;
+    mass = __shfl_sync(kAllLanes, mass, 0);  // the first lane's, so that no lane diverges
+    if (!(mass > 0.0)) return kNoFlags;
+    // Candidates may share a next token. Its entry is divided once: meanwhile its sign marks it.
+    for_each_32(all, flags, [&](const Candidate& mine) {
+      replace(mine, [&](Number x) { return is_marked(x) ? x : -normalised(x, mass); });
+    });
+    for_each_32(all, flags, [&](const Candidate& mine) {
+      replace(mine, [&](Number x) { return is_marked(x) ? -x : x; });
+    });
+    return kHasMass;
+  }
+
+  // By the sign bit, which 0 has too.
+  __device__ static bool is_marked(Number x) { return copysign(1.0, static_cast<double>(x)) < 0; }
+
+  // All lanes read before any writes. Lanes with the same next token write the same number.
+  template <class F>
+  __device__ void replace(const Candidate& mine, const F& f) {
+    __syncwarp();
+    const Number x = mine.continues ? f(out_[mine.next]) : Number{0};
+    __syncwarp();
+    if (mine.continues) out_[mine.next] = x;
+  }
+
+  template <class F>
+  __device__ void for_each_32(const Range& all, int& flags, const F& f) {
+    for (std::int32_t k = all.begin; k < all.end; k += static_cast<std::int32_t>(kWarp)) {
+      const std::int32_t mine = k + static_cast<std::int32_t>(lane_);
+      f(mine < all.end ? candidate(a_.inverse.draft_ids[mine], flags) : Candidate{});
+    }
+    __syncwarp();
+  }
+
+  __device__ Candidate candidate(std::int64_t d, int& flags) const {
+    const DeviceExpansions& e = a_.expansions;
+    if (d < 0 || d >= e.size) return invalid(flags);
+    const std::int64_t begin = e.offsets[d];
+    const std::int64_t end = e.offsets[d + 1];
+    if (begin < 0 || begin > end || end > e.ids_count) return invalid(flags);
+    const std::int64_t taken = proxy_ - plan_.first;
+    if (end - begin <= taken) return {};
+    for (std::int64_t k = 0; k < taken; ++k) {
+      if (e.ids[begin + k] != a_.target_ids[plan_.first + k]) return {};
+    }
+    const std::int64_t next = e.ids[begin + taken];
+    const Number p = static_cast<const Number*>(plan_.row)[d];
+    const bool placed = 0 <= next && next < static_cast<std::int64_t>(a_.probs.columns);
+    if (!placed || !is_probability(p)) return invalid(flags);
+    return {true, next, p};
+  }
+  __device__ static Candidate invalid(int& flags) {
+    flags |= kInvalid;
+    return {};
+  }
+
+  const TransferArguments<Number>& a_;
+  std::int64_t proxy_;
+  Plan plan_;
+  Number* out_;
+  unsigned lane_;
+};
+
+struct TransferShared {
+  LongColumns long_columns;
+  WarpPartials<int> partials;
+};
+
+// Writes this block's columns of a row; returns this thread's RowFlags of the draft row.
+template <class Number>
+__device__ inline int write_columns(const TransferArguments<Number>& a, std::int64_t proxy,
+                                    LongColumns& long_columns) {
+  const Plan& plan = a.plans[proxy];
+  const auto columns = static_cast<int>(a.probs.columns);
+  Number* out = a.probs[static_cast<std::size_t>(proxy)];
+  if (plan.kind == plan_kind(TransferCase::kWithin) ||
+      plan.kind == plan_kind(TransferCase::kMerge)) {
+    const Number* row = static_cast<const Number*>(plan.row);
+    return gather_columns(a.inverse, row, columns, long_columns,
+                          [&](int column, Number sum) { out[column] = sum; });
+  }
+  const int begin = static_cast<int>(blockIdx.y) * kGatherTile;
+  for (int step = 0; step < kColumnsPerThread; ++step) {
+    const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
+    if (column < columns) out[column] = 0;
+  }
+  return kNoFlags;
+}
+
+template <class Number>
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
+    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
+  auto& shared = shared_memory<TransferShared>();
+  const std::int64_t proxy = blockIdx.x;
+  const int mine = write_columns(a, proxy, shared.long_columns);
+  const int flags = block_reduce(mine, shared.partials, BitOr{});
+  if (threadIdx.x >= kWarp) return;
+  bool last = false;
+  if (threadIdx.x == 0) {
+    if (flags != kNoFlags) atomicOr(&a.plans[proxy].flags, flags);
+    __threadfence();
+    last = atomicAdd(&a.plans[proxy].finished, 1u) == gridDim.y - 1;
+    __threadfence();
+  }
+  __syncwarp();
+  if (__any_sync(kAllLanes, last)) RowFinisher<Number>(a, proxy).run();
+}
+
+// ---- host ----
 
 std::size_t transfer_workspace(std::size_t proxies) { return Workspace::size<Plan>(proxies); }
 
@@ -56,22 +376,23 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
               const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
               const Rows<Number>& probs, std::span<std::int8_t> cases,
               std::span<std::byte> workspace, Stream stream) {
+  require_cuda(kTransfer);
   const auto count = [](const auto& offsets) { return offsets.empty() ? 1 : offsets.size() - 1; };
   const std::size_t batch = count(draft.offsets);
   check_transfer_sizes(draft_probs, draft.ids.size(), target.ids.size(), target_spans.size(), map,
                        probs, cases.size(), batch, count(target.offsets));
   const Sequences drafts = sequences(draft, batch, kTransfer, "draft_ids");
   const Sequences proxies = sequences(target, batch, kTransfer, "target_ids");
-  most_tokens(drafts, kTransfer, "draft_ids");
-  most_tokens(proxies, kTransfer, "target_ids");
+  max_tokens(drafts, kTransfer, "draft_ids");
+  max_tokens(proxies, kTransfer, "target_ids");
   const std::size_t size = map.first.size();
-  const DeviceOrigins origins =
-      device_origins(map.first_inverse, "first_inverse", probs.columns, size, kTransfer);
+  const DeviceInverseMap inverse =
+      device_inverse(map.first_inverse, "first_inverse", probs.columns, size, kTransfer);
   const Grid grid = gather_grid(probs, sizeof(TransferShared), kTransfer);
   if (target.ids.empty()) return;
 
-  const OnDevice on_device(kTransfer, stream);
-  const auto plans = Workspace(kTransfer, workspace).take<Plan>(probs.rows);
+  const DeviceGuard guard(kTransfer, stream);
+  const auto plans = Workspace(kTransfer, workspace).allocate<Plan>(probs.rows);
   const TransferArguments<Number> arguments{
       draft_probs,
       any_ids(draft.ids),
@@ -83,7 +404,7 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
       target_spans.data(),
       {map.first.data(), static_cast<std::int64_t>(size), map.expansion_offsets.data(),
        map.expansion_ids.data(), static_cast<std::int64_t>(map.expansion_ids.size())},
-      origins,
+      inverse,
       probs,
       cases.data(),
       plans.data()};
@@ -95,38 +416,15 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
   launch(kTransfer, gather_rows<Number>, grid, stream, arguments);
 }
 
-std::size_t restrict_workspace(std::size_t rows) { return Workspace::size<double>(rows); }
-
-template <class Number>
-void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
-                        const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream) {
-  check_restrict_sizes(draft_probs, map.exact.size(), probs);
-  const DeviceOrigins origins = device_origins(map.exact_inverse, "exact_inverse", probs.columns,
-                                               map.exact.size(), kRestrict);
-  const Grid grid = gather_grid(probs, sizeof(Crowded), kRestrict);
-  if (probs.rows == 0 || probs.columns == 0) return;
-  const OnDevice on_device(kRestrict, stream);
-  const auto masses = Workspace(kRestrict, workspace).take<double>(probs.rows);
-  const RestrictArguments<Number> arguments{draft_probs, origins, probs, masses.data()};
-  launch(kRestrict, shared_mass<Number>,
-         {static_cast<unsigned>(probs.rows), 1, kMassThreads, sizeof(OfWarps<double>)}, stream,
-         arguments);
-  launch(kRestrict, gather_shared<Number>, grid, stream, arguments);
-}
-
 #define TOKENTIMING_TRANSFER(Number, Id)                                                    \
   template void transfer(const Rows<const Number>&, const Ragged<Id>&, const Ragged<Id>&,   \
                          std::span<const std::int32_t>, const ByteTable&, const ByteTable&, \
                          const VocabularyMap&, const Rows<Number>&, std::span<std::int8_t>, \
                          std::span<std::byte>, Stream)
-#define TOKENTIMING_INSTANTIATE(Number)                                             \
-  TOKENTIMING_TRANSFER(Number, std::int32_t);                                       \
-  TOKENTIMING_TRANSFER(Number, std::int64_t);                                       \
-  template void restrict_to_shared(const Rows<const Number>&, const VocabularyMap&, \
-                                   const Rows<Number>&, std::span<std::byte>, Stream)
-TOKENTIMING_INSTANTIATE(float);
-TOKENTIMING_INSTANTIATE(double);
-#undef TOKENTIMING_INSTANTIATE
+TOKENTIMING_TRANSFER(float, std::int32_t);
+TOKENTIMING_TRANSFER(float, std::int64_t);
+TOKENTIMING_TRANSFER(double, std::int32_t);
+TOKENTIMING_TRANSFER(double, std::int64_t);
 #undef TOKENTIMING_TRANSFER
 
 }  // namespace tokentiming::cuda

@@ -83,27 +83,27 @@ TEST_CASE("levenshtein agrees with the textbook around the width of a machine wo
       levenshtein.set_pattern(bytes(pattern));
       const auto expected = static_cast<std::int64_t>(textbook_levenshtein(pattern, text));
       CHECK(levenshtein.distance(bytes(text)) == expected);
-      levenshtein.set_pattern({});  // before `pattern` goes
+      levenshtein.set_pattern({});  // before `pattern` is destroyed
     }
   }
 }
 
 TEST_CASE("eight patterns at a time agree with the textbook") {
-  using tokentiming::EightPatterns;
+  using tokentiming::LevenshteinBatch;
   std::mt19937 random(2);
-  EightPatterns::Positions positions{};
+  LevenshteinBatch::Peq peq{};
   for (int repeat = 0; repeat < 200; ++repeat) {
-    std::vector<std::string> strings(1 + random() % EightPatterns::kCount);
+    std::vector<std::string> strings(1 + random() % LevenshteinBatch::kCount);
     std::vector<std::span<const std::uint8_t>> patterns;
     for (std::string& pattern : strings) {
-      pattern.resize(random() % (EightPatterns::kLongest + 1));
+      pattern.resize(random() % (LevenshteinBatch::kMaxPatternBytes + 1));
       for (char& c : pattern) c = static_cast<char>(0xfe + random() % 2);
       patterns.emplace_back(reinterpret_cast<const std::uint8_t*>(pattern.data()), pattern.size());
     }
     std::string text(random() % 70, '\0');
     for (char& c : text) c = static_cast<char>(0xfe + random() % 2);
-    std::array<std::uint32_t, EightPatterns::kCount> distances;
-    EightPatterns(patterns, positions)
+    std::array<std::uint32_t, LevenshteinBatch::kCount> distances;
+    LevenshteinBatch(patterns, peq)
         .distances({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()},
                    distances.data());
     for (std::size_t p = 0; p < patterns.size(); ++p) {
@@ -112,7 +112,7 @@ TEST_CASE("eight patterns at a time agree with the textbook") {
   }
 }
 
-TEST_CASE("splits and merges give the spans one expects") {
+TEST_CASE("split and merged tokens get the expected spans") {
   const Result merge = align_tokens({"un", "believ", "able"}, {"unbeliev", "able"});
   CHECK(merge.spans == std::vector<std::int32_t>{0, 2, 2, 3});
   CHECK(merge.cost == 6 + 2);
@@ -120,7 +120,7 @@ TEST_CASE("splits and merges give the spans one expects") {
   CHECK(split.spans == std::vector<std::int32_t>{0, 1, 0, 1, 0, 1});
 }
 
-TEST_CASE("the band holds the path near the diagonal, however wide it is asked to be") {
+TEST_CASE("the band limits the path, and any width is accepted") {
   const std::vector<std::string> draft{"a", "b", "c", "d", "e"};
   const std::vector<std::string> target{"e", "a", "b", "c", "d"};
   CHECK(align_tokens(draft, target, 0).cost == 5);
@@ -128,13 +128,13 @@ TEST_CASE("the band holds the path near the diagonal, however wide it is asked t
   CHECK(align_tokens(draft, target, std::int64_t{1} << 62).cost == 2);
 }
 
-TEST_CASE("an empty pair costs nothing, half a pair is an error") {
+TEST_CASE("an empty pair has cost 0, a pair with one empty side is an error") {
   CHECK(align_tokens({}, {}).cost == 0);
   CHECK_THROWS_AS(align_tokens({}, {"a"}), std::invalid_argument);
   CHECK_THROWS_AS(align_tokens({"a"}, {}), std::invalid_argument);
 }
 
-TEST_CASE("errors name the argument and leave the outputs alone") {
+TEST_CASE("errors name the argument and write no output") {
   const Vocabulary vocabulary({"a", "b"});
   const std::vector<std::int64_t> ids{0, 2};
   const std::vector<std::int64_t> offsets{0, 1, 2};

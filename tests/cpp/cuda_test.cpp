@@ -4,9 +4,12 @@
 
 #include <stdexcept>
 
+#include "tokentiming/align.h"
+#include "tokentiming/sample.h"
+
 using namespace tokentiming;
 
-TEST_CASE("a build without CUDA says so") {
+TEST_CASE("a build without CUDA throws") {
   if (cuda::is_built()) return;
   CHECK_THROWS_WITH_AS((cuda::sample<float>({nullptr, 0, 0, 0}, {}, 0, {}, {}, {}, {})),
                        doctest::Contains("sample: tokentiming was built without CUDA"),

@@ -5,7 +5,7 @@
 using tokentiming::philox;
 using tokentiming::Philox;
 
-// The known answers published with Random123.
+// Known answers published with Random123.
 TEST_CASE("philox 4x32-10 known answers") {
   CHECK(philox({0, 0, 0, 0}, {0, 0}) ==
         Philox::Counter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});

@@ -10,11 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "reach/reach.h"
+#include "simd/dispatch.h"
 
 using tokentiming::Noise;
 using tokentiming::Rows;
 using tokentiming::State;
+namespace simd = tokentiming::simd;
 
 namespace {
 
@@ -48,15 +49,16 @@ TEST_CASE("log E keeps its resolution at both ends") {
   CHECK(log_exponential(half - 1) == near(log_exponential(half)));
 }
 
-TEST_CASE("every kernel finds what may reach the threshold, little else, and the same tokens") {
+TEST_CASE(
+    "every variant finds the same candidates: all that may reach the threshold, and few others") {
   const std::size_t n = 100'003;
   const auto keys = random_keys(n);
   const Noise noise(7, {3, 1000, 2});
-  const tokentiming::NoiseWords words{{noise.key()[0], noise.key()[1]}, {1000, 2}};
+  const simd::NoiseWords words{{noise.key()[0], noise.key()[1]}, {1000, 2}};
   std::vector<double> gains;
   for (const std::uint64_t key : keys) gains.push_back(-noise.log_exponential(key));
-  // Tokens of these logits at a threshold of 0.
-  const auto reaching = [&](tokentiming::FirstReaching first, const std::vector<float>& logits) {
+  // The candidates among these logits at a threshold of 0.
+  const auto candidates = [&](simd::FirstCandidate first, const std::vector<float>& logits) {
     std::vector<std::size_t> found;
     for (std::size_t k = 0; k < n; ++k) {
       k += first(words, keys.data() + k, logits.data() + k, n - k, 0.0F);
@@ -76,18 +78,18 @@ TEST_CASE("every kernel finds what may reach the threshold, little else, and the
   drawn[5] = -std::numeric_limits<float>::infinity();
   drawn[50'000] = std::numeric_limits<float>::quiet_NaN();
   drawn[n - 1] = std::numeric_limits<float>::infinity();
-  const auto reference = reaching(tokentiming::first_reaching_portable, drawn);
+  const auto reference = candidates(simd::first_candidate_portable, drawn);
   CHECK(reference.size() > 1000);
   CHECK(reference.size() < n / 2);
   CHECK(std::ranges::count(reference, 5U) == 0);
   CHECK(std::ranges::count(reference, 50'000U) == 1);
   CHECK(reference.back() == n - 1);
-  for (const auto& kernel : tokentiming::reach_kernels()) {
-    CAPTURE(kernel.name);
-    CHECK(reaching(kernel.first, drawn) == reference);
-    CHECK(reaching(kernel.first, with_margin(1e-5)).size() == n);
-    for (const std::size_t k : reaching(kernel.first, with_margin(-0.1))) {
-      REQUIRE(gains[k] <= 3.0);  // where E is great the bound is loose
+  for (const simd::Kernels* kernels : simd::supported_kernels()) {
+    CAPTURE(kernels->name);
+    CHECK(candidates(kernels->first_candidate, drawn) == reference);
+    CHECK(candidates(kernels->first_candidate, with_margin(1e-5)).size() == n);
+    for (const std::size_t k : candidates(kernels->first_candidate, with_margin(-0.1))) {
+      REQUIRE(gains[k] <= 3.0);  // for great E the bound is loose
     }
   }
 }
@@ -116,7 +118,7 @@ TEST_CASE("the race is won by the highest exact score") {
   }
 }
 
-TEST_CASE("errors name the row and leave the output alone") {
+TEST_CASE("errors name the row and write no output") {
   const auto keys = random_keys(3);
   const std::vector<State> states{{0, 0, 0}, {0, 1, 0}};
   std::vector<std::int64_t> ids(2, -7);

@@ -1,5 +1,5 @@
-// Every operation on inputs large enough for several threads: the results are those of one, and
-// ThreadSanitizer sees the threads at work.
+// Every operation on inputs large enough for several threads: the results equal those of one
+// thread, and ThreadSanitizer sees the threads run.
 #include <doctest/doctest.h>
 #include <omp.h>
 
@@ -47,7 +47,7 @@ Rows<Number> rows_of(Number* data, std::size_t rows, std::size_t columns = kColu
   return {data, rows, columns, static_cast<std::ptrdiff_t>(columns)};
 }
 
-// A table of one-byte and two-byte tokens by turns, and B sequences of 4 of them.
+// A table of alternating one-byte and two-byte tokens, and B sequences of 4 of them.
 struct Batch {
   std::vector<std::uint8_t> bytes = numbers<std::uint8_t>(kColumns / 2 * 3, 256);
   std::vector<std::int64_t> starts{0};
@@ -112,7 +112,7 @@ TEST_CASE("verify on several threads, one chain and many") {
     const std::vector<float> uniforms(5 * batch, 0.5F);
     const auto logits = [](const std::vector<float>& values) {
       return Distributions{rows_of(values.data(), values.size() / kColumns),
-                           tokentiming::Statement::kLogits};
+                           /*is_logits=*/true};
     };
     for (const double temperature : {0.0, 1.0}) {
       check_threads([&] {

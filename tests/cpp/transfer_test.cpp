@@ -68,7 +68,7 @@ TEST_CASE("each case of the transfer") {
   CHECK(inside.cases == std::vector<std::int8_t>{1, 3});
   CHECK(inside.probs == std::vector<double>{0.5, 0.125, 0.25, 0.125, 0, 0, 0, 1});
 
-  // A span that byte offsets do not confirm.
+  // A span that disagrees with the byte offsets.
   const Result astray =
       transfer({0.5, 0.25, 0.125, 0.125, 0.25, 0.5, 0.25, 0}, {0, 1}, {0, 2}, {0, 2, 1, 2});
   CHECK(astray.cases == std::vector<std::int8_t>{0, 1});

@@ -10,29 +10,30 @@
 #include <stdexcept>
 #include <vector>
 
-#include "blocks/blocks.h"
+#include "simd/dispatch.h"
 
 using tokentiming::Chains;
 using tokentiming::Distributions;
 using tokentiming::Rows;
-using tokentiming::Statement;
+namespace simd = tokentiming::simd;
 
 namespace {
 
 template <class T>
 Distributions distributions(const std::vector<T>& values, std::size_t columns,
-                            Statement statement = Statement::kProbabilities) {
+                            bool is_logits = false) {
   return {Rows<const T>{values.data(), values.size() / columns, columns,
                         static_cast<std::ptrdiff_t>(columns)},
-          statement};
+          is_logits};
 }
 
-// Every kernel against the portable one, bit for bit, and that one against the C library.
+// Compares every variant with the portable one, bit for bit, and the portable one with the C
+// library.
 template <class T>
 void check_kernels(double tolerance) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   constexpr T kScale = static_cast<T>(0.7);
-  const auto& reference = tokentiming::block_kernels<T>().back();
+  const auto& reference = simd::blocks_of<T>(simd::portable_kernels());
   std::mt19937 random(1);
   std::normal_distribution<double> normal(0.0, 8.0);
   for (std::size_t count : {1, 15, 16, 17, 255, 256, 300, 1024}) {
@@ -48,10 +49,10 @@ void check_kernels(double tolerance) {
       exact_sum += exact;
     }
     const double sum = reference.sum(powers.data(), count);
-    const auto peak = reference.peak(x.data(), count, kScale);
+    const auto softmax_state = reference.softmax_state(x.data(), count, kScale);
     CHECK(sum == doctest::Approx(exact_sum).epsilon(tolerance * 16));
-    CHECK(peak.sum == doctest::Approx(exact_sum / 3.0).epsilon(tolerance * 16));
-    CHECK(peak.maximum == maximum);
+    CHECK(softmax_state.sum == doctest::Approx(exact_sum / 3.0).epsilon(tolerance * 16));
+    CHECK(softmax_state.maximum == maximum);
     const std::vector<T> halves(count, T{0.5});
     std::vector<T> differences(count);
     const double excess =
@@ -61,25 +62,26 @@ void check_kernels(double tolerance) {
       REQUIRE(differences[k] == std::max(powers[k] - T{0.5}, T{0}));
     }
 
-    for (const auto& kernels : tokentiming::block_kernels<T>()) {
-      CAPTURE(kernels.name);
+    for (const simd::Kernels* variant : simd::supported_kernels()) {
+      CAPTURE(variant->name);
+      const auto& kernels = simd::blocks_of<T>(*variant);
       std::vector<T> here(count);
       CHECK(kernels.maximum(x.data(), count) == maximum);
-      CHECK(kernels.peak(x.data(), count, kScale).maximum == maximum);
-      CHECK(kernels.peak(x.data(), count, kScale).sum == peak.sum);
+      CHECK(kernels.softmax_state(x.data(), count, kScale).maximum == maximum);
+      CHECK(kernels.softmax_state(x.data(), count, kScale).sum == softmax_state.sum);
       kernels.exponentials(x.data(), count, maximum, kScale, T{3}, here.data());
       CHECK(here == powers);
       CHECK(kernels.sum(here.data(), count) == sum);
       CHECK(kernels.subtract(here.data(), halves.data(), count, here.data()) == excess);
       CHECK(here == differences);
-      // NaN with any payload, for it must not vanish in what is done to an exponent's bits.
+      // NaN with several payloads: the arithmetic on exponent bits must not lose it.
       for (T bad :
            {std::numeric_limits<T>::quiet_NaN(), std::nextafter(kInfinity, T{0}) * 2 - kInfinity,
             std::numeric_limits<T>::signaling_NaN(), kInfinity}) {
         std::vector<T> broken(powers);
         broken[count / 2] = bad;
         CHECK(kernels.maximum(broken.data(), count) == kInfinity);
-        const auto peak_of_broken = kernels.peak(broken.data(), count, kScale);
+        const auto peak_of_broken = kernels.softmax_state(broken.data(), count, kScale);
         CHECK((peak_of_broken.maximum == kInfinity || std::isnan(peak_of_broken.sum)));
         CHECK(std::isnan(kernels.sum(broken.data(), count)));
         CHECK(std::isnan(kernels.subtract(broken.data(), halves.data(), count, here.data())));
@@ -91,11 +93,11 @@ void check_kernels(double tolerance) {
       }
       std::vector<T> nothing(count, -kInfinity);
       CHECK(kernels.maximum(nothing.data(), count) == -kInfinity);
-      CHECK(kernels.peak(nothing.data(), count, kScale).maximum == -kInfinity);
-      CHECK(kernels.peak(nothing.data(), count, kScale).sum == 0.0);
+      CHECK(kernels.softmax_state(nothing.data(), count, kScale).maximum == -kInfinity);
+      CHECK(kernels.softmax_state(nothing.data(), count, kScale).sum == 0.0);
       nothing[count / 2] = std::numeric_limits<T>::quiet_NaN();
       CHECK(kernels.maximum(nothing.data(), count) == kInfinity);
-      CHECK(std::isnan(kernels.peak(nothing.data(), count, kScale).sum));
+      CHECK(std::isnan(kernels.softmax_state(nothing.data(), count, kScale).sum));
     }
   }
 }
@@ -107,8 +109,9 @@ void check_widening() {
   std::vector<tokentiming::Half> halves;
   std::vector<tokentiming::BFloat16> bfloats;
   for (std::uint16_t each : bits) halves.push_back({each}), bfloats.push_back({each});
-  for (const auto& kernels : tokentiming::block_kernels<T>()) {
-    CAPTURE(kernels.name);
+  for (const simd::Kernels* variant : simd::supported_kernels()) {
+    CAPTURE(variant->name);
+    const auto& kernels = simd::blocks_of<T>(*variant);
     std::vector<T> out(bits.size());
     kernels.widen_half(halves.data(), halves.size(), out.data());
     for (std::size_t k = 0; k < bits.size(); ++k) {
@@ -132,20 +135,21 @@ void check_widening() {
 
 }  // namespace
 
-TEST_CASE("every kernel gives the same bits, and they are right") {
+TEST_CASE("every variant of a kernel returns the same bits, and the right result") {
   check_kernels<float>(0x1p-24);
   check_kernels<double>(0x1p-53);
 }
 
-TEST_CASE("narrow numbers are widened without loss") {
+TEST_CASE("float16 and bfloat16 are widened exactly") {
   check_widening<float>();
   check_widening<double>();
 }
 
-TEST_CASE("exponentials fade to zero") {
+TEST_CASE("exponentials underflow to zero") {
   const std::vector<float> x{0.0f, -80.0f, -200.0f, -std::numeric_limits<float>::infinity()};
   std::vector<float> out(4);
-  for (const auto& kernels : tokentiming::block_kernels<float>()) {
+  for (const simd::Kernels* variant : simd::supported_kernels()) {
+    const auto& kernels = simd::blocks_of<float>(*variant);
     kernels.exponentials(x.data(), 4, 0.0f, 1.0f, 1.0f, out.data());
     CHECK(out[0] == 1.0f);
     CHECK(out[1] == doctest::Approx(std::exp2(-80.0)).epsilon(1e-5));
@@ -174,7 +178,7 @@ TEST_CASE("a ragged batch: accepted, rejected and empty chains") {
   CHECK(tokens == std::vector<std::int32_t>{1, 0, 0, 1, -1, -1, 0, -1, -1});
 }
 
-TEST_CASE("errors leave the outputs alone") {
+TEST_CASE("errors write no output") {
   const std::vector<std::int32_t> ids{1};
   const std::vector<std::int64_t> offsets{0, 1};
   const std::vector<float> logits{0, 0, 0, std::numeric_limits<float>::quiet_NaN()};
@@ -183,7 +187,7 @@ TEST_CASE("errors leave the outputs alone") {
   std::vector<std::int32_t> accepted(1, -7);
   Chains<std::int32_t> chains{{ids, offsets},
                               std::nullopt,
-                              distributions(logits, 2, Statement::kLogits),
+                              distributions(logits, 2, /*is_logits=*/true),
                               1.0,
                               std::span<const float>(uniforms)};
   const Rows<std::int32_t> out{tokens.data(), 1, 2, 2};

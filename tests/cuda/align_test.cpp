@@ -53,12 +53,12 @@ struct Batch {
     return result;
   }
   Result on_gpu(const Table& draft_table, const Table& target_table, std::int64_t band) const {
-    const OnGpu draft_ids(draft), target_ids(target);
-    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets);
-    const TableOnGpu device_draft(draft_table), device_target(target_table);
+    const DeviceArray draft_ids(draft), target_ids(target);
+    const DeviceArray draft_starts(draft_offsets), target_starts(target_offsets);
+    const DeviceTable device_draft(draft_table), device_target(target_table);
     const Result nothing = empty_result();
-    const OnGpu spans(nothing.spans);
-    const OnGpu costs(nothing.costs);
+    const DeviceArray spans(nothing.spans);
+    const DeviceArray costs(nothing.costs);
     Ragged<Id> draft_side{draft_ids.span(), {}}, target_side{target_ids.span(), {}};
     if (!padded) {
       draft_side.offsets = draft_starts.span();
@@ -95,20 +95,20 @@ void compare(std::mt19937& random, std::size_t most_tokens, std::size_t longest)
   }
   for (const std::int64_t band : {std::int64_t{0}, std::int64_t{8}, std::int64_t{1} << 62}) {
     const Result expected = batch.on_cpu(draft_table, target_table, band);
-    in_every_order([&] { REQUIRE(batch.on_gpu(draft_table, target_table, band) == expected); });
+    for_each_schedule([&] { REQUIRE(batch.on_gpu(draft_table, target_table, band) == expected); });
   }
 }
 
 }  // namespace
 
-TEST_CASE("align: the spans and costs of the CPU") {
+TEST_CASE("align: spans and costs equal those of the CPU") {
   std::mt19937 random(1);
   for (int repeat = 0; repeat < 12; ++repeat) {
     compare<std::int64_t>(random, 20, 10);
     compare<std::int32_t>(random, 40, 5);
   }
   for (int repeat = 0; repeat < 3; ++repeat) {
-    compare<std::int64_t>(random, 6, 40);   // patterns of two words
+    compare<std::int64_t>(random, 6, 40);   // patterns of 64 bits
     compare<std::int64_t>(random, 4, 300);  // and longer ones
     compare<std::int32_t>(random, 128, 3);
   }
@@ -116,7 +116,7 @@ TEST_CASE("align: the spans and costs of the CPU") {
 
 TEST_CASE("align: tokens at the limit") {
   std::mt19937 random(2);
-  const auto longest = static_cast<std::size_t>(cuda::kMostTokenBytes);
+  const auto longest = static_cast<std::size_t>(cuda::kMaxTokenBytes);
   const Table table({random_string(random, longest), random_string(random, longest - 1), "a"});
   Batch<std::int64_t> batch;
   batch.draft = {0, 2};
@@ -125,21 +125,21 @@ TEST_CASE("align: tokens at the limit") {
   CHECK(batch.on_gpu(table, table, 8) == batch.on_cpu(table, table, 8));
 }
 
-TEST_CASE("align: an invalid pair says so, and the others go on") {
+TEST_CASE("align: an invalid pair is marked, the others are aligned") {
   std::mt19937 random(3);
   auto tokens = random_tokens(random, 6);
-  tokens.push_back(std::string(static_cast<std::size_t>(cuda::kMostTokenBytes) + 1, 'x'));
+  tokens.push_back(std::string(static_cast<std::size_t>(cuda::kMaxTokenBytes) + 1, 'x'));
   const Table table(tokens);
-  Batch<std::int64_t> sound;
-  for (int b = 0; b < 3; ++b) sound.add(5, 4, 40, 40, random);
-  Result expected = sound.on_cpu(table, table, 8);
+  Batch<std::int64_t> valid;
+  for (int b = 0; b < 3; ++b) valid.add(5, 4, 40, 40, random);
+  Result expected = valid.on_cpu(table, table, 8);
   expected.costs[1] = -1;
   for (std::size_t k = 8; k < 16; ++k) expected.spans[k] = -1;
-  const auto check = [&](const char* what, const auto& spoil) {
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto batch = sound;
-    spoil(batch);
-    in_every_order([&] { CHECK(batch.on_gpu(table, table, 8) == expected); });
+    auto batch = valid;
+    break_it(batch);
+    for_each_schedule([&] { CHECK(batch.on_gpu(table, table, 8) == expected); });
   };
   check("a draft id", [](auto& batch) { batch.draft[7] = 41; });
   check("a negative target id", [](auto& batch) { batch.target[6] = -1; });
@@ -148,17 +148,17 @@ TEST_CASE("align: an invalid pair says so, and the others go on") {
     batch.draft.erase(batch.draft.begin() + 5, batch.draft.begin() + 10);
     batch.draft_offsets = {0, 5, 5, 10};
   });
-  // The first draft sequence takes in the second's tokens, which makes another pair of it.
-  auto batch = sound;
+  // The first draft sequence includes the second's tokens: it is another pair, and valid.
+  auto batch = valid;
   batch.draft_offsets = {0, 10, 5, 15};
-  in_every_order([&] {
+  for_each_schedule([&] {
     const Result found = batch.on_gpu(table, table, 8);
     CHECK(found.costs[0] >= 0);
     CHECK(found.costs[1] == -1);
   });
 }
 
-TEST_CASE("align: a pair of more tokens than fit") {
+TEST_CASE("align: a pair with more tokens than the limit") {
   std::mt19937 random(4);
   const Table table(random_tokens(random, 4));
   Batch<std::int64_t> batch;

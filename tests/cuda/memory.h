@@ -1,4 +1,4 @@
-// Device memory for tests: a GPU's, or the host's where the kernels are emulated.
+// Device memory for tests: a GPU's, or the host's if the kernels are emulated.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #ifdef TOKENTIMING_EMULATED
-#include "emulation.h"
+#include "emulation/device.h"
 #else
 #include <cuda_runtime_api.h>
 #endif
@@ -22,11 +22,11 @@ namespace tokentiming::test {
 
 #ifdef TOKENTIMING_EMULATED
 
-// Memory of exactly the size asked for, so that AddressSanitizer sees what is beyond.
+// Memory of exactly the given size, so that AddressSanitizer detects accesses beyond it.
 template <class T>
-class OnGpu {
+class DeviceArray {
  public:
-  explicit OnGpu(const std::vector<T>& values) : size_(values.size()), data_(new T[size_]) {
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()), data_(new T[size_]) {
     std::copy(values.begin(), values.end(), data_.get());
   }
   T* data() const { return data_.get(); }
@@ -38,10 +38,10 @@ class OnGpu {
   std::unique_ptr<T[]> data_;
 };
 
-// Calls f once for each order in which the threads may run, on devices that have room for more or
-// fewer blocks; AddressSanitizer, which is slow, looks at addresses and not at orders.
+// Calls f once for each schedule: several orders of threads and numbers of resident blocks. Under
+// AddressSanitizer, which is slow and checks addresses rather than orders, once.
 template <class F>
-void in_every_order(const F& f) {
+void for_each_schedule(const F& f) {
   using emulation::Order;
   struct Way {
     Order order;
@@ -72,15 +72,15 @@ inline void check(cudaError_t error) {
 }
 
 template <class T>
-class OnGpu {
+class DeviceArray {
  public:
-  explicit OnGpu(const std::vector<T>& values) : size_(values.size()) {
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
     check(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)));
     check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
   }
-  ~OnGpu() { cudaFree(data_); }
-  OnGpu(const OnGpu&) = delete;
-  OnGpu& operator=(const OnGpu&) = delete;
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
 
   T* data() const { return data_; }
   std::span<T> span() const { return {data_, size_}; }
@@ -95,17 +95,17 @@ class OnGpu {
   T* data_ = nullptr;
 };
 
-// A GPU runs its threads as it likes; twice gives it a chance to differ.
+// A GPU has its own schedule: two runs may differ.
 template <class F>
-void in_every_order(const F& f) {
+void for_each_schedule(const F& f) {
   f();
   f();
 }
 
 #endif
 
-// A workspace that holds rubbish.
-inline std::vector<std::byte> rubbish(std::size_t bytes) {
+// A workspace with arbitrary contents.
+inline std::vector<std::byte> garbage_workspace(std::size_t bytes) {
   return std::vector<std::byte>(bytes, std::byte{0xAB});
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <type_traits>
@@ -25,7 +26,7 @@ inline float to_float(BFloat16 x) {
 inline float to_float(float x) { return x; }
 inline double to_float(double x) { return x; }
 
-// The nearest below in magnitude is near enough.
+// Rounds towards zero.
 template <class Number>
 Number narrow(double x) {
   if constexpr (std::is_same_v<Number, BFloat16>) {
@@ -47,7 +48,7 @@ Number narrow(double x) {
   }
 }
 
-// Rows that are further apart than they are wide, and begin somewhere in their memory.
+// Rows with a stride, at an offset in their memory.
 template <class Number>
 struct Matrix {
   std::size_t rows, columns;
@@ -65,14 +66,14 @@ struct Matrix {
   double value(std::size_t row, std::size_t column) const {
     return to_float(memory[offset + row * stride + column]);
   }
-  // The same matrix wherever its memory is.
+  // The same matrix with its memory at `where`.
   Rows<const Number> in(const Number* where) const {
     return {where + offset, rows, columns, static_cast<std::ptrdiff_t>(stride)};
   }
   Rows<const Number> here() const { return in(memory.data()); }
 };
 
-// By chance next to each other or apart, aligned or not.
+// With a random offset and stride: contiguous or not, aligned or not.
 template <class Number>
 Matrix<Number> random_matrix(std::mt19937& random, std::size_t rows, std::size_t columns) {
   const std::size_t offset = random() % 3 ? 0 : random() % 8;

@@ -20,11 +20,11 @@ template <class Logit>
 std::vector<std::int64_t> on_gpu(const Matrix<Logit>& logits,
                                  const std::vector<std::uint64_t>& keys, std::uint64_t seed,
                                  const std::vector<State>& states) {
-  const OnGpu memory(logits.memory);
-  const OnGpu device_keys(keys);
-  const OnGpu device_states(states);
-  const OnGpu ids(std::vector<std::int64_t>(logits.rows, -7));
-  const OnGpu workspace(rubbish(cuda::sample_workspace(logits.rows, keys.size())));
+  const DeviceArray memory(logits.memory);
+  const DeviceArray device_keys(keys);
+  const DeviceArray device_states(states);
+  const DeviceArray ids(std::vector<std::int64_t>(logits.rows, -7));
+  const DeviceArray workspace(garbage_workspace(cuda::sample_workspace(logits.rows, keys.size())));
   cuda::sample<Logit>(logits.in(memory.data()), device_keys.span(), seed, device_states.span(),
                       ids.span(), workspace.span(), {});
   return ids.read();
@@ -58,12 +58,12 @@ void compare(std::mt19937& random) {
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   std::vector<std::int64_t> expected(rows);
   sample<Logit>(logits.here(), keys, seed, states, expected);
-  in_every_order([&] { REQUIRE(on_gpu(logits, keys, seed, states) == expected); });
+  for_each_schedule([&] { REQUIRE(on_gpu(logits, keys, seed, states) == expected); });
 }
 
 }  // namespace
 
-TEST_CASE("sample: the ids of the CPU") {
+TEST_CASE("sample: ids equal those of the CPU") {
   std::mt19937 random(1);
   for (int repeat = 0; repeat < 6; ++repeat) {
     compare<Half>(random);
@@ -75,7 +75,7 @@ TEST_CASE("sample: the ids of the CPU") {
 
 namespace {
 
-// The highest exact score, and of equal ones the lowest id: all tokens scored, none left out.
+// The token of the highest exact score, of equal scores the lowest id. Scores every token.
 std::int64_t highest(const Matrix<float>& logits, std::size_t row,
                      const std::vector<std::uint64_t>& keys, std::uint64_t seed,
                      const State& state) {
@@ -91,7 +91,7 @@ std::int64_t highest(const Matrix<float>& logits, std::size_t row,
 
 }  // namespace
 
-TEST_CASE("sample: great logits, whose sums with a bound round by more than its slack") {
+TEST_CASE("sample: great logits, whose sum with the bound rounds by more than the margin") {
   constexpr std::size_t kRows = 16;
   constexpr std::size_t kColumns = 1500;
   std::mt19937 random(7);
@@ -115,11 +115,11 @@ TEST_CASE("sample: great logits, whose sums with a bound round by more than its 
     std::vector<std::int64_t> on_cpu(kRows);
     sample<float>(logits.here(), keys, 5, states, on_cpu);
     CHECK(on_cpu == expected);
-    in_every_order([&] { CHECK(on_gpu(logits, keys, 5, states) == expected); });
+    for_each_schedule([&] { CHECK(on_gpu(logits, keys, 5, states) == expected); });
   }
 }
 
-TEST_CASE("sample: a row that holds no distribution gets -1, and no other does") {
+TEST_CASE("sample: only a row without a distribution gets -1") {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   std::mt19937 random(2);
   Matrix<double> logits(7, 300, 0, 300);
@@ -132,14 +132,14 @@ TEST_CASE("sample: a row that holds no distribution gets -1, and no other does")
   logits.at(1, 17) = kNaN;
   logits.at(2, 280) = INFINITY;
   for (std::size_t v = 0; v < 300; ++v) logits.at(3, v) = -INFINITY;
-  logits.at(4, 295) = kNaN;  // behind the keys
+  logits.at(4, 295) = kNaN;  // a column without a key
   logits.at(5, 0) = -1e308;
   states[6].byte_offset = std::int64_t{1} << 32;
   for (std::size_t r : {1, 2, 3, 6}) expected[r] = -1;
-  in_every_order([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
+  for_each_schedule([&] { CHECK(on_gpu(logits, keys, 3, states) == expected); });
 }
 
-TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
+TEST_CASE("log_noise: equals that of the CPU, and is NaN for an invalid state") {
   std::mt19937_64 random(3);
   for (const std::size_t count : {0, 1, 2, 300}) {
     std::vector<std::uint64_t> keys(count);
@@ -148,13 +148,13 @@ TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
     std::vector<double> expected(count * states.size());
     log_noise(keys, 11, states, expected);
     const auto on_gpu = [&] {
-      const OnGpu device_keys(keys);
-      const OnGpu device_states(states);
-      const OnGpu noise(std::vector<double>(count * states.size(), -7.0));
+      const DeviceArray device_keys(keys);
+      const DeviceArray device_states(states);
+      const DeviceArray noise(std::vector<double>(count * states.size(), -7.0));
       cuda::log_noise(device_keys.span(), 11, device_states.span(), noise.span(), {});
       return noise.read();
     };
-    in_every_order([&] { REQUIRE(on_gpu() == expected); });
+    for_each_schedule([&] { REQUIRE(on_gpu() == expected); });
     if (count == 0) continue;
     states[1].empty_tokens = -1;
     const auto some = on_gpu();
@@ -164,7 +164,7 @@ TEST_CASE("log_noise: that of the CPU, and NaN where the state is none") {
   }
 }
 
-TEST_CASE("sample: sizes are refused as on the CPU") {
+TEST_CASE("sample: wrong sizes throw as on the CPU") {
   const Matrix<float> logits(2, 3, 0, 3);
   CHECK_THROWS_WITH(on_gpu(logits, {1, 2, 3, 4}, 0, {{}, {}}),
                     "sample: keys has 4 entries, logits only 3 columns");

@@ -40,17 +40,17 @@ struct Inverse {
 };
 
 struct InverseOnGpu {
-  OnGpu<std::int32_t> offsets;
-  OnGpu<std::int32_t> draft_ids;
+  DeviceArray<std::int32_t> offsets;
+  DeviceArray<std::int32_t> draft_ids;
 
   explicit InverseOnGpu(const Inverse& inverse)
       : offsets(inverse.offsets), draft_ids(inverse.draft_ids) {}
   InverseMap there() const { return {offsets.span(), draft_ids.span()}; }
 };
 
-// A map of whole tokens alone.
+// A map with only whole tokens.
 struct ExactOnGpu {
-  OnGpu<std::int32_t> exact;
+  DeviceArray<std::int32_t> exact;
   InverseOnGpu inverse;
 
   ExactOnGpu(const std::vector<std::int32_t>& map, std::size_t columns)
@@ -105,8 +105,8 @@ struct World {
     rows = random_matrix<Number>(random, 0, draft_tokens.size() + random() % 3);
   }
 
-  // Many more draft tokens, a lot of which go to the same target tokens: more than a warp reads at
-  // once, and more such target tokens than a block has warps.
+  // Many more draft tokens, many of them with one target token: more than a warp reads at once, and
+  // more such target tokens than a block has warps.
   void crowd(std::mt19937& random) {
     target_tokens.resize(1100);
     columns = target_tokens.size() + 3;
@@ -151,7 +151,8 @@ struct World {
     for (const std::size_t t : spell(text, random() % 2, random)) {
       target.push_back(static_cast<Id>(t));
       const std::size_t end = at + target_tokens[t].size();
-      // The draft tokens that have a byte of it; at times a range that the bytes do not speak of.
+      // The draft tokens that share a byte with it; sometimes a range that disagrees with the
+      // bytes.
       const auto after = std::ranges::upper_bound(starts, at) - starts.begin();
       const auto until = std::ranges::lower_bound(starts, end) - starts.begin();
       spans.push_back(static_cast<std::int32_t>(after - 1));
@@ -202,18 +203,18 @@ struct World {
   }
 
   Result<Number> on_gpu() const {
-    const TableOnGpu draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
-    const OnGpu memory(rows.memory);
-    const OnGpu draft_ids(draft), target_ids(target);
-    const OnGpu draft_starts(draft_offsets), target_starts(target_offsets);
-    const OnGpu device_spans(spans);
-    const OnGpu firsts(first), expansions(expansion_ids);
-    const OnGpu expansion_starts(expansion_offsets);
+    const DeviceTable draft_table{Table(draft_tokens)}, target_table{Table(target_tokens)};
+    const DeviceArray memory(rows.memory);
+    const DeviceArray draft_ids(draft), target_ids(target);
+    const DeviceArray draft_starts(draft_offsets), target_starts(target_offsets);
+    const DeviceArray device_spans(spans);
+    const DeviceArray firsts(first), expansions(expansion_ids);
+    const DeviceArray expansion_starts(expansion_offsets);
     const InverseOnGpu inverse{Inverse(first, target_tokens.size())};
     const auto nothing = empty_result();
-    const OnGpu probs(nothing.probs);
-    const OnGpu cases(nothing.cases);
-    const OnGpu workspace(rubbish(cuda::transfer_workspace(target.size())));
+    const DeviceArray probs(nothing.probs);
+    const DeviceArray cases(nothing.cases);
+    const DeviceArray workspace(garbage_workspace(cuda::transfer_workspace(target.size())));
     Ragged<Id> drafts{draft_ids.span(), {}}, targets{target_ids.span(), {}};
     if (ragged) {
       drafts.offsets = draft_starts.span();
@@ -237,7 +238,7 @@ void compare(std::mt19937& random, std::map<int, int>& cases) {
   world.add_rows(random);
   const auto expected = world.on_cpu();
   for (std::int8_t kind : expected.cases) ++cases[kind];
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     REQUIRE(found.cases == expected.cases);
     REQUIRE(bits(found.probs) == bits(expected.probs));
@@ -246,7 +247,7 @@ void compare(std::mt19937& random, std::map<int, int>& cases) {
 
 }  // namespace
 
-TEST_CASE("transfer: the distributions and cases of the CPU, bit for bit") {
+TEST_CASE("transfer: distributions and cases equal those of the CPU, bit for bit") {
   std::mt19937 random(1);
   std::map<int, int> cases;
   for (int repeat = 0; repeat < 20; ++repeat) {
@@ -267,7 +268,7 @@ template <class Number>
 void compare_crowded(std::mt19937& random) {
   World<Number, std::int64_t> world(random);
   std::vector<std::int8_t> cases;
-  do {  // until a distribution is moved within a token, and one merged
+  do {  // until both cases occur: within a token, and merge
     world = World<Number, std::int64_t>(random);
     world.crowd(random);
     for (int b = 0; b < 2; ++b) world.add_sequence(2, random);
@@ -275,7 +276,7 @@ void compare_crowded(std::mt19937& random) {
     cases = world.on_cpu().cases;
   } while (std::ranges::count(cases, 1) == 0 || std::ranges::count(cases, 2) == 0);
   const auto expected = world.on_cpu();
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     REQUIRE(found.cases == expected.cases);
     REQUIRE(bits(found.probs) == bits(expected.probs));
@@ -284,13 +285,13 @@ void compare_crowded(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("transfer: target tokens that many come to, bit for bit") {
+TEST_CASE("transfer: target tokens with many draft tokens, bit for bit") {
   std::mt19937 random(4);
   compare_crowded<float>(random);
   compare_crowded<double>(random);
 }
 
-TEST_CASE("transfer: distributions without columns are invalid, and nothing is written") {
+TEST_CASE("transfer: without columns every distribution is invalid, and nothing is written") {
   std::mt19937 random(5);
   World<float, std::int64_t> world(random);
   world.add_sequence(2, random);
@@ -298,31 +299,31 @@ TEST_CASE("transfer: distributions without columns are invalid, and nothing is w
   world.target_tokens.clear();
   world.columns = 0;
   for (auto& t : world.target) t = 0;
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     CHECK(found.cases == std::vector<std::int8_t>(world.target.size(), -1));
   });
 }
 
-TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") {
+TEST_CASE("transfer: an invalid row or sequence is marked, the others are transferred") {
   std::mt19937 random(2);
-  World<float, std::int64_t> sound(random);
+  World<float, std::int64_t> valid(random);
   for (int b = 0; b < 3; ++b) {
     do {
-      sound.draft.resize(static_cast<std::size_t>(sound.draft_offsets.back()));
-      sound.add_sequence(3, random);
-    } while (sound.draft_offsets.empty());
+      valid.draft.resize(static_cast<std::size_t>(valid.draft_offsets.back()));
+      valid.add_sequence(3, random);
+    } while (valid.draft_offsets.empty());
   }
-  sound.add_rows(random);
-  const auto expected = sound.on_cpu();
-  const auto check = [&](const char* what, const auto& spoil) {
+  valid.add_rows(random);
+  const auto expected = valid.on_cpu();
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto world = sound;
-    spoil(world);
-    in_every_order([&] {
+    auto world = valid;
+    break_it(world);
+    for_each_schedule([&] {
       const auto found = world.on_gpu();
       for (std::int64_t j = 0; j < std::ssize(world.target); ++j) {
-        const bool spoilt = sound.target_offsets[1] <= j && j < sound.target_offsets[2];
+        const bool spoilt = valid.target_offsets[1] <= j && j < valid.target_offsets[2];
         const auto k = static_cast<std::size_t>(j);
         REQUIRE(found.cases[k] == (spoilt ? -1 : expected.cases[k]));
         for (std::size_t t = 0; t < world.columns; ++t) {
@@ -332,20 +333,20 @@ TEST_CASE("transfer: an invalid row or sequence says so, and the others go on") 
       }
     });
   };
-  const auto draft = static_cast<std::size_t>(sound.draft_offsets[1]);
-  const auto proxy = static_cast<std::size_t>(sound.target_offsets[1]);
-  REQUIRE(sound.target_offsets[2] > sound.target_offsets[1]);
+  const auto draft = static_cast<std::size_t>(valid.draft_offsets[1]);
+  const auto proxy = static_cast<std::size_t>(valid.target_offsets[1]);
+  REQUIRE(valid.target_offsets[2] > valid.target_offsets[1]);
   check("a draft id", [&](auto& world) { world.draft[draft + 1] = 150; });
   check("a target id", [&](auto& world) { world.target[proxy] = -1; });
   check("a span", [&](auto& world) { world.spans[2 * proxy + 1] = 4; });
 
-  // A row with NaN spoils the proxy tokens that it serves.
-  auto world = sound;
+  // A row with NaN makes the proxy tokens that read it invalid.
+  auto world = valid;
   const auto row = static_cast<std::size_t>(world.draft_offsets[1]);
   std::size_t d = 0;
   while (world.first[d] < 0) ++d;
   world.rows.at(row, d) = NAN;
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto found = world.on_gpu();
     for (std::size_t j = 0; j < found.cases.size(); ++j) {
       const bool spoilt = expected.cases[j] == 1 && world.spans[2 * j] == 0 &&
@@ -375,10 +376,10 @@ void compare_restricted(std::mt19937& random) {
       probs.here(), VocabularyMap{exact, {}, {}, {}},
       {expected.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)});
   const ExactOnGpu map(exact, columns);
-  const OnGpu memory(probs.memory);
-  in_every_order([&] {
-    const OnGpu out(std::vector<Number>(rows * columns, Number{-7}));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(rows)));
+  const DeviceArray memory(probs.memory);
+  for_each_schedule([&] {
+    const DeviceArray out(std::vector<Number>(rows * columns, Number{-7}));
+    const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(rows)));
     cuda::restrict_to_shared<Number>(
         probs.in(memory.data()), map.there(),
         {out.data(), rows, columns, static_cast<std::ptrdiff_t>(columns)}, workspace.span(), {});
@@ -392,7 +393,7 @@ void compare_restricted(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("restrict: the distributions of the CPU, up to the last bits of their sum") {
+TEST_CASE("restrict: distributions equal those of the CPU, up to the last bits of their sum") {
   std::mt19937 random(3);
   for (int repeat = 0; repeat < 8; ++repeat) {
     compare_restricted<float>(random);
@@ -400,7 +401,7 @@ TEST_CASE("restrict: the distributions of the CPU, up to the last bits of their 
   }
 }
 
-TEST_CASE("restrict: every target token of a block is one that many come to") {
+TEST_CASE("restrict: every target token of a block has many draft tokens") {
   constexpr std::size_t kColumns = 1030;
   std::vector<std::int32_t> exact;
   for (std::size_t d = 0; d < 70 * kColumns; ++d) {
@@ -413,15 +414,15 @@ TEST_CASE("restrict: every target token of a block is one that many come to") {
   restrict_to_shared<double>(probs.here(), VocabularyMap{exact, {}, {}, {}},
                              {expected.data(), 1, kColumns, kColumns});
   const ExactOnGpu map(exact, kColumns);
-  const OnGpu memory(probs.memory);
-  const OnGpu out(std::vector<double>(kColumns, -7.0));
-  const OnGpu workspace(rubbish(cuda::restrict_workspace(1)));
+  const DeviceArray memory(probs.memory);
+  const DeviceArray out(std::vector<double>(kColumns, -7.0));
+  const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(1)));
   cuda::restrict_to_shared<double>(probs.in(memory.data()), map.there(),
                                    {out.data(), 1, kColumns, kColumns}, workspace.span(), {});
-  CHECK(bits(out.read()) == bits(expected));  // whole numbers below 2^53: no sum is rounded
+  CHECK(bits(out.read()) == bits(expected));  // integers below 2^53: no sum is rounded
 }
 
-TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
+TEST_CASE("restrict: out with more columns than a grid allows throws") {
   constexpr std::size_t kColumns = std::size_t{65535} * 1024 + 1;
   const ExactOnGpu map({}, 0);
   CHECK_THROWS_WITH_AS(cuda::restrict_to_shared<float>({nullptr, 1, 0, 0}, map.there(),
@@ -430,7 +431,7 @@ TEST_CASE("restrict: out of more columns than a grid has blocks is refused") {
                        std::invalid_argument);
 }
 
-TEST_CASE("transfer and restrict: a map without its inverse is refused") {
+TEST_CASE("transfer and restrict: a map without its inverse throws") {
   CHECK_THROWS_WITH_AS(
       cuda::restrict_to_shared<float>({nullptr, 1, 4, 4}, {}, {nullptr, 1, 4, 4}, {}, {}),
       "restrict: exact_inverse has no offsets; a GPU needs the inverse of the map",
@@ -444,14 +445,14 @@ TEST_CASE("transfer and restrict: a map without its inverse is refused") {
       std::invalid_argument);
 }
 
-#ifndef TOKENTIMING_EMULATED  // which would be slow
+#ifndef TOKENTIMING_EMULATED  // too slow there
 
-TEST_CASE("restrict: more rows than a grid is high") {
+TEST_CASE("restrict: more rows than a grid has along y") {
   constexpr std::size_t kRows = 70000;
   const ExactOnGpu map({0}, 1);
-  const OnGpu probs(std::vector<float>(kRows, 0.5f));
-  const OnGpu out(std::vector<float>(kRows, -7.0f));
-  const OnGpu workspace(rubbish(cuda::restrict_workspace(kRows)));
+  const DeviceArray probs(std::vector<float>(kRows, 0.5f));
+  const DeviceArray out(std::vector<float>(kRows, -7.0f));
+  const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(kRows)));
   cuda::restrict_to_shared<float>({probs.data(), kRows, 1, 1}, map.there(),
                                   {out.data(), kRows, 1, 1}, workspace.span(), {});
   CHECK(out.read() == std::vector<float>(kRows, 1.0f));
@@ -459,13 +460,13 @@ TEST_CASE("restrict: more rows than a grid is high") {
 
 #endif
 
-TEST_CASE("restrict: a row without a distribution is NaN, and no other is") {
+TEST_CASE("restrict: only a row without a distribution becomes NaN") {
   const std::vector<std::int32_t> exact{1, -1, 0};
   const ExactOnGpu map(exact, 2);
-  const OnGpu probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
-  in_every_order([&] {
-    const OnGpu out(std::vector<float>(12, -7.0f));
-    const OnGpu workspace(rubbish(cuda::restrict_workspace(4)));
+  const DeviceArray probs(std::vector<float>{0.5f, 0.25f, 0.25f, 0, 1, 0, 1, 0, NAN, 2, 0, -1});
+  for_each_schedule([&] {
+    const DeviceArray out(std::vector<float>(12, -7.0f));
+    const DeviceArray workspace(garbage_workspace(cuda::restrict_workspace(4)));
     cuda::restrict_to_shared<float>({probs.data(), 4, 3, 3}, map.there(), {out.data(), 4, 3, 3},
                                     workspace.span(), {});
     const auto found = out.read();

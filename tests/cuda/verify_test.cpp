@@ -19,15 +19,19 @@ using namespace tokentiming::test;
 
 namespace {
 
-// How far from a decision the two may part.
+// The tolerance within which CPU and GPU may decide differently.
 constexpr double kTolerance = 1e-5;
+
+// Values of Distributions::is_logits.
+constexpr bool kLogits = true;
+constexpr bool kProbs = false;
 
 struct Outcome {
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> accepted;
 };
 
-// One call's arguments, whatever the types of its rows.
+// The arguments of one call, for any types of rows.
 template <class Target, class Draft, class Uniform, class Id>
 struct Case {
   std::vector<Id> ids;
@@ -35,8 +39,8 @@ struct Case {
   bool padded;
   Matrix<Target> targets;
   std::optional<Matrix<Draft>> proposals;
-  Statement target_statement;
-  Statement draft_statement;
+  bool target_is_logits;
+  bool draft_is_logits;
   double temperature;
   std::vector<Uniform> uniforms;
   std::size_t width;
@@ -48,44 +52,44 @@ struct Case {
                 std::vector<std::int32_t>(batch(), -7)};
     Chains<Id> chains{{ids, offsets},
                       std::nullopt,
-                      {targets.here(), target_statement},
+                      {targets.here(), target_is_logits},
                       temperature,
                       std::span<const Uniform>(uniforms)};
-    if (proposals) chains.proposals = {proposals->here(), draft_statement};
+    if (proposals) chains.proposals = {proposals->here(), draft_is_logits};
     verify(chains, {out.tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
            out.accepted);
     return out;
   }
 
   Outcome on_gpu() const {
-    const OnGpu device_ids(ids);
-    const OnGpu device_offsets(offsets);
-    const OnGpu target_memory(targets.memory);
-    const OnGpu draft_memory(proposals ? proposals->memory : std::vector<Draft>{});
-    const OnGpu device_uniforms(uniforms);
-    const OnGpu tokens(std::vector<std::int32_t>(batch() * width, -7));
-    const OnGpu accepted(std::vector<std::int32_t>(batch(), -7));
-    const OnGpu workspace(rubbish(cuda::verify_workspace(batch())));
+    const DeviceArray device_ids(ids);
+    const DeviceArray device_offsets(offsets);
+    const DeviceArray target_memory(targets.memory);
+    const DeviceArray draft_memory(proposals ? proposals->memory : std::vector<Draft>{});
+    const DeviceArray device_uniforms(uniforms);
+    const DeviceArray tokens(std::vector<std::int32_t>(batch() * width, -7));
+    const DeviceArray accepted(std::vector<std::int32_t>(batch(), -7));
+    const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(batch())));
     Chains<Id> chains{{device_ids.span(), {}},
                       std::nullopt,
-                      {targets.in(target_memory.data()), target_statement},
+                      {targets.in(target_memory.data()), target_is_logits},
                       temperature,
                       std::span<const Uniform>(device_uniforms.span())};
     if (!padded) chains.draft.offsets = device_offsets.span();
-    if (proposals) chains.proposals = {proposals->in(draft_memory.data()), draft_statement};
+    if (proposals) chains.proposals = {proposals->in(draft_memory.data()), draft_is_logits};
     cuda::verify(chains, {tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
                  accepted.span(), workspace.span(), {});
     return {tokens.read(), accepted.read()};
   }
 
-  // ---- the rule in double, as one would write it down ----
+  // ---- the rule, written plainly in double ----
 
   template <class Number>
   std::vector<double> distribution(const Matrix<Number>& rows, std::size_t row,
-                                   Statement statement) const {
+                                   bool is_logits) const {
     std::vector<double> p(rows.columns);
     for (std::size_t v = 0; v < p.size(); ++v) p[v] = rows.value(row, v);
-    if (statement == Statement::kProbabilities) return p;
+    if (!is_logits) return p;
     const double greatest = *std::ranges::max_element(p);
     for (double& x : p) x = std::exp((x - greatest) / temperature);
     const double sum = std::accumulate(p.begin(), p.end(), 0.0);
@@ -93,7 +97,7 @@ struct Case {
     return p;
   }
 
-  // Whether the outcome of chain b is what the rule says, up to the tolerance.
+  // Checks the outcome of chain b against the rule, up to the tolerance.
   void check_chain(std::size_t b, const Outcome& found) const {
     const auto begin = static_cast<std::size_t>(offsets[b]);
     const auto length = static_cast<std::size_t>(offsets[b + 1]) - begin;
@@ -101,20 +105,20 @@ struct Case {
     REQUIRE(count <= length);
     for (std::size_t i = 0; i <= count && i < length; ++i) {
       const auto id = static_cast<std::int64_t>(ids[begin + i]);
-      const auto p = distribution(targets, begin + i + b, target_statement);
+      const auto p = distribution(targets, begin + i + b, target_is_logits);
       const double u = uniforms[begin + i + b];
       double q_id = 1.0;
       if (proposals && id >= 0) {
-        q_id = distribution(*proposals, begin + i, draft_statement)[static_cast<std::size_t>(id)];
+        q_id = distribution(*proposals, begin + i, draft_is_logits)[static_cast<std::size_t>(id)];
       }
       const double p_id = id < 0 ? 0.0 : p[static_cast<std::size_t>(id)];
       if (i < count) REQUIRE(u * q_id <= p_id * (1 + kTolerance) + 1e-30);
       if (i == count) REQUIRE(u * q_id >= p_id * (1 - kTolerance) - 1e-30);
     }
-    auto weights = distribution(targets, begin + count + b, target_statement);
+    auto weights = distribution(targets, begin + count + b, target_is_logits);
     if (count < length) {
       if (proposals) {
-        const auto q = distribution(*proposals, begin + count, draft_statement);
+        const auto q = distribution(*proposals, begin + count, draft_is_logits);
         for (std::size_t v = 0; v < weights.size(); ++v) {
           weights[v] = std::max(weights[v] - q[v], 0.0);
         }
@@ -123,7 +127,7 @@ struct Case {
       }
     }
     const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-    if (total < kTolerance) return;  // what rounding leaves of it is another draw
+    if (total < kTolerance) return;  // rounding may leave no mass: then the token is drawn from p
     const auto token = static_cast<std::size_t>(found.tokens[b * width + count]);
     REQUIRE(token < weights.size());
     const double before =
@@ -144,7 +148,7 @@ struct Count {
 template <class C>
 void compare(const C& one, Count& count) {
   const Outcome expected = one.on_cpu();
-  in_every_order([&] {
+  for_each_schedule([&] {
     const Outcome found = one.on_gpu();
     for (std::size_t b = 0; b < one.batch(); ++b) {
       const auto row = [&](const Outcome& outcome) {
@@ -183,20 +187,19 @@ Case<Target, Draft, Uniform, Id> random_case(std::mt19937& random) {
       padded,
       random_matrix<Target>(random, drafted + batch, columns),
       std::nullopt,
-      std::is_same_v<Target, float> && random() % 2 ? Statement::kProbabilities
-                                                    : Statement::kLogits,
-      std::is_same_v<Draft, float> && random() % 2 ? Statement::kProbabilities : Statement::kLogits,
+      std::is_same_v<Target, float> && random() % 2 ? kProbs : kLogits,
+      std::is_same_v<Draft, float> && random() % 2 ? kProbs : kLogits,
       1.0,
       std::vector<Uniform>(drafted + batch),
       longest + 1 + random() % 2};
   if (random() % 4) one.proposals.emplace(random_matrix<Draft>(random, drafted, columns));
-  if (one.target_statement == Statement::kLogits && random() % 2) {
+  if (one.target_is_logits && random() % 2) {
     one.temperature = random() % 3 ? 0.6 : 0.0;
   }
   std::normal_distribution<double> normal;
   std::uniform_real_distribution<double> uniform;
   for (auto& u : one.uniforms) u = static_cast<Uniform>(0.999 * uniform(random));
-  // A target beside each proposal, like it but for some noise.
+  // For each proposal a target that is the proposal plus noise.
   for (std::size_t b = 0; b < batch; ++b) {
     const auto begin = static_cast<std::size_t>(offsets[b]);
     const auto end = static_cast<std::size_t>(offsets[b + 1]);
@@ -209,14 +212,14 @@ Case<Target, Draft, Uniform, Id> random_case(std::mt19937& random) {
         if (random() % 20 == 0) q[v] = -INFINITY;
       }
       p[0] = q[0] = 0.5;
-      const auto state = [&](std::vector<double>& row, Statement statement, double mass) {
-        if (statement == Statement::kLogits) return;
+      const auto state = [&](std::vector<double>& row, bool is_logits, double mass) {
+        if (is_logits) return;
         for (double& x : row) x = std::exp(x);
         const double sum = std::accumulate(row.begin(), row.end(), 0.0);
         for (double& x : row) x *= mass / sum;
       };
-      state(p, one.target_statement, 1.0);
-      state(q, one.draft_statement, 0.9);
+      state(p, one.target_is_logits, 1.0);
+      state(q, one.draft_is_logits, 0.9);
       for (std::size_t v = 0; v < columns; ++v) one.targets.at(t + b, v) = narrow<Target>(p[v]);
       if (t == end) continue;
       if (one.proposals) {
@@ -232,7 +235,7 @@ Case<Target, Draft, Uniform, Id> random_case(std::mt19937& random) {
         id = static_cast<std::size_t>(std::ranges::max_element(p) - p.begin());
       }
       one.ids[t] = static_cast<Id>(id);
-      const bool may_miss = one.proposals && one.draft_statement == Statement::kProbabilities;
+      const bool may_miss = one.proposals && one.draft_is_logits == kProbs;
       if (may_miss && random() % 10 == 0) one.ids[t] = -1;
     }
   }
@@ -248,7 +251,7 @@ void compare_random(std::mt19937& random, Count& count, int repeats) {
 
 }  // namespace
 
-TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
+TEST_CASE("verify: follows the rule, and nearly always emits the CPU's tokens") {
   std::mt19937 random(5);
   Count count;
   compare_random<float, float>(random, count, 12);
@@ -262,7 +265,7 @@ TEST_CASE("verify: what the rule says, and nearly always the CPU's tokens") {
   CHECK(count.rejected >= 0.2 * count.chains);
 }
 
-TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
+TEST_CASE("verify: one chain over a large vocabulary, by many blocks") {
   constexpr std::size_t kColumns = 151936;
   std::mt19937 random(6);
   std::normal_distribution<double> normal(0.0, 2.0);
@@ -271,8 +274,8 @@ TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
                                                     true,
                                                     {3, kColumns, 0, kColumns},
                                                     Matrix<BFloat16>(2, kColumns, 0, kColumns),
-                                                    Statement::kLogits,
-                                                    Statement::kLogits,
+                                                    kLogits,
+                                                    kLogits,
                                                     1.0,
                                                     {0.5f, 0.9f, 0.7f},
                                                     3};
@@ -281,7 +284,7 @@ TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
   one.targets.at(0, 7) = narrow<BFloat16>(9.0);  // accepted
   one.targets.at(1, 140000) = narrow<BFloat16>(-9.0);
 #if defined(TOKENTIMING_EMULATED) && !defined(TOKENTIMING_ASAN)
-  // More blocks than a warp has lanes, so that a lane joins what several of them have found.
+  // More blocks than a warp has lanes, so that a lane reduces the partial results of several.
   emulation::schedule().order = emulation::Order::kForward;
   emulation::schedule().resident_blocks = 40;
 #endif
@@ -292,15 +295,15 @@ TEST_CASE("verify: one chain over a great vocabulary, by many blocks") {
 
 namespace {
 
-// Three chains of two tokens, all of them sound.
-Case<float, float, float, std::int64_t> sound_case() {
+// Three valid chains of two tokens.
+Case<float, float, float, std::int64_t> valid_case() {
   Case<float, float, float, std::int64_t> one{{1, 2, 1, 2, 1, 2},
                                               {0, 2, 4, 6},
                                               false,
                                               {9, 5, 0, 5},
                                               Matrix<float>(6, 5, 0, 5),
-                                              Statement::kLogits,
-                                              Statement::kProbabilities,
+                                              kLogits,
+                                              kProbs,
                                               1.0,
                                               std::vector<float>(9, 0.3f),
                                               3};
@@ -311,15 +314,15 @@ Case<float, float, float, std::int64_t> sound_case() {
 
 }  // namespace
 
-TEST_CASE("verify: an invalid chain says so, and the others go on") {
+TEST_CASE("verify: an invalid chain is marked, the others are verified") {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-  const auto sound = sound_case();
-  const Outcome expected = sound.on_cpu();
-  const auto check = [&](const char* what, const auto& spoil) {
+  const auto valid = valid_case();
+  const Outcome expected = valid.on_cpu();
+  const auto check = [&](const char* what, const auto& break_it) {
     CAPTURE(what);
-    auto one = sound;
-    spoil(one);
-    in_every_order([&] {
+    auto one = valid;
+    break_it(one);
+    for_each_schedule([&] {
       const Outcome found = one.on_gpu();
       CHECK(found.accepted ==
             std::vector<std::int32_t>{expected.accepted[0], -1, expected.accepted[2]});
@@ -331,7 +334,7 @@ TEST_CASE("verify: an invalid chain says so, and the others go on") {
   check("an id", [](auto& one) { one.ids[2] = 5; });
   check("missing mass of logits", [](auto& one) {
     one.ids[3] = -1;
-    one.draft_statement = Statement::kLogits;
+    one.draft_is_logits = kLogits;
   });
   check("a uniform", [](auto& one) { one.uniforms[4] = 1.0f; });
   check("the last uniform", [](auto& one) { one.uniforms[5] = kNaN; });
@@ -348,21 +351,14 @@ TEST_CASE("verify: an invalid chain says so, and the others go on") {
 }
 
 #ifdef TOKENTIMING_EMULATED
-TEST_CASE("verify: threads that round otherwise than the first go the same way") {
-  // A token of probability 1/2 and uniforms beside it, where a difference in rounding decides. Of
-  // one block and of several.
+TEST_CASE("verify: threads that round differently from thread 0 follow its decision") {
+  // A token of probability 1/2 and uniforms so close to it that rounding decides. With one block
+  // and with several.
   for (const std::size_t columns : {300, 5000}) {
     CAPTURE(columns);
-    Case<float, float, float, std::int64_t> one{{3},
-                                                {0, 1},
-                                                true,
-                                                {2, columns, 0, columns},
-                                                std::nullopt,
-                                                Statement::kLogits,
-                                                Statement::kLogits,
-                                                1.0,
-                                                {0.5f, 0.3f},
-                                                2};
+    Case<float, float, float, std::int64_t> one{
+        {3}, {0, 1},       true, {2, columns, 0, columns}, std::nullopt, kLogits, kLogits,
+        1.0, {0.5f, 0.3f}, 2};
     std::mt19937 random(8);
     std::normal_distribution<float> normal;
     for (float& x : one.targets.memory) x = normal(random);
@@ -371,11 +367,11 @@ TEST_CASE("verify: threads that round otherwise than the first go the same way")
       if (v != 3) others += std::exp(one.targets.value(0, v));
     }
     one.targets.at(0, 3) = static_cast<float>(std::log(others));
-    emulation::schedule().uneven = true;
+    emulation::schedule().inexact_exp2 = true;
     for (int step = -20; step <= 20; ++step) {
       CAPTURE(step);
       one.uniforms[0] = 0.5f + 1e-4f * static_cast<float>(step);
-      in_every_order([&] {
+      for_each_schedule([&] {
         Outcome found;
         CHECK_NOTHROW(found = one.on_gpu());
         if (found.accepted.empty()) return;
@@ -385,26 +381,26 @@ TEST_CASE("verify: threads that round otherwise than the first go the same way")
         CHECK(found.tokens[accepted] >= 0);
       });
     }
-    emulation::schedule().uneven = false;
+    emulation::schedule().inexact_exp2 = false;
   }
 }
 #endif
 
-TEST_CASE("verify: nothing behind a rejection is looked at") {
-  auto one = sound_case();
+TEST_CASE("verify: nothing after a rejection is read") {
+  auto one = valid_case();
   one.uniforms = std::vector<float>(9, 0.9f);
   for (std::size_t b = 0; b < 3; ++b) {
     one.targets.at(3 * b, 1) = -50.0f;
     for (std::size_t v = 0; v < 5; ++v) one.targets.at(3 * b + 1, v) = NAN;
   }
   one.ids[1] = 77;
-  in_every_order([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{0, 0, 0}); });
+  for_each_schedule([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{0, 0, 0}); });
 }
 
-TEST_CASE("verify: offsets that are none are found on the device") {
-  auto one = sound_case();
+TEST_CASE("verify: invalid offsets are detected on the device") {
+  auto one = valid_case();
   one.offsets = {0, 7, 4, 6};
-  in_every_order([&] {
+  for_each_schedule([&] {
     const auto accepted = one.on_gpu().accepted;
     CHECK(accepted[0] == -1);
     CHECK(accepted[1] == -1);
@@ -412,19 +408,18 @@ TEST_CASE("verify: offsets that are none are found on the device") {
   });
   one.offsets = {0, 2, 4, 6};
   one.width = 2;  // too narrow for a chain of two tokens and one more
-  in_every_order([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{-1, -1, -1}); });
+  for_each_schedule([&] { CHECK(one.on_gpu().accepted == std::vector<std::int32_t>{-1, -1, -1}); });
 }
 
-TEST_CASE("verify: what the host can see is refused") {
-  Case<float, float, float, std::int64_t> one = sound_case();
+TEST_CASE("verify: what the host can check throws") {
+  Case<float, float, float, std::int64_t> one = valid_case();
   one.padded = true;
   one.width = 2;
   CHECK_THROWS_WITH(one.on_gpu(), "verify: out.tokens must be [3, 3], got [3, 2]");
   one.width = 3;
   one.temperature = -1;
   CHECK_THROWS_AS(one.on_gpu(), std::invalid_argument);
-  Case<double, float, float, std::int64_t> wide{
-      {},  {0, 0}, true, {1, 5, 0, 5}, std::nullopt, Statement::kLogits, Statement::kLogits,
-      1.0, {0.5f}, 1};
+  Case<double, float, float, std::int64_t> wide{{},      {0, 0},  true, {1, 5, 0, 5}, std::nullopt,
+                                                kLogits, kLogits, 1.0,  {0.5f},       1};
   CHECK_THROWS_WITH(wide.on_gpu(), doctest::Contains("target_logits are float64"));
 }

@@ -24,11 +24,11 @@ struct Table {
   ByteTable here() const { return {bytes, offsets}; }
 };
 
-struct TableOnGpu {
-  OnGpu<std::uint8_t> bytes;
-  OnGpu<std::int64_t> offsets;
+struct DeviceTable {
+  DeviceArray<std::uint8_t> bytes;
+  DeviceArray<std::int64_t> offsets;
 
-  explicit TableOnGpu(const Table& table) : bytes(table.bytes), offsets(table.offsets) {}
+  explicit DeviceTable(const Table& table) : bytes(table.bytes), offsets(table.offsets) {}
   ByteTable there() const { return {bytes.span(), offsets.span()}; }
 };
 

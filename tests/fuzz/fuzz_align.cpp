@@ -1,5 +1,5 @@
-// Feeds `align` tables, ids, offsets and bands made of arbitrary bytes: it either refuses them or
-// keeps what its header promises.
+// Calls `align` with tables, ids, offsets and bands made of arbitrary bytes: it throws, or its
+// result is as its header says.
 #include <stdexcept>
 #include <vector>
 

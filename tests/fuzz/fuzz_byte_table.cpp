@@ -1,5 +1,5 @@
-// Looks tokens up in byte tables of arbitrary offsets: what is no token of a table is refused, and
-// every other token is exactly its bytes.
+// Looks tokens up in byte tables of arbitrary offsets: throws if an id or an entry is out of range,
+// else returns each token's bytes.
 #include <algorithm>
 #include <stdexcept>
 #include <vector>

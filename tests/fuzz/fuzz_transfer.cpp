@@ -1,5 +1,5 @@
-// Feeds `transfer` byte tables, spans, expansions and rows made of arbitrary bytes: it either
-// refuses them or writes distributions.
+// Calls `transfer` with byte tables, spans, expansions and rows made of arbitrary bytes: it throws,
+// or writes distributions.
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -13,7 +13,7 @@ using tokentiming::TransferCase;
 
 namespace {
 
-// Sixteenths, and now and then what is no probability.
+// Sixteenths, and sometimes an invalid probability.
 float probability(std::int64_t number) {
   if (number == -1) return std::numeric_limits<float>::quiet_NaN();
   if (number == -2) return std::numeric_limits<float>::infinity();
@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Input input(data, size);
   const auto draft_starts = input.starts();
   const auto target_starts = input.starts();
-  const std::vector<std::uint8_t> bytes(45);  // which they are does not matter
+  const std::vector<std::uint8_t> bytes(45);  // of any value
   const std::int64_t draft_size = std::ssize(draft_starts) - 1;
   const std::int64_t target_size = std::ssize(target_starts) - 1;
   const auto draft_ids = input.several_below(draft_size);

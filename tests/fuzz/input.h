@@ -1,4 +1,4 @@
-// A fuzzer's bytes as the numbers that an operation is given.
+// A fuzzer's bytes as the arguments of an operation.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ class Input {
  public:
   Input(const std::uint8_t* data, std::size_t size) : data_(data), end_(data + size) {}
 
-  // Mostly small, now and then any 64 bits; zeros once the bytes are used up.
+  // Mostly small, sometimes any 64 bits; 0 once the bytes are used up.
   std::int64_t number() {
     if (data_ == end_) return 0;
     const auto small = static_cast<std::int8_t>(*data_++);
@@ -23,22 +23,21 @@ class Input {
     return wide;
   }
 
-  // Mostly in [0, n), now and then any number: an input that is right in all places but one gets
-  // furthest.
+  // Mostly in [0, n), sometimes any number: an input with a single fault reaches the most code.
   std::int64_t below(std::int64_t n) {
     if (data_ == end_) return 0;
     if (static_cast<std::int8_t>(*data_) == INT8_MIN) return number();
     return *data_++ % std::max<std::int64_t>(n, 1);
   }
 
-  // As many as a table mostly has, all below n.
+  // 0 to 15 numbers below n.
   std::vector<std::int64_t> several_below(std::int64_t n) {
     std::vector<std::int64_t> values(count());
     for (auto& value : values) value = below(n);
     return values;
   }
 
-  // Where the tokens of a table start, of at most 3 bytes each, but for what `below` does.
+  // The offsets of a table whose tokens mostly have 0 to 3 bytes.
   std::vector<std::int64_t> starts() {
     std::vector<std::int64_t> values(count() + 1);
     for (std::size_t k = 1; k < values.size(); ++k) {
@@ -48,7 +47,7 @@ class Input {
     return values;
   }
 
-  // At most 15 of any kind.
+  // 0 to 15 numbers.
   std::vector<std::int64_t> numbers() {
     std::vector<std::int64_t> values(count());
     for (auto& value : values) value = number();

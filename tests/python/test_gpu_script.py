@@ -84,7 +84,9 @@ def test_a_step_that_is_cut_short_keeps_what_it_said(call, tmp_path):
     found, _ = call(change=("step tests 80", "step tests 1"), PYTEST_SECONDS="20")
     assert found.returncode != 0
     assert "test_kernels[sample] FAILED" in (tmp_path / "gpu.log").read_text()
-    assert "gpu_ops.py" in (tmp_path / "calls").read_text()  # the steps after it ran
+    assert (
+        "ops.py --device cuda --json" in (tmp_path / "calls").read_text()
+    )  # the steps after it ran
     json.loads((tmp_path / "gpu.json").read_text())
 
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "tokentiming/cuda.h"
+
 namespace tokentiming {
 
 // The bytes of one token.
@@ -33,8 +35,8 @@ struct Ragged {
 //
 //   C[i, j] = levenshtein(draft[i], target[j]) + min(C[i-1, j-1], C[i-1, j], C[i, j-1])
 //
-// for the cells with |i - j| <= max(band, |K - M|); all other cells are out of reach. Ties are
-// broken in the order written above. The path runs from (0, 0) to (K - 1, M - 1).
+// for the cells with |i - j| <= max(band, |K - M|); the path does not visit other cells. Of equal
+// minima the first in the order above is taken. The path runs from (0, 0) to (K - 1, M - 1).
 //
 //   target_spans  2 entries for each target token of the batch: the half-open range of draft tokens
 //                 on the path beside it, counted from the first draft token of its own sequence.
@@ -45,7 +47,7 @@ struct Ragged {
 // Only cells inside the band are computed: time is O(K * band * bytes of a token), memory
 // O(K * band). Pairs are shared among OpenMP threads; the result does not depend on their number.
 //
-// Throws std::invalid_argument, before anything is written, if a band is negative, offsets are
+// Throws std::invalid_argument, before anything is written, if the band is negative, offsets are
 // malformed, an id is outside its table, a table's entry is outside its bytes, the outputs have
 // other sizes, or one side of a pair is empty and the other is not.
 //
@@ -57,5 +59,24 @@ template <class Id>
 void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
            const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,
            std::span<std::int64_t> costs);
+
+namespace cuda {
+
+// The limits of the kernels: tokens of one side of a pair, and bytes of a token.
+inline constexpr std::int64_t kMaxTokens = 128;
+inline constexpr std::int64_t kMaxTokenBytes = 2048;
+
+// As tokentiming::align, with the same spans and costs. Offsets may be empty, on both sides or on
+// neither: then all sequences of a side have equally many tokens.
+//
+// The cost of a pair and its spans are -1 if an id or a table's entry is out of range, its offsets
+// are no range of the ids, one side is empty and the other is not, or it exceeds a limit above. The
+// host throws for the last if it can see it.
+template <class Id>
+void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
+           const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,
+           std::span<std::int64_t> costs, Stream stream);
+
+}  // namespace cuda
 
 }  // namespace tokentiming

@@ -1,4 +1,4 @@
-// The counter-based random stream behind every draw.
+// The counter-based random number generator of every draw.
 #pragma once
 
 #include <array>

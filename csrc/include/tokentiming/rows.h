@@ -1,4 +1,4 @@
-// Numbers and matrices as they lie in memory.
+// Number types of models, and matrices in memory.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace tokentiming {
 
-// IEEE binary16 and bfloat16 as they lie in memory.
+// The bits of an IEEE binary16 and of a bfloat16.
 struct Half {
   std::uint16_t bits;
 };
@@ -28,7 +28,7 @@ struct Rows {
   }
 };
 
-// Rows of whichever floating-point type they are found in.
+// Rows of any of the floating-point types.
 using AnyRows =
     std::variant<Rows<const Half>, Rows<const BFloat16>, Rows<const float>, Rows<const double>>;
 

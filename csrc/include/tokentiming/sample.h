@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <span>
 
+#include "tokentiming/cuda.h"
 #include "tokentiming/philox.h"
 #include "tokentiming/rows.h"
 
 namespace tokentiming {
 
-// Where a draw stands: which sequence, and how much text that sequence has generated. Draft and
-// target reach the same state when they have generated the same bytes, whatever their tokens.
+// The state of a draw: which sequence, and how much text it has generated. Draft and target reach
+// the same state when they have generated the same bytes, whatever their tokens.
 struct State {
   std::int64_t row;           // the sequence's index, 0 or more
   std::int64_t byte_offset;   // bytes generated so far, below 2^32
@@ -20,8 +21,8 @@ struct State {
 
 // The noise of one draw: 64 random bits for each token key.
 //
-// Philox runs under a key of its own for every (seed, row), itself drawn from Philox, over the
-// counter (token key, byte offset, empty tokens): states that differ never meet in one counter.
+// Philox runs with one key for every (seed, row), itself drawn from Philox, and with the counter
+// (token key, byte offset, empty tokens): two states never share a counter.
 class Noise {
  public:
   Noise(std::uint64_t seed, const State& state);
@@ -47,11 +48,12 @@ double log_exponential(std::uint64_t bits);
 // Draws one token a row: ids[r] = argmax over v of logits[r, v] - log E(states[r], keys[v]).
 //
 // Since E / p is exponential with rate p, token v wins the race with probability
-// softmax(logits[r])[v]; equal keys get equal noise, so two distributions raced at one state under
-// one seed mostly agree. -inf never wins. Columns from keys.size() on are padding of the model's
-// head: they are not read. Scores are compared in double precision; ties go to the lowest id.
+// softmax(logits[r])[v]. Equal keys get equal noise, so that two similar distributions raced at one
+// state with one seed mostly draw the same token. -inf never wins. Columns from keys.size() on are
+// padding of the model's head and are not read. Scores are compared in double precision; of equal
+// scores the lowest id wins.
 //
-// The ids depend on the arguments alone: neither on the number of threads nor on the processor.
+// The ids depend on the arguments alone, and neither on the number of threads nor on the processor.
 //
 //   keys  one 64-bit key a token, at most `columns` of them
 //   ids   `rows` entries
@@ -66,11 +68,28 @@ template <class Logit>
 void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys,
             std::uint64_t seed, std::span<const State> states, std::span<std::int64_t> ids);
 
-// The noise itself: noise[r * keys.size() + v] = log E(states[r], keys[v]), as `sample` races on
-// it.
+// The noise of `sample`: noise[r * keys.size() + v] = log E(states[r], keys[v]).
 //
 // Throws std::invalid_argument if sizes disagree or a state is out of range.
 void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
                std::span<const State> states, std::span<double> noise);
+
+namespace cuda {
+
+// As tokentiming::sample, with the same ids: the arithmetic is the same, and nothing in it depends
+// on the processor. The id of a row is -1 if its state is out of range, it holds NaN or +inf, or it
+// has no finite logit.
+template <class Logit>
+void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys,
+            std::uint64_t seed, std::span<const State> states, std::span<std::int64_t> ids,
+            std::span<std::byte> workspace, Stream stream);
+
+std::size_t sample_workspace(std::size_t rows, std::size_t keys);
+
+// As tokentiming::log_noise, bit for bit. The noise of a state that is out of range is NaN.
+void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,
+               std::span<const State> states, std::span<double> noise, Stream stream);
+
+}  // namespace cuda
 
 }  // namespace tokentiming

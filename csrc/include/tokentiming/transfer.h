@@ -1,10 +1,12 @@
 // From distributions over the draft's vocabulary to distributions over the target's.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "tokentiming/align.h"
+#include "tokentiming/cuda.h"
 #include "tokentiming/rows.h"
 
 namespace tokentiming {
@@ -19,8 +21,8 @@ enum class TransferCase : std::int8_t {
 
 // The inverse of a map from draft tokens to target tokens: the draft tokens that go to target token
 // t are draft_ids[offsets[t] .. offsets[t + 1]), in ascending order. Target tokens from
-// offsets.size() - 1 on have none. With it every target token adds up what comes to it in one
-// order, which atomic additions would not.
+// offsets.size() - 1 on have none. With it every target token sums what comes to it in one
+// order, which atomic additions would not fix.
 struct InverseMap {
   std::span<const std::int32_t> offsets;
   std::span<const std::int32_t> draft_ids;
@@ -31,7 +33,7 @@ struct InverseMap {
 // first[d]. Where first[d] is -1 there are none, and the probability of d is missing mass. exact[d]
 // is the one target token with the same bytes, or -1.
 //
-// The functions of cuda.h need the inverses; those of this header do not read them.
+// The CUDA functions need the inverses; the CPU functions do not read them.
 struct VocabularyMap {
   std::span<const std::int32_t> exact = {};              // D entries
   std::span<const std::int32_t> first = {};              // D entries
@@ -51,7 +53,7 @@ struct VocabularyMap {
 //   kMerge   t starts where d_lo starts and ends where d_(hi-1) ends, hi > lo + 1:
 //            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) taken from first(d_lo), or from
 //            the missing mass if there is none, and given to t.
-//   kInside  t starts behind the start of d_lo, ends within or with it, and hi = lo + 1, and the
+//   kInside  t starts after the start of d_lo, ends within or with it, and hi = lo + 1, and the
 //            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d
 //            whose expansions begin with these n tokens and go on, x being the token they go on
 //            with.
@@ -93,5 +95,34 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
 template <class Number>
 void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs);
+
+namespace cuda {
+
+// As tokentiming::transfer, with the same distributions and cases, bit for bit. The map needs
+// `first_inverse`. Offsets may be empty: then there is one sequence.
+//
+// A proxy token gets the case -1 and a row of zeros if its sequence has ids, spans or offsets out
+// of range or more than kMaxTokens tokens on a side, or if what is read of its draft row holds NaN,
+// infinity or a negative probability. Tokens without an expansion are not read.
+template <class Number, class Id>
+void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
+              const Ragged<Id>& target, std::span<const std::int32_t> target_spans,
+              const ByteTable& draft_table, const ByteTable& target_table, const VocabularyMap& map,
+              const Rows<Number>& probs, std::span<std::int8_t> cases,
+              std::span<std::byte> workspace, Stream stream);
+
+std::size_t transfer_workspace(std::size_t proxies);
+
+// As tokentiming::restrict_to_shared; the map needs `exact_inverse`. The sum that a row is divided
+// by is added up in another order than on the CPU, so that an entry may differ in its last bits. A
+// row without mass on shared tokens, or that holds NaN, infinity or a negative probability there,
+// becomes NaN throughout.
+template <class Number>
+void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
+                        const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream);
+
+std::size_t restrict_workspace(std::size_t rows);
+
+}  // namespace cuda
 
 }  // namespace tokentiming

@@ -1,4 +1,4 @@
-// Accepting a prefix of a drafted chain and drawing the token after it.
+// Accepting a prefix of a draft chain and drawing the token after it.
 #pragma once
 
 #include <cstddef>
@@ -8,55 +8,55 @@
 #include <variant>
 
 #include "tokentiming/align.h"
+#include "tokentiming/cuda.h"
 #include "tokentiming/rows.h"
 
 namespace tokentiming {
 
-// How a row of numbers states a distribution over the vocabulary.
-enum class Statement { kProbabilities, kLogits };
-
+// Distributions over a vocabulary, one a row.
 struct Distributions {
   AnyRows rows;
-  Statement statement;
+  bool is_logits;  // otherwise rows are probabilities
 };
 
-// B drafted chains, K_b tokens in chain b, T tokens in all.
+// B chains of draft tokens, K_b tokens in chain b, T tokens in all.
 template <class Id>
 struct Chains {
   Ragged<Id> draft;
-  std::optional<Distributions>
-      proposals;             // [T, V], q; without, each token is proposed with certainty
-  Distributions targets;     // [T + B, V], p: K_b + 1 rows for chain b
-  double temperature = 1.0;  // logits are divided by it; 0: all of p is on the first maximum
+  std::optional<Distributions> proposals;  // [T, V], q; without them every q(x) is 1
+  Distributions targets;                   // [T + B, V], p: K_b + 1 rows for chain b
+  double temperature =
+      1.0;  // logits are divided by it; 0: p is 1 at the lowest id of greatest logit
   std::variant<std::span<const float>, std::span<const double>> uniforms;  // [T + B], in [0, 1)
 };
 
-// Verifies each chain so that the distribution of the emitted tokens is the targets' own.
+// Verifies each chain so that the emitted tokens are distributed as the targets say.
 //
-// Token x at position i is accepted while u_i < p(x) / q(x). At the first rejection a token is
-// drawn from max(p - q, 0), normalised; after a chain without one, a bonus token from p. The last
-// uniform of a chain serves that draw, the others its acceptances, so that each is used once.
+// Token x at position i is accepted if u_i < p(x) / q(x). At the first rejection a token is drawn
+// from max(p - q, 0), normalised; after a chain without rejection, a bonus token is drawn from p.
+// The last uniform of a chain serves that draw and the others serve its acceptances, so that each
+// is used once.
 //
-// Rows need not be normalised where that has a meaning. Probabilities of a proposal may sum to less
-// than 1: the rest is missing mass, and the id -1 says that the draft drew it, which is a
-// rejection. A proposal without rows has q(x) = 1: x is accepted with probability p(x), and taken
-// from p when it is not. If rounding leaves nothing of max(p - q, 0), p <= q everywhere and a
-// rejection could not have happened but by that rounding: the token is then drawn from p.
+// Rows of probabilities need not be normalised. Those of a proposal may sum to less than 1: the
+// rest is missing mass. The id -1 means that the draft drew the missing mass, which is a rejection.
+// Without proposals q(x) = 1: x is accepted with probability p(x), and excluded from p when it is
+// rejected. If rounding leaves no mass in max(p - q, 0), then p <= q everywhere and the rejection
+// was due to rounding: the token is drawn from p.
 //
-// At temperature 0 a token is accepted where it is the lowest id of greatest logit, and that id is
-// emitted otherwise, whatever q is; neither proposals nor uniforms are read.
+// At temperature 0 a token is accepted if it is the lowest id of the greatest logit; that id is
+// emitted otherwise. Neither proposals nor uniforms are read.
 //
 //   tokens    B rows of at least max(K_b) + 1: the accepted tokens, one more, then -1
 //   accepted  B entries: how many of a chain's tokens were accepted
 //
-// Of positions accepted by probabilities one entry is read; a row of logits is read once for its
-// normaliser, and again only to draw from max(p - q, 0). Nothing is read behind a rejection. All
-// chains advance in step, and the rows of a position are shared among OpenMP threads.
+// At a position accepted by probabilities one entry is read. A row of logits is read once for its
+// softmax, and again only to draw from max(p - q, 0). No row after a rejection is read. All chains
+// advance position by position, and OpenMP threads share the rows of a position.
 //
-// Arithmetic is in float, or in double where a row is double. Sums run over fixed
-// blocks of 1024 entries, within a block in 16 lanes, from there on in double; a draw walks the
-// blocks' sums and then one block, in double. So the result depends neither on the number of
-// threads nor on the processor.
+// Arithmetic is in float, or in double if a row is double. Sums run over fixed blocks of 1024
+// entries: within a block in 16 lanes, across lanes and blocks in double. The inverse-CDF search
+// runs over the blocks' sums, then over one block, in double. So the result depends neither on the
+// number of threads nor on the processor.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, an id is out of
 // range, a uniform is not in [0, 1), the temperature is negative or not finite or is set for
@@ -69,5 +69,24 @@ struct Chains {
 template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted);
+
+namespace cuda {
+
+// As tokentiming::verify. Offsets may be empty: then all chains have equally many tokens.
+//
+// Rows are of Half, BFloat16 or float. Sums run in float within a thread and in double from there
+// on, in another order than on the CPU: if a uniform is within about 1e-6 of a decision, the two
+// may decide differently.
+//
+// A chain gets `accepted` -1 and tokens -1 if what is read of it is invalid: an id or a uniform out
+// of range, a row with NaN, +inf or a negative probability or without mass, offsets that are no
+// range of the ids or that give more tokens than a row of `tokens` has columns.
+template <class Id>
+void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
+            std::span<std::int32_t> accepted, std::span<std::byte> workspace, Stream stream);
+
+std::size_t verify_workspace(std::size_t batch);
+
+}  // namespace cuda
 
 }  // namespace tokentiming

@@ -1,0 +1,76 @@
+// What the host can check of the arguments of `verify`, for CPU and CUDA.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <variant>
+
+#include "refuse.h"
+#include "tokentiming/verify.h"
+
+namespace tokentiming {
+
+inline const char* target_name(const Distributions& distributions) {
+  return distributions.is_logits ? "target_logits" : "target_probs";
+}
+inline const char* draft_name(const Distributions& distributions) {
+  return distributions.is_logits ? "draft_logits" : "draft_probs";
+}
+inline std::size_t rows_of(const Distributions& distributions) {
+  return std::visit([](const auto& rows) { return rows.rows; }, distributions.rows);
+}
+inline std::size_t columns_of(const Distributions& distributions) {
+  return std::visit([](const auto& rows) { return rows.columns; }, distributions.rows);
+}
+
+// `longest` is the length of the longest chain.
+[[noreturn]] inline void refuse_tokens(std::size_t batch, std::int64_t longest,
+                                       const Rows<std::int32_t>& tokens) {
+  refuse("verify", "out.tokens must be [" + std::to_string(batch) + ", " +
+                       std::to_string(longest + 1) + "], got [" + std::to_string(tokens.rows) +
+                       ", " + std::to_string(tokens.columns) + "]");
+}
+
+template <class Id>
+void check_verify_sizes(const Chains<Id>& chains, std::size_t batch, std::size_t accepted) {
+  constexpr const char* kVerify = "verify";
+  const std::size_t drafted = chains.draft.ids.size();
+  const std::string target = target_name(chains.targets);
+  const std::size_t columns = columns_of(chains.targets);
+  if (rows_of(chains.targets) != drafted + batch) {
+    refuse(kVerify, target + " has " + std::to_string(rows_of(chains.targets)) + " rows; " +
+                        std::to_string(drafted) + " drafted tokens in " + std::to_string(batch) +
+                        " chains need " + std::to_string(drafted + batch));
+  }
+  if (columns == 0 && batch > 0) refuse(kVerify, target + " has no columns");
+  if (chains.proposals) {
+    const std::string draft = draft_name(*chains.proposals);
+    if (rows_of(*chains.proposals) != drafted) {
+      refuse(kVerify, draft + " has " + std::to_string(rows_of(*chains.proposals)) +
+                          " rows, draft_ids " + std::to_string(drafted) + " entries");
+    }
+    if (columns_of(*chains.proposals) != columns) {
+      refuse(kVerify, draft + " has " + std::to_string(columns_of(*chains.proposals)) +
+                          " columns, " + target + " has " + std::to_string(columns));
+    }
+  }
+  if (!(chains.temperature >= 0.0 && std::isfinite(chains.temperature))) {
+    refuse(kVerify,
+           "temperature is " + std::to_string(chains.temperature) + "; it must be 0 or more");
+  }
+  if (chains.temperature != 1.0 && !chains.targets.is_logits) {
+    refuse(kVerify, "temperature applies to target_logits; target_probs are taken as they are");
+  }
+  const std::size_t uniforms =
+      std::visit([](const auto& values) { return values.size(); }, chains.uniforms);
+  if (chains.temperature > 0.0 && uniforms != drafted + batch) {
+    refuse(kVerify, "uniforms has " + std::to_string(uniforms) + " entries; one for each row of " +
+                        target + " is needed, " + std::to_string(drafted + batch));
+  }
+  if (accepted != batch) {
+    refuse(kVerify, "out.accepted must have " + std::to_string(batch) + " entries, one a chain");
+  }
+}
+
+}  // namespace tokentiming

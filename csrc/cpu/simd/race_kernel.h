@@ -1,0 +1,78 @@
+// first_candidate of kernels.h, written once for vectors of any width.
+//
+// A file that includes this defines the type `Words`, a vector of 32-bit words, in an unnamed
+// namespace, so that no instance of the template is shared with another file:
+//
+//   Words::kCount                the words of a vector
+//   Words::kVectors              the vectors that advance side by side: a round of Philox depends
+//                                on the round before it, and one vector would leave units idle
+//   Words::broadcast(word)       the word in every lane
+//   Words::split(keys, lo, hi)   the lower and upper halves of kCount keys
+//   a * b                        the 64-bit products of the lanes, as a Product
+//   a ^ b
+//   words.candidates(logits, t)  one bit for each lane whose score may be t or more, the words
+//                                being the upper halves of the noise bits
+#pragma once
+
+#include "kernels.h"
+#include "race_bound.h"
+#include "tokentiming/philox.h"
+
+namespace tokentiming::simd {
+
+// Both halves of 64-bit products.
+template <class Words>
+struct Product {
+  Words high, low;
+};
+
+template <class Words>
+std::size_t first_candidate(const NoiseWords& noise, const std::uint64_t* keys, const float* logits,
+                            std::size_t count, float threshold) {
+  constexpr std::size_t kVectors = Words::kVectors;
+  constexpr std::size_t kGroup = kVectors * Words::kCount;
+  const Words multiplier0 = Words::broadcast(Philox::kMultiplier0);
+  const Words multiplier1 = Words::broadcast(Philox::kMultiplier1);
+  Words round_keys[Philox::kRounds][2];
+  std::uint32_t key[2] = {noise.key[0], noise.key[1]};
+  for (auto& round_key : round_keys) {
+    round_key[0] = Words::broadcast(key[0]);
+    round_key[1] = Words::broadcast(key[1]);
+    key[0] += Philox::kWeyl0;
+    key[1] += Philox::kWeyl1;
+  }
+
+  std::size_t k = 0;
+  for (; k + kGroup <= count; k += kGroup) {
+    Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      Words::split(keys + k + v * Words::kCount, c0[v], c1[v]);
+      c2[v] = Words::broadcast(noise.counter[0]);
+      c3[v] = Words::broadcast(noise.counter[1]);
+    }
+#pragma GCC unroll 10
+    for (int round = 0; round < Philox::kRounds; ++round) {
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const Product<Words> product0 = c0[v] * multiplier0;
+        const Product<Words> product1 = c2[v] * multiplier1;
+        c0[v] = product1.high ^ c1[v] ^ round_keys[round][0];
+        c1[v] = product1.low;
+        c2[v] = product0.high ^ c3[v] ^ round_keys[round][1];
+        c3[v] = product0.low;
+      }
+    }
+    std::uint32_t candidates = 0;  // one bit for each token of the group
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      candidates |= c0[v].candidates(logits + k + v * Words::kCount, threshold)
+                    << (v * Words::kCount);
+    }
+    if (candidates != 0) return k + static_cast<std::size_t>(__builtin_ctz(candidates));
+  }
+  if constexpr (kGroup == 1) {
+    return count;
+  } else {
+    return k + first_candidate_portable(noise, keys + k, logits + k, count - k, threshold);
+  }
+}
+
+}  // namespace tokentiming::simd

@@ -1,7 +1,0 @@
-#include "tokentiming/cuda.h"
-
-namespace tokentiming::cuda {
-
-bool is_built() { return true; }
-
-}  // namespace tokentiming::cuda

@@ -1,0 +1,87 @@
+// Rows of numbers, read eight entries at a time.
+#pragma once
+
+#include <bit>
+#include <limits>
+#include <type_traits>
+
+#include "device.h"
+#include "tokentiming/rows.h"
+#include "widen.h"
+
+namespace tokentiming::cuda {
+
+// Entries that a thread reads at once: in half precision one load of sixteen bytes.
+inline constexpr int kVectorSize = 8;
+
+// kVectorSize entries as they are in memory. Loading is separate from widening, so that several
+// loads can be in flight.
+template <class Number>
+class Vector {
+ public:
+  // From an aligned address.
+  __device__ static Vector load(const Number* from) {
+    Vector eight;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Bytes16 sixteen = load_bytes16(from + part * (kVectorSize / kParts));
+#pragma unroll
+      for (int w = 0; w < 4; ++w) eight.words_[4 * part + w] = sixteen.words[w];
+    }
+    return eight;
+  }
+  // Loads entries from `at` on. Entries from `end` on are `padding`.
+  __device__ static Vector load(const Number* row, std::int64_t at, std::int64_t end,
+                                Number padding) {
+    const Number* from = row + at;
+    if (at + kVectorSize <= end && is_aligned(from)) return load(from);
+    Vector eight;
+#pragma unroll
+    for (auto& word : eight.words_) word = 0;
+#pragma unroll
+    for (int k = 0; k < kVectorSize; ++k) eight.set(k, at + k < end ? from[k] : padding);
+    return eight;
+  }
+
+  __device__ Number operator[](int k) const {
+    if constexpr (sizeof(Number) == 2) {
+      return {static_cast<std::uint16_t>(words_[k / 2] >> (k % 2 * 16))};
+    } else if constexpr (sizeof(Number) == 4) {
+      return std::bit_cast<Number>(words_[k]);
+    } else {
+      const std::uint64_t high = words_[2 * k + 1];
+      return std::bit_cast<Number>(high << 32 | words_[2 * k]);
+    }
+  }
+
+ private:
+  static constexpr int kParts = kVectorSize * sizeof(Number) / sizeof(Bytes16);
+
+  __device__ void set(int k, Number entry) {
+    if constexpr (sizeof(Number) == 2) {
+      words_[k / 2] |= static_cast<std::uint32_t>(entry.bits) << (k % 2 * 16);
+    } else if constexpr (sizeof(Number) == 4) {
+      words_[k] = std::bit_cast<std::uint32_t>(entry);
+    } else {
+      const auto bits = std::bit_cast<std::uint64_t>(entry);
+      words_[2 * k] = static_cast<std::uint32_t>(bits);
+      words_[2 * k + 1] = static_cast<std::uint32_t>(bits >> 32);
+    }
+  }
+
+  std::uint32_t words_[4 * kParts];
+};
+
+// -inf of any type.
+template <class Number>
+constexpr Number lowest_logit() {
+  if constexpr (std::is_same_v<Number, Half>) {
+    return {0xFC00};
+  } else if constexpr (std::is_same_v<Number, BFloat16>) {
+    return {0xFF80};
+  } else {
+    return -std::numeric_limits<Number>::infinity();
+  }
+}
+
+}  // namespace tokentiming::cuda
