@@ -53,11 +53,11 @@ py::tuple align_shapes(py::handle target_ids, py::handle target_offsets) {
   return py::make_tuple(py::make_tuple(target.ids().count(), 2), cost);
 }
 
-}  // namespace
-
-void bind_align(py::module_& module) {
+const Operation kAlignBinding([](py::module_& module) {
   module.def("align", align_tensors);
   module.def("align_shapes", align_shapes);
-}
+});
+
+}  // namespace
 
 }  // namespace tokentiming::python

@@ -1,16 +1,28 @@
-// Each operation's binding is a file that registers itself here; bind_tables and bind_tensor are
-// what they share.
+// How bindings come into the module.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <vector>
+
 namespace tokentiming::python {
 
-void bind_align(pybind11::module_& module);
-void bind_sample(pybind11::module_& module);
+using Bind = void (*)(pybind11::module_& module);
+
+// What the operations have registered.
+inline std::vector<Bind>& operations() {
+  static std::vector<Bind> registered;
+  return registered;
+}
+
+// Each operation's file defines one of these, so that a new operation is bound without an edit
+// elsewhere.
+struct Operation {
+  explicit Operation(Bind bind) { operations().push_back(bind); }
+};
+
+// What the operations share.
 void bind_tables(pybind11::module_& module);
 void bind_tensor(pybind11::module_& module);
-void bind_transfer(pybind11::module_& module);
-void bind_verify(pybind11::module_& module);
 
 }  // namespace tokentiming::python

@@ -71,11 +71,11 @@ void log_noise_tensors(py::handle keys_object, py::handle seed_object, py::handl
   run(place, [&](const auto&... on_gpu) { log_noise(token_keys, seed, draws, values, on_gpu...); });
 }
 
-}  // namespace
-
-void bind_sample(py::module_& module) {
+const Operation kSampleBinding([](py::module_& module) {
   module.def("sample", sample_tensors);
   module.def("log_noise", log_noise_tensors);
-}
+});
+
+}  // namespace
 
 }  // namespace tokentiming::python

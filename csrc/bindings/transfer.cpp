@@ -108,13 +108,13 @@ py::tuple restrict_shape(py::handle draft_probs, py::handle columns) {
   return py::make_tuple(rows.size(0), columns_of(columns, kRestrict));
 }
 
-}  // namespace
-
-void bind_transfer(py::module_& module) {
+const Operation kTransferBinding([](py::module_& module) {
   module.def("transfer", transfer_tensors);
   module.def("transfer_shape", transfer_shape);
   module.def("restrict", restrict_tensors);
   module.def("restrict_shape", restrict_shape);
-}
+});
+
+}  // namespace
 
 }  // namespace tokentiming::python

@@ -141,11 +141,11 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
   });
 }
 
-}  // namespace
-
-void bind_verify(py::module_& module) {
+const Operation kVerifyBinding([](py::module_& module) {
   module.def("verify", verify_tensors);
   module.def("verify_shape", verify_shape);
-}
+});
+
+}  // namespace
 
 }  // namespace tokentiming::python

@@ -75,6 +75,8 @@ class Method(ABC):
     name: ClassVar[str]
     case_names: ClassVar[Sequence[str]] = ()
     """The names of the numbers in ``Proposal.cases``."""
+    bound: ClassVar[type[BoundMethod]]
+    """What ``bind`` returns."""
 
     @property
     def exact(self) -> bool:
@@ -84,7 +86,6 @@ class Method(ABC):
         """
         return True
 
-    @abstractmethod
     def bind(
         self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
     ) -> BoundMethod:
@@ -95,23 +96,23 @@ class Method(ABC):
             draft_vocabulary: the drafter's, or the target's own if there is no drafter.
             target_vocabulary: the target's.
         """
+        return self.bound(self, noise, draft_vocabulary, target_vocabulary)
 
 
 class BoundMethod(ABC):
-    """Drafts and verifies one sequence.
-
-    Args:
-        noise: the sequence's random stream.
-        draft_vocabulary: the drafter's.
-        target_vocabulary: the target's.
-    """
+    """Drafts and verifies one sequence; made by ``Method.bind``."""
 
     exact = True
     """Whether the emitted tokens have the target's own distribution."""
 
     def __init__(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
+        self,
+        method: Method,
+        noise: Noise,
+        draft_vocabulary: Vocabulary,
+        target_vocabulary: Vocabulary,
     ) -> None:
+        self.method = method
         self.noise = noise
         self.draft_vocabulary = draft_vocabulary
         self.target_vocabulary = target_vocabulary

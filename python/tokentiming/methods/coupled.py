@@ -6,26 +6,6 @@ import torch
 
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching, Method
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
-
-
-class Coupled(Method):
-    """Both models draw with the same noise, so that similar distributions draw the same bytes.
-
-    The emitted token depends on the target's distribution and on the noise at its state, which is
-    used once; a draft changes neither. The distribution is therefore the target's own for any
-    drafter, and a seed gives the same text with any drafter or none.
-
-    Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
-    """
-
-    name = "coupled"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Matching:
-        return _Coupled(noise, draft_vocabulary, target_vocabulary)
 
 
 class _Coupled(Matching):
@@ -39,3 +19,17 @@ class _Coupled(Matching):
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return self.noise.race(scores, self.target_vocabulary, states)
+
+
+class Coupled(Method):
+    """Both models draw with the same noise, so that similar distributions draw the same bytes.
+
+    The emitted token depends on the target's distribution and on the noise at its state, which is
+    used once; a draft changes neither. The distribution is therefore the target's own for any
+    drafter, and a seed gives the same text with any drafter or none.
+
+    Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
+    """
+
+    name = "coupled"
+    bound = _Coupled

@@ -6,19 +6,6 @@ import torch
 
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching, Method, softmax_at
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
-
-
-class Greedy(Method):
-    """Both models take their most likely token; among equals, the lowest id."""
-
-    name = "greedy"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Matching:
-        return _Greedy(noise, draft_vocabulary, target_vocabulary)
 
 
 class _Greedy(Matching):
@@ -30,3 +17,10 @@ class _Greedy(Matching):
 
     def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return scores.argmax(1)
+
+
+class Greedy(Method):
+    """Both models take their most likely token; among equals, the lowest id."""
+
+    name = "greedy"
+    bound = _Greedy

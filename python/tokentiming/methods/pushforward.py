@@ -11,28 +11,6 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
-
-
-class Pushforward(Method):
-    """Each draft token proposes its own expansion; ``q`` is the exact distribution of what is
-    proposed.
-
-    The first token of an expansion has the distribution ``q(t) = sum of P(d) over first(d) = t``.
-    Inside an expansion ``q`` is the draft's distribution conditioned on the target tokens already
-    taken from it and on the expansion going on, both of which are known by then.
-
-    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same
-        distributions, with tokens proposed so that they have them.
-    """
-
-    name = "pushforward"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Rejection:
-        return _Pushforward(noise, draft_vocabulary, target_vocabulary)
 
 
 class _Pushforward(Rejection):
@@ -68,3 +46,19 @@ class _Pushforward(Rejection):
             missed = self.map.on(device).push_forward(probs[first_missed], columns)
             moved = torch.cat((moved, missed[None]))
         return replace(proposal, probs=moved)
+
+
+class Pushforward(Method):
+    """Each draft token proposes its own expansion; ``q`` is the exact distribution of what is
+    proposed.
+
+    The first token of an expansion has the distribution ``q(t) = sum of P(d) over first(d) = t``.
+    Inside an expansion ``q`` is the draft's distribution conditioned on the target tokens already
+    taken from it and on the expansion going on, both of which are known by then.
+
+    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same
+        distributions, with tokens proposed so that they have them.
+    """
+
+    name = "pushforward"
+    bound = _Pushforward

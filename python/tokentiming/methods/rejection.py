@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -10,8 +11,6 @@ from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import BoundMethod, Proposal, TargetRows, valid_token
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import VocabularyMap
 
 
@@ -29,13 +28,11 @@ class Rejection(BoundMethod):
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.
     """
 
-    def __init__(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> None:
-        super().__init__(noise, draft_vocabulary, target_vocabulary)
-        self.map = VocabularyMap.between(draft_vocabulary, target_vocabulary)
-        self._draws = noise.stream("draft")
-        self._uniforms = noise.stream("verify")
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.map = VocabularyMap.between(self.draft_vocabulary, self.target_vocabulary)
+        self._draws = self.noise.stream("draft")
+        self._uniforms = self.noise.stream("verify")
 
     def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
         probs = torch.softmax(scores, 1)

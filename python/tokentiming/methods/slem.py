@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tokentiming.drafters.base import Choice
 from tokentiming.methods.base import Matching, Method
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
+
+
+class _Slem(Matching):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._draws = self.noise.stream("draft")
+
+    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
+        probs = torch.softmax(scores, 1)
+        token = self._draws.draw(probs)
+        return Choice(token, probs[0, token])
+
+    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return self.noise.race(scores, self.target_vocabulary, states)
 
 
 class Slem(Method):
@@ -17,24 +31,4 @@ class Slem(Method):
     """
 
     name = "slem"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Matching:
-        return _Slem(noise, draft_vocabulary, target_vocabulary)
-
-
-class _Slem(Matching):
-    def __init__(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> None:
-        super().__init__(noise, draft_vocabulary, target_vocabulary)
-        self._draws = noise.stream("draft")
-
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        probs = torch.softmax(scores, 1)
-        token = self._draws.draw(probs)
-        return Choice(token, probs[0, token])
-
-    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return self.noise.race(scores, self.target_vocabulary, states)
+    bound = _Slem

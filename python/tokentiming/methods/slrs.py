@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -11,9 +12,7 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Choice, Draft, WantsMore
 from tokentiming.methods.base import Ask, Method, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import Noise
 from tokentiming.scalars import integer
-from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import NONE
 
 Prefix = tuple[int, ...]
@@ -26,50 +25,12 @@ class EnumeratedDraft(Draft):
     tree: dict[Prefix, torch.Tensor] = field(default_factory=dict)
 
 
-class Slrs(Method):
-    """One target token a round, judged by the distribution of the first token of the drafted
-    string.
-
-    The draft writes a string of K of its tokens, fewer if its turn ends; encoding it anew gives a
-    target token to start with. ``psi(t)`` sums the probabilities of all strings that start with
-    ``t``, which takes a pass of the draft for each beginning of K - 1 tokens. That is meant for
-    drafts of few or short tokens, or a small ``top_k``; K = 1 takes any draft.
-
-    Args:
-        lookahead: K, which a small ``draft_length`` lowers further.
-        strings: most strings of K > 1 tokens to enumerate in a round.
-
-    Raises:
-        TypeError: one of them is no integer.
-        ValueError: one of them is below 1; or, in a round, there are more than ``strings``.
-
-    Source: arXiv 2502.05202, Algorithm 3 (String-Level Rejection Sampling).
-    """
-
-    name = "slrs"
-
-    def __init__(self, lookahead: int = 1, strings: int = 4096) -> None:
-        self.lookahead = integer(lookahead, "lookahead", least=1, caller="Slrs")
-        self.strings = integer(strings, "strings", least=1, caller="Slrs")
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Rejection:
-        return _Slrs(noise, draft_vocabulary, target_vocabulary, settings=self)
-
-
 class _Slrs(Rejection):
-    def __init__(
-        self,
-        noise: Noise,
-        draft_vocabulary: Vocabulary,
-        target_vocabulary: Vocabulary,
-        *,
-        settings: Slrs,
-    ) -> None:
-        super().__init__(noise, draft_vocabulary, target_vocabulary)
-        self._settings = settings
-        self._special_ids = draft_vocabulary.special_ids
+    method: Slrs
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._special_ids = self.draft_vocabulary.special_ids
 
     def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
         guess, distribution = _distribution_after((), ask)
@@ -98,7 +59,7 @@ class _Slrs(Rejection):
     def _length(self, limit: int) -> int:
         """Tokens in a string. Where they stay as they are, the first of them decides alone."""
         same = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
-        return 1 if same else min(limit, self._settings.lookahead)
+        return 1 if same else min(limit, self.method.lookahead)
 
     def _grow(
         self, distribution: torch.Tensor, length: int, ask: Ask
@@ -126,10 +87,10 @@ class _Slrs(Rejection):
         return tree
 
     def _refuse_too_many(self, strings: int, length: int) -> None:
-        if strings > self._settings.strings:
+        if strings > self.method.strings:
             raise ValueError(
                 f"Slrs: lookahead of {length} draft tokens makes at least {strings} strings here, "
-                f"more than the {self._settings.strings} to enumerate; lower lookahead or top_k, "
+                f"more than the {self.method.strings} to enumerate; lower lookahead or top_k, "
                 "or take a drafter with a small vocabulary"
             )
 
@@ -163,6 +124,34 @@ class _Slrs(Rejection):
             else NONE
             for string, text, ids in zip(strings, texts, spelled, strict=True)
         ]
+
+
+class Slrs(Method):
+    """One target token a round, judged by the distribution of the first token of the drafted
+    string.
+
+    The draft writes a string of K of its tokens, fewer if its turn ends; encoding it anew gives a
+    target token to start with. ``psi(t)`` sums the probabilities of all strings that start with
+    ``t``, which takes a pass of the draft for each beginning of K - 1 tokens. That is meant for
+    drafts of few or short tokens, or a small ``top_k``; K = 1 takes any draft.
+
+    Args:
+        lookahead: K, which a small ``draft_length`` lowers further.
+        strings: most strings of K > 1 tokens to enumerate in a round.
+
+    Raises:
+        TypeError: one of them is no integer.
+        ValueError: one of them is below 1; or, in a round, there are more than ``strings``.
+
+    Source: arXiv 2502.05202, Algorithm 3 (String-Level Rejection Sampling).
+    """
+
+    name = "slrs"
+    bound = _Slrs
+
+    def __init__(self, lookahead: int = 1, strings: int = 4096) -> None:
+        self.lookahead = integer(lookahead, "lookahead", least=1, caller="Slrs")
+        self.strings = integer(strings, "strings", least=1, caller="Slrs")
 
 
 def _distribution_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]:

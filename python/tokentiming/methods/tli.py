@@ -10,27 +10,7 @@ from tokentiming import ops
 from tokentiming.drafters.base import NOTHING, Choice, Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import Noise
-from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import NONE
-
-
-class Tli(Method):
-    """The draft samples from the tokens that both vocabularies have, its distribution normalized
-    over them.
-
-    Only the draft is restricted: the target keeps all its tokens, and emits those that the draft
-    lacks by way of rejection. Neither model is modified.
-
-    Source: arXiv 2502.05202, Algorithm 4 (Token-Level Intersection).
-    """
-
-    name = "tli"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Rejection:
-        return _Tli(noise, draft_vocabulary, target_vocabulary)
 
 
 class _Tli(Rejection):
@@ -55,3 +35,17 @@ class _Tli(Rejection):
             probs, self.map.on(probs.device).core, columns=len(self.target_vocabulary)
         )
         return replace(proposal, probs=restricted)
+
+
+class Tli(Method):
+    """The draft samples from the tokens that both vocabularies have, its distribution normalized
+    over them.
+
+    Only the draft is restricted: the target keeps all its tokens, and emits those that the draft
+    lacks by way of rejection. Neither model is modified.
+
+    Source: arXiv 2502.05202, Algorithm 4 (Token-Level Intersection).
+    """
+
+    name = "tli"
+    bound = _Tli

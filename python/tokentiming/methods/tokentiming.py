@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -12,10 +13,37 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
-from tokentiming.noise import Noise
 from tokentiming.tokens.vocabulary import Vocabulary
 
 Spans = Callable[[torch.Tensor, torch.Tensor, Vocabulary, Vocabulary], torch.Tensor]
+
+
+class _TokenTiming(Rejection):
+    method: TokenTiming
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.exact = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
+
+    def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
+        if not draft.probs or not proposal.ids:
+            return proposal
+        ends = proposal.ids[-1] in self.target_vocabulary.special_ids
+        drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
+        proxies = torch.tensor(proposal.ids, device="cpu")
+        rows = torch.cat(draft.probs[: len(drawn)])
+        device = rows.device
+        spans = self.method.spans(drawn, proxies, self.draft_vocabulary, self.target_vocabulary)
+        probs, cases = ops.transfer(
+            rows,
+            draft_ids=send(drawn, device),
+            target_ids=send(proxies, device),
+            target_spans=send(spans, device),
+            draft_table=self.draft_vocabulary.on(device).table,
+            target_table=self.target_vocabulary.on(device).table,
+            vocabulary_map=self.map.on(device).core,
+        )
+        return replace(proposal, probs=probs, cases=cases)
 
 
 class TokenTiming(Method):
@@ -39,6 +67,7 @@ class TokenTiming(Method):
 
     name = "tokentiming"
     case_names = ("point mass", "within", "merge", "inside")
+    bound = _TokenTiming
 
     def __init__(self, alignment: str = "dtw") -> None:
         spans: dict[str, Spans] = {"dtw": warped_spans, "bytes": byte_spans}
@@ -46,59 +75,11 @@ class TokenTiming(Method):
             raise ValueError(
                 f"TokenTiming: alignment is {alignment!r}; choose one of {', '.join(spans)}"
             )
-        self._spans = spans[alignment]
+        self.spans = spans[alignment]
 
     @property
     def exact(self) -> bool:
         return False
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> BoundTokenTiming:
-        return BoundTokenTiming(noise, draft_vocabulary, target_vocabulary, spans=self._spans)
-
-
-class BoundTokenTiming(Rejection):
-    """``TokenTiming`` for one sequence.
-
-    Args:
-        noise: as for every method.
-        draft_vocabulary: as for every method.
-        target_vocabulary: as for every method.
-        spans: the alignment.
-    """
-
-    def __init__(
-        self,
-        noise: Noise,
-        draft_vocabulary: Vocabulary,
-        target_vocabulary: Vocabulary,
-        *,
-        spans: Spans,
-    ) -> None:
-        super().__init__(noise, draft_vocabulary, target_vocabulary)
-        self.exact = draft_vocabulary.fingerprint == target_vocabulary.fingerprint
-        self._spans = spans
-
-    def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if not draft.probs or not proposal.ids:
-            return proposal
-        ends = proposal.ids[-1] in self.target_vocabulary.special_ids
-        drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
-        proxies = torch.tensor(proposal.ids, device="cpu")
-        rows = torch.cat(draft.probs[: len(drawn)])
-        device = rows.device
-        spans = self._spans(drawn, proxies, self.draft_vocabulary, self.target_vocabulary)
-        probs, cases = ops.transfer(
-            rows,
-            draft_ids=send(drawn, device),
-            target_ids=send(proxies, device),
-            target_spans=send(spans, device),
-            draft_table=self.draft_vocabulary.on(device).table,
-            target_table=self.target_vocabulary.on(device).table,
-            vocabulary_map=self.map.on(device).core,
-        )
-        return replace(proposal, probs=probs, cases=cases)
 
 
 class PointMass(Method):
@@ -111,11 +92,7 @@ class PointMass(Method):
     """
 
     name = "tokentiming, point mass"
-
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> Rejection:
-        return Rejection(noise, draft_vocabulary, target_vocabulary)
+    bound = Rejection
 
 
 def warped_spans(
