@@ -2,7 +2,7 @@
 
 In each round the target commits some bytes, half of which were drafted, and the draft's context
 follows them; then the drafted tokens are encoded in the target's vocabulary. For scale, the same
-with the whole text encoded anew. Both ways are checked to spell the text before they are timed.
+with the whole text re-encoded. Both ways are checked to spell the text before they are timed.
 
     python bench/python/context.py
 """
@@ -63,7 +63,7 @@ class Rounds:
 def main(rounds: int = 200) -> None:
     draft, target = vocabulary("smollm2-135m"), vocabulary("gemma-3-270m")
     table = Table(title="re-encoding a round, microseconds (quartiles)")
-    for heading in ("tokens before", "context kept", "whole text anew", "anew / kept"):
+    for heading in ("tokens before", "context kept", "whole text", "whole / kept"):
         table.add_column(heading, justify="right")
     medians = []
     for length in LENGTHS:

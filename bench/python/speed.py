@@ -4,14 +4,13 @@ Each prompt runs through ``target.generate``, our loop without a drafter, and ou
 faster of the first two is the target alone. ``--with-assisted`` adds transformers' own assisted
 generation with the same draft. Greedy ids are compared with those of ``generate``.
 
-The latter two take turns ``--repeats`` times and their medians count. On a machine with other work
-a run can fall into a time of little memory bandwidth, which is what decoding lives on: it is
-measured before and after each run, and a run beside which it fell below ``--steady`` of the best
-seen is done again, up to ``--retries`` times.
+The latter two take turns ``--repeats`` times and their medians count. Decoding is bound by memory
+bandwidth, which other work on the machine can take away. It is measured before and after each run,
+and a run during which it fell below ``--steady`` of the best is repeated up to ``--retries`` times.
 
     python bench/python/speed.py --target qwen2.5-coder-1.5b --draft smollm2-135m
 
-``--json`` keeps the figures too, written anew after each prompt.
+``--json`` keeps the figures too, rewritten after each prompt.
 """
 
 from __future__ import annotations
@@ -172,7 +171,7 @@ def cells(found: dict) -> list[str]:
 
 
 def sampling_at(temperature: float) -> dict:
-    """What ``generate`` is told, the model's own settings for sampling aside."""
+    """Arguments of ``generate`` that override the model's own settings for sampling."""
     if not temperature:
         return {"do_sample": False, "repetition_penalty": 1.0}
     distribution = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}

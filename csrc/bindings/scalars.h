@@ -71,7 +71,7 @@ class Scalar {
     refuse_type(expected);
   }
 
-  // What the object itself had to say; an interrupt goes on.
+  // Clears an error that the object raised; an interrupt propagates.
   static void clear_error() {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) throw pybind11::error_already_set();
     PyErr_Clear();

@@ -195,7 +195,7 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument, Pl
   }
 }
 
-// What the object's own code raises becomes a refusal; an interrupt goes on.
+// An error of the object's own code becomes a refusal; an interrupt propagates.
 template <class Read>
 void Tensor::reading(const Read& read) const {
   try {

@@ -90,8 +90,8 @@ class Scratch {
 // std::invalid_argument for anything else, with a message that begins "function: argument".
 class Tensor {
  public:
-  // Refuses what is no tensor, is not in CPU memory (or where the call's place is, if it has one),
-  // or whose values are not what lies in memory (a gradient to be recorded, a pending negation).
+  // Refuses anything but a tensor in CPU memory, or on the device of the call's place if it has one,
+  // and tensors whose values differ from their memory (a recorded gradient, a pending negation).
   Tensor(py::handle object, const char* function, const char* argument, Place* place = nullptr);
 
   int dimensions() const { return view_.ndim; }

@@ -44,15 +44,15 @@ class SpeculativeDecoder:
         target_model: a causal language model of transformers, in eval mode.
         target_tokenizer: its tokenizer.
         drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
-        method: a key of ``tokentiming.methods.METHODS``, or a method with settings of one's own.
+        method: a key of ``tokentiming.methods.METHODS``, or a method object.
         draft_length: tokens to draft in every round; by default it adapts to measured costs.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, whose
             passes compute bfloat16 linear layers by ``tokentiming._native`` on processors where
             that is faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
 
     Raises:
-        TypeError: the target is no causal language model of transformers, or ``drafter`` is not a
-            drafter.
+        TypeError: the target is not a causal language model of transformers, or ``drafter`` is not
+            a drafter.
         ValueError: unknown method, a recurrent target, one whose logits depend on how it is read, a
             model in training mode, or a tokenizer of an unknown kind.
 

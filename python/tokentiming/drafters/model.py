@@ -27,7 +27,7 @@ class ModelDrafter:
         runner: runs the model; by default the fastest one, ``runners.runner_for(model)``.
 
     Raises:
-        TypeError: the model is no causal language model of transformers.
+        TypeError: the model is not a causal language model of transformers.
         ValueError: the model keeps a recurrent state, gives other logits when it is read piece by
             piece, or is on a device whose memory the core cannot read; or the tokenizer's kind is
             unknown.

@@ -32,7 +32,7 @@ class Request:
     warpers: LogitsProcessorList
     """Those of the processors that the draft's scores go through as well."""
     end_reason: Callable[[torch.Tensor], str | None]
-    """Why a text, ids ``[1, L]``, ends by a stopping criterion; None if it goes on."""
+    """Why a text, ids ``[1, L]``, ends by a stopping criterion, or None if it does not."""
     criteria_device: torch.device
     """The device of the ids that the stopping criteria read."""
     remaining: int

@@ -106,7 +106,7 @@ def for_row(
 
 
 def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str | None]:
-    """A function that says why a text, ids ``[1, L]``, ends here, or None if it goes on."""
+    """A function that says why a text, ids ``[1, L]``, ends here, or None if it does not."""
 
     def reason(ids: torch.Tensor) -> str | None:
         # Each is asked every time, as in `generate`: a criterion may count its calls.

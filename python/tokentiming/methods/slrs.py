@@ -130,7 +130,7 @@ class Slrs(Method):
     """One target token a round, judged by the distribution of the first token of the drafted
     string.
 
-    The draft writes a string of K of its tokens, fewer if its turn ends; encoding it anew gives a
+    The draft writes a string of K of its tokens, fewer if its turn ends; re-encoding it gives a
     target token to start with. ``psi(t)`` sums the probabilities of all strings that start with
     ``t``, which takes a pass of the draft for each beginning of K - 1 tokens. That is meant for
     drafts of few or short tokens, or a small ``top_k``; K = 1 takes any draft.
@@ -140,7 +140,7 @@ class Slrs(Method):
         strings: most strings of K > 1 tokens to enumerate in a round.
 
     Raises:
-        TypeError: one of them is no integer.
+        TypeError: one of them is not an integer.
         ValueError: one of them is below 1; or, in a round, there are more than ``strings``.
 
     Source: arXiv 2502.05202, Algorithm 3 (String-Level Rejection Sampling).

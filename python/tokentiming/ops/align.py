@@ -63,14 +63,14 @@ def align(
         The spans and the cost, new or ``out``.
 
     Raises:
-        TypeError: an argument has another dtype, is no tensor, or is no ``ByteTable``.
+        TypeError: an argument is not a tensor, not a ``ByteTable``, or of another dtype.
         ValueError: an id outside its vocabulary, a negative band, malformed offsets, a tensor that
             is not contiguous, tensors that are not all in CPU memory or all on one GPU, or one side
             of a pair empty and the other not.
 
-    On a GPU a sequence has at most 128 tokens on a side and a token at most 2048 bytes. Values are
-    not looked at by the host: a pair that would raise, or goes beyond these limits, gets the cost
-    -1 and spans of -1.
+    On a GPU a sequence has at most 128 tokens on a side and a token at most 2048 bytes. The host
+    does not read values: a pair that would raise, or exceeds these limits, gets the cost -1 and
+    spans of -1.
 
     Source: TokenTiming, arXiv 2510.15545; band after Sakoe and Chiba, 1978.
 

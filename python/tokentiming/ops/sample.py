@@ -49,13 +49,13 @@ def sample(
         Token ids, int64 ``[R]``.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor.
+        TypeError: an argument is not a tensor or has another dtype.
         ValueError: NaN, +inf or no finite logit in a row (the message names it), a state or seed
             out of range, sizes that disagree, logits that require grad, tensors that are not all in
             CPU memory or all on one GPU.
 
-    On a GPU the ids are the same; values are not looked at by the host, and a row that would raise
-    gets the id -1.
+    On a GPU the ids are the same. The host does not read values, and a row that would raise gets
+    the id -1.
 
     Source: A* sampling, NeurIPS 2014; shared noise, arXiv 2408.07978; Philox, SC 2011.
 
@@ -105,7 +105,7 @@ def log_noise(keys: Tensor, *, seed: int, states: Tensor) -> Tensor:
         float64 ``[R, N]``.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor.
+        TypeError: an argument is not a tensor or has another dtype.
         ValueError: a state or seed out of range, or tensors not all in CPU memory or all on one
             GPU.
 

@@ -22,9 +22,9 @@ Attributes:
     offsets: likewise.
 
 Raises:
-    TypeError: an argument has another dtype or is no tensor.
+    TypeError: an argument is not a tensor or has another dtype.
     ValueError: a tensor has another shape, is not contiguous, or is elsewhere than the other; or
-        offsets are malformed. On a GPU values are not looked at.
+        offsets are malformed. On a GPU values are not read.
 
 >>> table = ByteTable(torch.tensor(list(b"abc"), dtype=torch.uint8), torch.tensor([0, 1, 3]))
 >>> len(table), table.offsets
@@ -55,9 +55,9 @@ Attributes:
     expansion_ids: likewise.
 
 Raises:
-    TypeError: an argument has another dtype or is no tensor.
+    TypeError: an argument is not a tensor or has another dtype.
     ValueError: shapes disagree, a tensor is not contiguous or elsewhere than the others, or offsets
-        are malformed. On a GPU values are not looked at.
+        are malformed. On a GPU values are not read.
 
 Token 0 has a counterpart, token 1 is spelled by two tokens, token 2 not at all:
 

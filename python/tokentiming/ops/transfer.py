@@ -81,7 +81,7 @@ def transfer(
         threads.
 
     Raises:
-        TypeError: an argument has another dtype, is no tensor, or is no ``ByteTable`` or
+        TypeError: an argument is not a tensor, of another dtype, or not a ``ByteTable`` or
             ``VocabularyMap``.
         ValueError: sizes disagree, an id or a span is out of range, offsets are malformed, a tensor
             is not contiguous where it must be or requires grad, or tensors are not all in CPU
@@ -90,7 +90,7 @@ def transfer(
             ``vocabulary_map`` is out of range.
 
     On a GPU distributions and cases are the same to the last bit, and a sequence has at most 128
-    tokens on a side. Values are not looked at by the host: where it would raise, the proxy token
+    tokens on a side. The host does not read values: where it would raise, the proxy token
     gets the case -1 and a distribution of zeros.
 
     Source: TokenTiming, arXiv 2510.15545.
@@ -171,12 +171,12 @@ def restrict(
         Distributions over the target's vocabulary, ``[R, V_t]``.
 
     Raises:
-        TypeError: an argument has another dtype, is no tensor, or is no ``VocabularyMap``.
+        TypeError: an argument is not a tensor, of another dtype, or not a ``VocabularyMap``.
         ValueError: sizes disagree; or, when ``out`` may have been written in part, a row holds NaN,
             infinity or a negative probability or has no mass on shared tokens, or ``exact`` is out
             of range.
 
-    On a GPU values are not looked at by the host: a row that would raise becomes NaN throughout.
+    On a GPU the host does not read values: a row that would raise becomes NaN throughout.
 
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
 

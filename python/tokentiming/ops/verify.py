@@ -76,7 +76,7 @@ def verify(
         draft_ids: int32 or int64, contiguous. -1 says that the draft drew what ``draft_probs`` lack
             to sum to 1, which counts as a rejection.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
-            at one distance from each other; ``p`` is the softmax of them over ``temperature``.
+            at a constant stride; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
         draft_logits: ``q`` is the softmax of ``draft_logits / temperature``.
         draft_probs: ``q`` itself, taken as given: it may sum to less than 1. Without it and
@@ -100,14 +100,14 @@ def verify(
     float64.
 
     Raises:
-        TypeError: an argument has another dtype or is no tensor, or not exactly one distribution of
-            the target, or two of the draft, are given.
+        TypeError: an argument is not a tensor or has another dtype, or not exactly one distribution
+            of the target, or two of the draft, are given.
         ValueError: shapes that disagree, an id outside the vocabulary, a uniform outside [0, 1), a
             row that is read holds NaN, +inf or a negative probability or has no mass, a tensor that
             is not contiguous where it must be or requires grad, or tensors are not all in CPU
             memory or all on one GPU.
 
-    On a GPU rows are float16, bfloat16 or float32. Values are not looked at by the host: a chain
+    On a GPU rows are float16, bfloat16 or float32. The host does not read values: a chain
     that would raise, for what is read of it, gets ``accepted`` -1 and tokens -1.
 
     Source: Leviathan et al., arXiv 2211.17192, Algorithm 1; Chen et al., arXiv 2302.01318.

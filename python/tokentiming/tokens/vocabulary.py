@@ -215,8 +215,8 @@ class Vocabulary:
     def encode(self, data: bytes) -> list[int]:
         """Encode bytes from the middle of a text, which may start and end inside a character.
 
-        No special token ever comes out, whatever the text looks like. ``decode`` of the result is
-        ``data`` wherever the vocabulary can express it; else the result is its nearest encoding.
+        The result holds no special token, even if the text looks like one. ``decode`` of the result
+        is ``data`` if the vocabulary can express it; otherwise the result is its nearest encoding.
         """
         text = data.decode("utf-8", errors="surrogateescape")
         ids: list[int] = []

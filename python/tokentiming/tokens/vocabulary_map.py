@@ -62,7 +62,7 @@ class VocabularyMap:
 
         A map of a quarter of a million tokens takes some seconds. Its file, in ``maps`` of the
         cache folder, is named by the hashes of both vocabularies and of the target's encoder.
-        Where no file can be written, the map is built anew each time.
+        If no file can be written, the map is built each time.
         """
         if len(draft) < _WORTH_A_FILE or draft.fingerprint == target.fingerprint:
             return cls._built(draft, target)
