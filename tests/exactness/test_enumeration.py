@@ -123,17 +123,9 @@ def test_the_pair_holds_what_could_go_wrong():
     """Missed draws, ends of turn, expansions of several tokens, rejections in every place."""
     seen: Counter[str] = Counter()
 
-    class Watched(Pushforward):
-        def bind(self, *parts):
-            bound = super().bind(*parts)
-            verify = bound.verify
-            bound.verify = lambda rows, proposal: self.watched(
-                list(verify(rows, proposal)), proposal
-            )
-            return bound
-
-        def watched(self, tokens, proposal):
-            emitted = list(tokens)
+    class Watching(Pushforward.bound):
+        def verify(self, rows, proposal):
+            emitted = list(super().verify(rows, proposal))
             accepted = len(emitted) - 1
             seen["missed"] += proposal.missed and accepted == len(proposal.ids)
             seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
@@ -143,6 +135,9 @@ def test_the_pair_holds_what_could_go_wrong():
                 seen[f"{'accepted' if j < accepted else 'rejected'} at {j}"] += 1
                 seen["mass is missing"] += lacking
             return iter(emitted)
+
+    class Watched(Pushforward):
+        bound = Watching
 
     distribution_and_target(Watched(), "crossing")
     for what in ("missed", "end of turn", "all accepted", "mass is missing"):
@@ -160,26 +155,30 @@ def test_slrs_refuses_to_enumerate_more_than_it_may():
 # ---- tokentiming ----
 
 
-class Recorded(TokenTiming):
-    """Notes for each judged token what had been emitted before it, and its supposed
+class Recording(TokenTiming.bound):
+    """Records for each verified token what had been emitted before it, and its supposed
     distribution.
     """
 
-    def bind(self, *parts):
+    def __init__(self, method, *parts) -> None:
+        super().__init__(method, *parts)
         self.history: tuple[int, ...] = ()
-        self.events: list[tuple] = []
-        bound = super().bind(*parts)
-        verify = bound.verify
-        bound.verify = lambda rows, proposal: self.recorded(verify(rows, proposal), proposal)
-        return bound
+        method.events = self.events = []
 
-    def recorded(self, tokens, proposal):
-        emitted = list(tokens)
+    def verify(self, rows, proposal):
+        emitted = list(super().verify(rows, proposal))
         for j, token in enumerate(proposal.ids[: len(emitted)]):
             distribution = tuple(proposal.probs[j].tolist())
             self.events.append((self.history + tuple(emitted[:j]), distribution, token))
         self.history += tuple(emitted)
         return iter(emitted)
+
+
+class Recorded(TokenTiming):
+    """``events`` are those of the last run."""
+
+    bound = Recording
+    events: list[tuple]
 
 
 def deviation_and_bound(alignment: str, pair: str) -> tuple[float, float]:

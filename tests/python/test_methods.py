@@ -194,17 +194,13 @@ def test_statistics_tell_the_cases_of_the_transfer():
     target = toys.TableModel(len(TARGET), seed=1)
     watched = []
 
+    class Recording(TokenTiming.bound):
+        def transfer(self, draft, proposal):
+            watched.append(super().transfer(draft, proposal))
+            return watched[-1]
+
     class Watched(TokenTiming):
-        def bind(self, *parts):
-            result = super().bind(*parts)
-            transfer = result.transfer
-
-            def watching(draft, proposal):
-                watched.append(transfer(draft, proposal))
-                return watched[-1]
-
-            result.transfer = watching
-            return result
+        bound = Recording
 
     stats = toys.decoding(
         target, TARGET, toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),

@@ -96,7 +96,7 @@ def coupled_margin(choices: list[tuple[torch.Tensor, ...]], vocabulary, seed: in
 def check_coupled(target, draft, texts, length, monkeypatch) -> None:
     model, tokenizer = target
     choices: list[tuple[torch.Tensor, ...]] = []
-    choose = Coupled.choose_target
+    choose = Coupled.bound.choose_target
 
     def recording(self, scores, states):
         choices.append((scores.clone(), states))
@@ -115,7 +115,7 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
         for seed in range(5):  # the first whose races are won by a lead that rounding leaves alone
             choices.clear()
             with monkeypatch.context() as patch:
-                patch.setattr(Coupled, "choose_target", recording)
+                patch.setattr(Coupled.bound, "choose_target", recording)
                 expected = generate(None, text, seed)
             if coupled_margin(choices, decoder.vocabulary, seed) > MARGIN:
                 break
@@ -125,6 +125,13 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
         assert generate(drafter, text, seed) == expected, (text, seed)
 
 
+def test_the_first_prompt(pairs, monkeypatch):
+    """What ``TestSmoke`` shows, at a length that every run can afford."""
+    check_greedy(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6)
+    check_coupled(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6, monkeypatch)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["smollm2->gemma", "gemma->smollm2"])
 class TestSmoke:
     def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):

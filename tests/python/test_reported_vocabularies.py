@@ -168,10 +168,13 @@ def test_no_option_goes_around_the_map(target, method, draft_length):
 def test_tli_drafts_shared_tokens_by_the_draft_s_probabilities(target):
     proposals = []
 
-    class Watched(methods.Tli):
+    class Recording(methods.Tli.bound):
         def transfer(self, draft, proposal):
             proposals.append(super().transfer(draft, proposal))
             return proposals[-1]
+
+    class Watched(methods.Tli):
+        bound = Recording
 
     draft = tiny(seed=1, vocab_size=len(OTHER))
     decoder = decoder_of(target, draft, OTHER, method=Watched(), draft_length=4)

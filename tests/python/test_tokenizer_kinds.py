@@ -108,8 +108,15 @@ def test_alignments_are_whole_and_byte_offsets_partition_both_sides(pair, data):
         assert int(vocabulary.offsets.diff()[tokens].sum()) == len(data)
 
 
-@pytest.mark.parametrize("pair", [*PAIRS, ("smollm2-135m", "WordPiece")], indirect=True,
-                         ids=" -> ".join)  # fmt: skip
+LARGE = ("gemma-3-270m", "qwen2.5-coder-1.5b")
+"""Drafts whose maps take seconds to build."""
+MAPS = [
+    pytest.param(pair, marks=pytest.mark.slow) if pair[0] in LARGE else pair
+    for pair in [*PAIRS, ("smollm2-135m", "WordPiece")]
+]
+
+
+@pytest.mark.parametrize("pair", MAPS, indirect=True, ids=" -> ".join)
 def test_maps_between_real_vocabularies(pair):
     draft, target = pair
     mapped = VocabularyMap.build(draft, target)

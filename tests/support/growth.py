@@ -23,12 +23,21 @@ def resident() -> int:
 
 
 def growth(call: Callable[[], object], calls: int) -> int:
-    """Bytes by which this process grows over ``calls`` calls, after some that are not counted."""
+    """Bytes by which this process grows over ``calls`` calls, after some that are not counted.
+
+    The least of three measurements: a leak is in each of them, memory that an allocator moves for
+    others is not.
+    """
     for _ in range(calls // 20):
         call()
-    gc.collect()
-    before = resident()
-    for _ in range(calls):
-        call()
-    gc.collect()
-    return resident() - before
+    found: list[int] = []
+    for _ in range(3):
+        gc.collect()
+        before = resident()
+        for _ in range(calls):
+            call()
+        gc.collect()
+        found.append(resident() - before)
+        if found[-1] < ALLOWED:
+            break
+    return min(found)
