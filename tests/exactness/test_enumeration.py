@@ -26,6 +26,11 @@ JUDGING = {
 }
 
 
+def slow_for(*names: str) -> list:
+    """The methods, those named here marked slow."""
+    return [pytest.param(m, marks=pytest.mark.slow) if m in names else m for m in JUDGING]
+
+
 def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, support)
@@ -37,7 +42,7 @@ def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("draft_length", [1, 2])
-@pytest.mark.parametrize("method", JUDGING)
+@pytest.mark.parametrize("method", slow_for("slrs, two tokens", "point mass"))
 def test_methods_that_judge_by_a_distribution_are_exact(method, pair, draft_length):
     waits = pair == "merging"  # its drafts are written in one go
     distribution, target = distribution_and_target(
@@ -57,7 +62,7 @@ def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
 
 
 @pytest.mark.parametrize("pair", ["crossing", "merging"])
-@pytest.mark.parametrize("method", JUDGING)
+@pytest.mark.parametrize("method", slow_for("slrs, two tokens", "point mass", "pushforward"))
 def test_rows_that_are_judged_one_by_one_are_exact(method, pair):
     """As where a logits processor remembers its calls."""
     distribution, target = distribution_and_target(JUDGING[method], pair, emitted_only=True)

@@ -117,11 +117,13 @@ def counts() -> dict[str, torch.Tensor]:
         return dict(zip(EXACT, pool.map(triples, EXACT, [DRAWS] * len(EXACT)), strict=True))
 
 
+@pytest.mark.slow
 def test_no_method_is_told_from_the_target(counts):
     found = {method: p_values(counts[method]) for method in EXACT}
     assert min(holm([p for ways in found.values() for p in ways])) > 0.01, found
 
 
+@pytest.mark.slow
 def test_draws_from_the_distribution_itself_pass_just_so(counts):
     nulls = [drawn_from_the_distribution(counts[method], seed) for seed, method in enumerate(EXACT)]
     assert min(holm([p for null in nulls for p in p_values(null)])) > 0.01
