@@ -18,11 +18,13 @@ from tokentiming import ops
 from tokentiming import _native  # a wheel holds it by default
 import torch
 
-class Bytes:
-    bytes = torch.tensor(list(b"abab"), dtype=torch.uint8)
-    offsets = torch.tensor([0, 1, 2, 4])
-
-found = ops.align(torch.tensor([0, 1]), torch.tensor([2]), Bytes, Bytes)
+table = ops.ByteTable(
+    torch.tensor(list(b"abab"), dtype=torch.uint8), torch.tensor([0, 1, 2, 4])
+)
+found = ops.align(
+    draft_ids=torch.tensor([0, 1]), target_ids=torch.tensor([2]),
+    draft_table=table, target_table=table,
+)
 assert found.target_spans.tolist() == [[0, 2]], found
 [runtime] = {line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}
 print(tokentiming.__file__, "with", runtime)
