@@ -14,6 +14,7 @@ constexpr const char* kAlign = "align";
 void align_tensors(py::handle draft_ids, py::handle target_ids, py::handle draft_table,
                    py::handle target_table, py::handle band_object, py::handle draft_offsets,
                    py::handle target_offsets, py::handle target_spans, py::handle cost) {
+  require_both(kAlign, draft_offsets, target_offsets);
   Place place;
   const Side draft(kDraftSide, draft_ids, draft_offsets, kAlign, place);
   const Side target(kTargetSide, target_ids, target_offsets, kAlign, place);

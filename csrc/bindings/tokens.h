@@ -3,6 +3,8 @@
 
 #include <array>
 #include <optional>
+#include <stdexcept>
+#include <string>
 
 #include "dtypes.h"
 #include "tensor.h"
@@ -74,5 +76,14 @@ class Side {
   Tensor ids_;
   Offsets offsets_;
 };
+
+// Refuses offsets of one side alone.
+inline void require_both(const char* function, py::handle draft_offsets,
+                         py::handle target_offsets) {
+  if (draft_offsets.is_none() == target_offsets.is_none()) return;
+  const SideNames& missing = draft_offsets.is_none() ? kDraftSide : kTargetSide;
+  throw std::invalid_argument(std::string(function) + ": " + missing.offsets +
+                              " is missing; give offsets for both sides or neither");
+}
 
 }  // namespace tokentiming::python

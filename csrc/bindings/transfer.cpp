@@ -31,6 +31,7 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_ids, py::handle t
                       py::handle vocabulary_map, py::handle draft_offsets,
                       py::handle target_offsets, py::handle columns, py::handle probs,
                       py::handle cases) {
+  require_both(kTransfer, draft_offsets, target_offsets);
   Place place;
   const Tensor rows(draft_probs, kTransfer, "draft_probs", &place);
   rows.require_dimensions(2, "[K, V_d]");

@@ -30,15 +30,6 @@ def require_parts(function: str, kind: type[tuple[Any, ...]], out: object) -> No
             ) from error
 
 
-def require_both(function: str, draft_offsets: object, target_offsets: object) -> None:
-    """Refuse offsets of one side alone."""
-    if (draft_offsets is None) != (target_offsets is None):
-        missing = "draft_offsets" if draft_offsets is None else "target_offsets"
-        raise ArgumentValueError(
-            f"{function}: {missing} is missing; give offsets for both sides or neither"
-        )
-
-
 def dtype_of(function: str, argument: str, rows: Any) -> torch.dtype:
     """The dtype of a result like these rows, of which the core takes float32 and float64."""
     found = rows.dtype if isinstance(rows, Tensor) else _core.dtype(rows, function, argument)
@@ -61,18 +52,29 @@ def new(
 ) -> Tensor:
     """A tensor of up to two axes for a result.
 
-    Where none can be made, the error names the arguments that give its shape.
+    If there is no memory, the error names the arguments that give its shape.
     """
     strides = (*shape[1:], 1)[: len(shape)]
     try:  # empty_strided takes two thirds of the time of empty
         return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    except torch.OutOfMemoryError:  # of a GPU, which may have the memory later
-        raise
     except RuntimeError as error:
-        raise ArgumentValueError(
-            f"{function}: no result of shape {list(shape)} can be made for {arguments}:"
-            f" {first_line(error)}"
-        ) from error
+        refuse_shape(function, arguments, [shape], error)
+        raise
+
+
+def refuse_shape(
+    function: str,
+    arguments: str,
+    shapes: Sequence[Sequence[int | torch.SymInt]],
+    error: RuntimeError,
+) -> None:
+    """Raise an error that names the arguments, unless a GPU is out of memory for the moment."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return
+    raise ArgumentValueError(
+        f"{function}: no result of shape {' and '.join(str(list(shape)) for shape in shapes)} can"
+        f" be made for {arguments}: {first_line(error)}"
+    ) from error
 
 
 def first_line(error: Exception) -> str:

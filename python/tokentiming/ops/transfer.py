@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokentiming import _core
-from tokentiming.ops.arguments import dtype_of, new, require_both, require_parts
+from tokentiming.ops.arguments import dtype_of, new, require_parts
 from tokentiming.ops.devices import device_of
 from tokentiming.ops.tables import ByteTable, VocabularyMap
 
@@ -113,7 +113,6 @@ def transfer(
     >>> moved.probs.tolist(), moved.cases.tolist()
     ([[0.75, 0.25], [0.0, 1.0]], [1, 3])
     """
-    require_both("transfer", draft_offsets, target_offsets)
     try:
         filled = _new(draft_probs, target_ids, target_table, columns) if out is None else out
         _core.transfer(
