@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
+from tokentiming.tokens.tree import Tree
+
 
 class ModelRunner(Protocol):
-    """Runs one causal language model over one sequence, and remembers what it has read.
+    """Runs one causal language model over several texts, each followed by a tree of tokens.
 
-    There is no call to roll back: asking for the logits of another sequence keeps the common
-    prefix and forgets the rest.
+    A runner remembers what it has read of each text. There is no call to roll back or to keep a
+    path: the next ``read`` keeps the longest beginning of each text that has been read, along the
+    nodes of its tree too, and forgets the rest.
     """
 
     device: torch.device
@@ -21,26 +25,38 @@ class ModelRunner(Protocol):
     """Most tokens that the model can read, if its config says so."""
     forwards: int
     """Forward passes so far."""
+    forests: bool
+    """Whether the model reads trees with branches, and more than one text. One that takes no
+    attention mask reads one text and a chain."""
 
-    @property
-    def synchronizes(self) -> bool:
-        """Whether reading a value of the logits waits for a device, as on a GPU."""
+    def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
+        """Logits after the last token of each text, and after each node of its tree.
 
-    def reset(self) -> None:
-        """Forget everything read so far."""
+        Args:
+            texts: ids, at least one each. Texts keep their index from call to call; new ones come
+                last.
+            trees: what may follow each text.
 
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        """Logits after each of the last ``keep`` tokens of ``ids``: float ``[keep, V]``."""
-
-    def step(self, token: torch.Tensor) -> torch.Tensor:
-        """Logits after one more token, int64 ``[1]`` on the device: float ``[1, V]``.
-
-        The host does not read the token. Call ``identify`` with the ids of stepped tokens before
-        the next ``logits``; tokens not identified are recomputed.
+        Returns:
+            For each text float ``[1 + N, V]``, N being the size of its tree.
         """
 
-    def identify(self, ids: list[int]) -> None:
-        """Give the ids of the stepped tokens, from the first on."""
+    def extend(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
+        """Logits after further nodes, which grow the trees of the last ``read``.
+
+        Args:
+            trees: for each text the new nodes. A parent is a node's index among all nodes of the
+                text since ``read``, the new ones counted from the number of the old ones on.
+
+        Returns:
+            For each text float ``[n, V]``, n being the number of its new nodes.
+        """
+
+    def drop(self, index: int) -> None:
+        """Forget a text; the last one takes its index."""
+
+    def reset(self) -> None:
+        """Forget all texts."""
 
 
 def context_length(model: PreTrainedModel) -> int | None:
