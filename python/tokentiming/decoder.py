@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from os import PathLike
 from typing import Any
 
@@ -11,21 +12,26 @@ from transformers import PreTrainedModel
 
 from tokentiming import loading, scalars
 from tokentiming.drafters import Drafter, ModelDrafter
-from tokentiming.engine.draft_length import AdaptiveDraftLength, Costs, FixedDraftLength
+from tokentiming.engine.budget import AdaptiveBudget, Budget, FixedBudget
+from tokentiming.engine.costs import Costs
 from tokentiming.engine.in_use import exclusive
 from tokentiming.engine.loop import Decoding
-from tokentiming.engine.request import Request, Round
+from tokentiming.engine.request import Round
 from tokentiming.engine.streaming import announce, ended_on_error
+from tokentiming.engine.text import Text
 from tokentiming.generation import arguments
 from tokentiming.generation.batch import Batch, of_prompt, prepare, requests_of, stop_strings_of
+from tokentiming.generation.batch_size import batch_size_for
 from tokentiming.generation.lengths import length
 from tokentiming.generation.output import Generated, SpeculativeOutput
-from tokentiming.methods import Method, resolve
-from tokentiming.noise import draw_seed
+from tokentiming.methods import Greedy, Method, resolve
 from tokentiming.runners import ModelRunner, checks, exact_runner_for
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.tokens.prompts import is_batch, parse
 from tokentiming.tokens.vocabulary import Vocabulary
+
+_CANDIDATES = 4
+"""Most children of a drafted node."""
 
 
 class SpeculativeDecoder:
@@ -45,7 +51,10 @@ class SpeculativeDecoder:
         target_tokenizer: its tokenizer.
         drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
         method: a key of ``tokentiming.methods.METHODS``, or a method object.
-        draft_length: tokens to draft in every round; by default it adapts to measured costs.
+        draft_length: tokens to draft in every round, as a chain; by default trees adapt to measured
+            costs.
+        budget: decides the shape of proposals, such as ``FixedBudget(depth=6, nodes=16, width=4,
+            candidates=4)``; in place of ``draft_length``.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, whose
             passes compute bfloat16 linear layers by ``tokentiming._native`` on processors where
             that is faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
@@ -53,8 +62,9 @@ class SpeculativeDecoder:
     Raises:
         TypeError: the target is not a causal language model of transformers, or ``drafter`` is not
             a drafter.
-        ValueError: unknown method, a recurrent target, one whose logits depend on how it is read, a
-            model in training mode, or a tokenizer of an unknown kind.
+        ValueError: unknown method, a budget for trees with a method that proposes chains, a
+            recurrent target, one whose logits depend on how it is read, a model in training mode,
+            or a tokenizer of an unknown kind.
 
     Example:
         >>> drafter = ModelDrafter(draft_model, draft_tokenizer)
@@ -73,6 +83,7 @@ class SpeculativeDecoder:
         *,
         method: str | Method = "coupled",
         draft_length: int | None = None,
+        budget: Budget | None = None,
         runner: ModelRunner | None = None,
     ) -> None:
         self.method = resolve(method)
@@ -82,11 +93,7 @@ class SpeculativeDecoder:
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
         self.drafter = drafter
-        self._fixed = None
-        if draft_length is not None:
-            self._fixed = FixedDraftLength(
-                scalars.integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
-            )
+        self._budget = _checked_budget(self.method, budget, draft_length)
         self._costs = Costs()
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,
@@ -143,7 +150,8 @@ class SpeculativeDecoder:
         prompt: Any = None,
         *,
         max_new_tokens: int | None = None,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
+        batch_size: int | None = None,
         streamer: Any = None,
         stop_strings: str | list[str] | None = None,
         watch: Callable[[Round], None] | None = None,
@@ -153,23 +161,31 @@ class SpeculativeDecoder:
 
         Args:
             prompt: text, chat messages, ids (a list, a tensor or an array), what a tokenizer
-                returned, or a list of prompts, which run one after another.
+                returned, or a list of prompts.
             max_new_tokens: most tokens to generate for each prompt; 128 unless ``max_length`` or a
                 generation config, the model's own too, says otherwise.
             seed: of the one random stream, 0 to 2**63 - 1; by default drawn from torch's global
-                generator.
+                generator. Each text of a call has random choices of its own. Given a list, a seed
+                for each prompt, a text is that of its prompt alone.
+            batch_size: most texts to run at once; a text that ends leaves its place to the next. By
+                default as many as fit into half of the free memory, at most 16. The texts do not
+                depend on it.
             streamer: a transformers streamer; takes a single text.
             stop_strings: strings at whose first occurrence generation ends.
             watch: called with a ``Round`` after each one.
             **generate_kwargs: anything else that ``target_model.generate`` takes for greedy
                 decoding or sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``,
                 ``min_p``, ``repetition_penalty``, ``logits_processor``, ``eos_token_id`` ...
-                Processors and criteria see one row at a time; ``max_time`` counts for the call.
+                Sampling arguments may be lists, a value for each prompt. Processors and criteria
+                see one row at a time; ``max_time`` counts for the call.
 
         Raises:
             TypeError: the prompt, or another argument, is of the wrong type.
             ValueError: something is empty, out of range, or cannot be honoured; nothing has run.
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
+
+        An error on the way, or an interruption, has the texts that were finished as ``partial``, a
+        ``SpeculativeOutput`` of lists; the decoder can be used again.
         """
         with ended_on_error(streamer):
             arguments.refuse_generate_arguments(generate_kwargs)
@@ -180,7 +196,6 @@ class SpeculativeDecoder:
             given = {**generate_kwargs, "max_new_tokens": max_new_tokens}
             generate_kwargs |= length(given, prompts, self.target_model)
             asked = stop_strings_of(generate_kwargs, self.target_model)
-            seed = draw_seed() if seed is None else scalars.seed(seed)
             batches = [
                 prepare(
                     self.target_model, single, of_prompt(generate_kwargs, i, len(prompts))
@@ -189,8 +204,14 @@ class SpeculativeDecoder:
                 )
                 for i, single in enumerate(prompts)
             ]
-            results = self._decode(batches, seed=seed, streamer=streamer, watch=watch)
-            return self._output(results, batch=is_batch(prompt) or len(results) > 1)
+            return self._decode(
+                batches,
+                seed=seed,
+                batch_size=batch_size,
+                streamer=streamer,
+                watch=watch,
+                listed=is_batch(prompt),
+            )
 
     def __call__(
         self,
@@ -200,7 +221,8 @@ class SpeculativeDecoder:
         stopping_criteria: Any,
         generation_config: Any,
         *,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
+        batch_size: int | None = None,
         stop_strings: str | list[str] | None = None,
         streamer: Any = None,
         **model_kwargs: Any,
@@ -209,11 +231,12 @@ class SpeculativeDecoder:
 
         Args:
             model: the target model.
-            input_ids: int64 ``[B, L]``, padding included; the rows run one after another.
+            input_ids: int64 ``[B, L]``, padding included.
             logits_processor: as ``generate`` prepared them for the batch.
             stopping_criteria: as ``generate`` prepared them for the batch.
             generation_config: as ``generate`` prepared it.
             seed: as in ``generate`` of this class.
+            batch_size: as in ``generate`` of this class.
             stop_strings: as in ``generate`` of this class.
             streamer: as in ``generate`` of this class.
             **model_kwargs: what else the model would get.
@@ -232,12 +255,12 @@ class SpeculativeDecoder:
             arguments.refuse_callbacks(streamer, None, stop_strings)
             steps = logits_processor, stopping_criteria
             batch = Batch.of(input_ids, *steps, generation_config, model_kwargs)
-            results = self._decode(
+            output = self._decode(
                 [batch.stopping_at(stop_strings, self.target_tokenizer)],
-                seed=draw_seed() if seed is None else scalars.seed(seed),
+                seed=seed,
+                batch_size=batch_size,
                 streamer=streamer,
             )
-        output = self._output(results, batch=True)
         return output if generation_config.return_dict_in_generate else output.sequences
 
     @torch.no_grad()
@@ -245,31 +268,91 @@ class SpeculativeDecoder:
         self,
         batches: Sequence[Batch],
         *,
-        seed: int,
+        seed: int | list[int] | None,
+        batch_size: int | None = None,
         streamer: Any = None,
         watch: Callable[[Round], None] | None = None,
-    ) -> list[Generated]:
-        """Generate all rows of what transformers prepared, one after another."""
+        listed: bool = True,
+    ) -> SpeculativeOutput:
+        """Generate all rows of what transformers prepared.
+
+        Args:
+            batches: of one call.
+            seed: as in ``generate``.
+            batch_size: as in ``generate``.
+            streamer: as in ``generate``.
+            watch: as in ``generate``.
+            listed: whether the output of a single row is a list too.
+        """
         checks.evaluating(self.target_model)
-        watch = announce(streamer, watch)
-        requests = requests_of(batches, self.target_model, seed=seed, watch=watch)
+        told = announce(streamer, watch)
+        requests = requests_of(batches, self.target_model, seed=seed, watch=told)
         arguments.refuse_streamer(streamer, len(requests))
+        size = batch_size_for(requests, self.target_model, asked=batch_size, forests=self._forests)
+        finished: list[Text] = []
         with exclusive(decoder=self, drafter=self.drafter, streamer=streamer):
-            return [self._generated(request, streamer) for request in requests]
+            try:
+                if streamer is not None:
+                    streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
+                # Greedy decoding has one rule for all methods, so it is a batch of its own.
+                for method in (self.method, Greedy()):
+                    greedy = isinstance(method, Greedy)
+                    asked = [r for r in requests if r.do_sample != greedy]
+                    if asked:
+                        self._decoding(method, size).run(asked, finished)
+                if streamer is not None:
+                    streamer.end()
+            except BaseException as error:
+                with suppress(Exception):  # not every error takes attributes
+                    error.partial = self._output(finished, batch=True)  # type: ignore[attr-defined]
+                raise
+        return self._output(finished, batch=listed or len(finished) > 1)
 
-    def _generated(self, request: Request, streamer: Any) -> Generated:
-        draft_length = self._fixed or AdaptiveDraftLength(self._costs)
-        decoding = Decoding(
-            self.runner, self.vocabulary, self.drafter, self.method, draft_length, request
+    def _decoding(self, method: Method, batch_size: int) -> Decoding:
+        budget = self._budget
+        if budget is None:
+            trees = method.branches and self._forests
+            budget = AdaptiveBudget(self._costs, candidates=_CANDIDATES if trees else 1)
+        return Decoding(
+            self.runner,
+            self.vocabulary,
+            self.drafter,
+            method,
+            budget,
+            target_tokenizer=self.target_tokenizer,
+            batch_size=batch_size,
+            name=self.method.name,
         )
-        if streamer is not None:
-            streamer.put(torch.tensor([request.prompt.padded], device="cpu"))
-        ids = decoding.run(self.target_tokenizer)
-        if streamer is not None:
-            streamer.end()
-        new = ids[len(request.prompt.ids) :]
-        return Generated([*request.prompt.padded, *new], new, request.config, decoding.stats)
 
-    def _output(self, results: Sequence[Generated], *, batch: bool) -> SpeculativeOutput:
+    @property
+    def _forests(self) -> bool:
+        """Whether both models read trees, and several texts at once."""
+        return self.runner.forests and getattr(self.drafter, "forests", True)
+
+    def _output(self, texts: Sequence[Text], *, batch: bool) -> SpeculativeOutput:
+        results = [
+            Generated([*text.request.prompt.padded, *text.new], text.new, text.request.config,
+                      text.stats)
+            for text in sorted(texts, key=lambda text: text.request.index)
+        ]  # fmt: skip
         device = self.target_model.device
         return SpeculativeOutput.of(results, self.target_tokenizer, device, batch=batch)
+
+
+def _checked_budget(
+    method: Method, budget: Budget | None, draft_length: int | None
+) -> Budget | None:
+    if draft_length is not None:
+        if budget is not None:
+            raise ValueError("SpeculativeDecoder: give one of budget and draft_length")
+        return FixedBudget(
+            depth=scalars.integer(
+                draft_length, "draft_length", least=0, caller="SpeculativeDecoder"
+            )
+        )
+    if budget is not None and budget.candidates > 1 and not method.branches:
+        raise ValueError(
+            f"SpeculativeDecoder: method {method.name} proposes chains and the budget has "
+            f"{budget.candidates} candidates; give a budget of 1, or the method coupled or slem"
+        )
+    return budget

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from tokentiming.tokens.vocabulary import Vocabulary
 
 
 class State(NamedTuple):
-    """Where in the generated part a token is emitted; no state occurs twice in a sequence."""
+    """Where in the generated part of a text a token is emitted; no state occurs twice."""
 
     offset: int = 0
     """Bytes generated so far."""
@@ -27,76 +27,107 @@ class State(NamedTuple):
             return State(self.offset + len(data), self.zero_byte_tokens)
         return State(self.offset, self.zero_byte_tokens + 1)
 
-    def on(self, device: torch.device) -> torch.Tensor:
-        """The state as a tensor, int64 ``[1, 2]``."""
-        return send(torch.tensor([self], device="cpu"), device)
 
-
-@dataclass(frozen=True)
 class Noise:
-    """Independent Exp(1) variates ``E(state, token)``, fixed by a seed and a sequence's index."""
+    """The random choices of one text, fixed by a seed and the index of the text.
 
-    seed: int
-    row: int = 0
+    Args:
+        seed: 0 to 2**63 - 1.
+        row: index of the text; texts of one seed with different rows are independent.
+
+    Attributes:
+        draft: draws of the draft that are independent of the shared noise.
+        verify: uniforms of rejection sampling, independent of both.
+    """
+
+    def __init__(self, seed: int, row: int = 0) -> None:
+        self.seed = seed
+        self.row = row
+        self.draft = Stream.of(seed, row, "draft")
+        self.verify = Stream.of(seed, row, "verify")
 
     def race(
         self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor
     ) -> torch.Tensor:
         """The token with the least ``E(state, token) / p(token)``: an exact draw from ``p``.
 
+        ``E`` are independent Exp(1) variates. Texts of one seed may share a call.
+
         Args:
             scores: float ``[R, V]`` or wider, log ``p`` up to a constant; entries beyond the
                 vocabulary (padding of the model's head) never win.
             vocabulary: gives each token its key, so that equal bytes get equal noise.
-            states: where each row's token is emitted, int64 ``[R, 2]``.
+            states: row of the text, offset and zero-byte tokens of each draw, int64 ``[R, 3]``.
 
         Returns:
             int64 ``[R]``, beside the scores.
         """
-        columns = min(scores.shape[1], len(vocabulary))
-        keys = vocabulary.on(scores.device).keys[:columns]
-        states = self._with_row(states)
-        return ops.sample(scores[:, :columns], keys, seed=self.seed, states=states)
+        scores, keys = _within(scores, vocabulary)
+        return ops.sample(scores, keys, seed=self.seed, states=states)
 
-    def lead(
-        self,
-        scores: torch.Tensor,
-        vocabulary: Vocabulary,
-        states: torch.Tensor,
-        winner: torch.Tensor,
-    ) -> torch.Tensor:
-        """How far the winner of one race is ahead of the second, in nats of ``p``.
+    def candidates(
+        self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor, count: int
+    ) -> ops.Candidates:
+        """The first tokens of each race, and how likely each is to win by this estimate.
 
-        Another distribution has the same winner on the same noise unless it shifts the log-odds of
-        the two tokens by more than this.
+        Another distribution has the same winner unless it shifts the log-odds of two tokens by more
+        than they are apart in the race. The softmax of ``log p - log E`` turns the gaps into odds.
 
         Args:
-            scores: ``[1, V]``, as in ``race``.
+            scores: as in ``race``.
             vocabulary: as in ``race``.
-            states: ``[1, 2]``, as in ``race``.
-            winner: what ``race`` returned, ``[1]``.
-
-        Returns:
-            float64 ``[1]``; infinite where no other token takes part.
+            states: as in ``race``.
+            count: how many tokens of each race.
         """
-        # The winner takes part again with the least score, so that there is always a second.
-        others = scores.index_fill(1, winner, torch.finfo(scores.dtype).min)
-        second = self.race(others, vocabulary, states)
-        pair = torch.cat((winner, second))
-        keys = vocabulary.on(scores.device).keys[pair]
-        noise = ops.log_noise(keys, seed=self.seed, states=self._with_row(states))[0]
-        finish = scores[0, pair].double() - noise
-        return torch.where(second == winner, torch.inf, finish[:1] - finish[1:])
+        scores, keys = _within(scores, vocabulary)
+        return ops.candidates(scores, keys, seed=self.seed, states=states, count=count)
 
-    def _with_row(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.cat((torch.full_like(states[:, :1], self.row), states), 1)
 
-    def stream(self, purpose: str) -> Stream:
-        """Variates independent of this noise and of the streams for other purposes."""
-        digest = hashlib.blake2b(
-            purpose.encode(), key=self.seed.to_bytes(8, "little"), digest_size=8
-        ).digest()
-        return Stream(int.from_bytes(digest, "little"), self.row)
+class Place(NamedTuple):
+    """Where a token is drawn."""
+
+    noise: Noise
+    """The random choices of its text."""
+    state: State
+
+
+def race(scores: torch.Tensor, vocabulary: Vocabulary, places: Sequence[Place]) -> torch.Tensor:
+    """The winner of each row's race, int64 ``[R]``; scores ``[R, V]`` at R places."""
+    winners = torch.empty(len(places), dtype=torch.int64, device=scores.device)
+    for noise, rows, states in _by_seed(places, scores.device):
+        winners[rows] = noise.race(scores[rows], vocabulary, states)
+    return winners
+
+
+def candidates(
+    scores: torch.Tensor, vocabulary: Vocabulary, places: Sequence[Place], count: int
+) -> ops.Candidates:
+    """The first tokens of each row's race; scores ``[R, V]`` at R places."""
+    shape = (len(places), count)
+    ids = torch.empty(shape, dtype=torch.int64, device=scores.device)
+    shares = torch.empty(shape, dtype=torch.float32, device=scores.device)
+    for noise, rows, states in _by_seed(places, scores.device):
+        ids[rows], shares[rows] = noise.candidates(scores[rows], vocabulary, states, count)
+    return ops.Candidates(ids, shares)
+
+
+def _by_seed(
+    places: Sequence[Place], device: torch.device
+) -> Iterator[tuple[Noise, slice | list[int], torch.Tensor]]:
+    """Noise, rows and states ``[R, 3]`` of the places of each seed."""
+    seeds: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        seeds.setdefault(place.noise.seed, []).append(i)
+    for rows in seeds.values():
+        states = [(places[i].noise.row, *places[i].state) for i in rows]
+        together = slice(None) if len(seeds) == 1 else rows  # a slice copies nothing
+        yield places[rows[0]].noise, together, send(torch.tensor(states, device="cpu"), device)
+
+
+def _within(scores: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and keys of the columns that are tokens."""
+    columns = min(scores.shape[1], len(vocabulary))
+    return scores[:, :columns], vocabulary.on(scores.device).keys[:columns]
 
 
 class Stream:
@@ -111,11 +142,27 @@ class Stream:
         self._row = row
         self._calls = 0
 
+    @classmethod
+    def of(cls, seed: int, row: int, purpose: str) -> Stream:
+        """Variates independent of the shared noise and of the streams for other purposes."""
+        digest = hashlib.blake2b(purpose.encode(), key=seed.to_bytes(8, "little"), digest_size=8)
+        return cls(int.from_bytes(digest.digest(), "little"), row)
+
     def draw(self, distribution: torch.Tensor) -> torch.Tensor:
         """Draw an index from a distribution ``[1, V]``, normalized or not: int64 ``[1]``."""
         keys = torch.arange(distribution.shape[1], device=distribution.device)
         states = send(self._fresh(), distribution.device)
         return ops.sample(distribution.log(), keys, seed=self._seed, states=states)
+
+    def draws(self, scores: torch.Tensor, count: int) -> torch.Tensor:
+        """Draw different indices, one after another, from the softmax of scores ``[1, V]``.
+
+        Returns:
+            int64 ``[1, count]``; -1 where no index is left that can be drawn.
+        """
+        keys = torch.arange(scores.shape[1], device=scores.device)
+        states = send(self._fresh(), scores.device)
+        return ops.candidates(scores, keys, seed=self._seed, states=states, count=count).ids
 
     def uniforms(self, count: int) -> torch.Tensor:
         """Float64 ``[count]`` in [0, 1), fine-grained near 0."""

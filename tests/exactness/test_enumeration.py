@@ -10,11 +10,11 @@ import pytest
 
 from tests.support import toys
 from tests.support.enumeration import distance, enumerated
-from tests.support.pairs import DRAFT, PAIRS, TARGET, Adversary, Gram, models
+from tests.support.pairs import DRAFT, PAIRS, TARGET, Adversary, Forester, Gram, models
 from tokentiming import methods
-from tokentiming.engine.draft_length import FixedDraftLength
+from tokentiming.engine.budget import FixedBudget
 from tokentiming.methods import Coupled, PointMass, Pushforward, Slem, Slrs, Tli, TokenTiming
-from tokentiming.noise import Noise
+from tokentiming.tokens.tree import Tree
 
 EXACT = 1e-12
 JUDGING = {
@@ -31,10 +31,9 @@ def slow_for(*names: str) -> list:
     return [pytest.param(m, marks=pytest.mark.slow) if m in names else m for m in JUDGING]
 
 
-def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool = False, **options):
+def distribution_and_target(method, pair: str, *, support: int = 4, **options):
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, support)
-    target_model.synchronizes = draft_model.synchronizes = waits
     drafter = toys.TableDrafter(draft, draft_model)
     distribution = enumerated(method, target_model, target, drafter, **options)
     return distribution, target_model.joint(3, target.eos_ids)
@@ -44,20 +43,20 @@ def distribution_and_target(method, pair: str, *, support: int = 4, waits: bool 
 @pytest.mark.parametrize("draft_length", [1, 2])
 @pytest.mark.parametrize("method", slow_for("slrs, two tokens", "point mass"))
 def test_methods_that_judge_by_a_distribution_are_exact(method, pair, draft_length):
-    waits = pair == "merging"  # its drafts are written in one go
-    distribution, target = distribution_and_target(
-        JUDGING[method], pair, draft_length=draft_length, waits=waits
-    )
+    distribution, target = distribution_and_target(JUDGING[method], pair, draft_length=draft_length)
     assert distance(distribution, target) < EXACT
 
 
 @pytest.mark.parametrize("method", JUDGING)
 def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
-    class Wary(FixedDraftLength):
-        def wants_more(self, confidences):
-            return confidences[-1] > 0.4
+    class Wary(FixedBudget):
+        def grow(self, drafts):
+            sure = [d.confidences[-1:] > [0.4] for d in drafts]
+            return [nodes if s else [] for nodes, s in zip(super().grow(drafts), sure, strict=True)]
 
-    distribution, target = distribution_and_target(JUDGING[method], "crossing", policy=Wary(2))
+    distribution, target = distribution_and_target(
+        JUDGING[method], "crossing", budget=Wary(depth=2)
+    )
     assert distance(distribution, target) < EXACT
 
 
@@ -77,11 +76,11 @@ class Fragile(toys.ToyModel):
         self._fatal = fatal
         self.failures = 0
 
-    def rows(self, ids, keep):
+    def after(self, ids):
         if ids[-1] == self._fatal:
             self.failures += 1
             raise RuntimeError("out of memory")
-        return self._model.rows(ids, keep)
+        return self._model.after(ids)
 
 
 @pytest.mark.draft_fails
@@ -100,8 +99,8 @@ def test_a_draft_that_fails_for_what_it_drew_leaves_the_output_exact(method, fat
 def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
     method = TokenTiming(alignment)
     distribution, target = distribution_and_target(method, "same")
-    assert method.bind(Noise(0), TARGET, TARGET).exact
-    assert not method.bind(Noise(0), DRAFT, TARGET).exact
+    assert method.bind(TARGET, TARGET).exact
+    assert not method.bind(DRAFT, TARGET).exact
     assert not method.exact
     assert distance(distribution, target) < EXACT
 
@@ -112,7 +111,8 @@ def test_matching_methods_are_exact_whatever_is_drafted(method):
     model = Gram(len(TARGET), seed=1, support=4)
     expected = model.joint(3, TARGET.eos_ids)
     for drawn in product(range(len(DRAFT)), repeat=2):
-        distribution = enumerated(method, model, TARGET, Adversary(DRAFT, drawn))
+        adversary = Adversary(DRAFT, drawn)
+        distribution = enumerated(method, model, TARGET, adversary, emitted_only=True)
         assert distance(distribution, expected) < EXACT, drawn
 
 
@@ -129,8 +129,10 @@ def test_the_pair_holds_what_could_go_wrong():
     seen: Counter[str] = Counter()
 
     class Watching(Pushforward.bound):
-        def verify(self, rows, proposal):
-            emitted = list(super().verify(rows, proposal))
+        def verify(self, rows):
+            (tokens,) = super().verify(rows)
+            emitted = list(tokens)
+            proposal = rows[0].proposal
             accepted = len(emitted) - 1
             seen["missed"] += proposal.missed and accepted == len(proposal.ids)
             seen["end of turn"] += TARGET.eos_ids[0] in proposal.ids[:accepted]
@@ -139,7 +141,7 @@ def test_the_pair_holds_what_could_go_wrong():
                 lacking = float(proposal.probs[j].sum()) < 1
                 seen[f"{'accepted' if j < accepted else 'rejected'} at {j}"] += 1
                 seen["mass is missing"] += lacking
-            return iter(emitted)
+            return [iter(emitted)]
 
     class Watched(Pushforward):
         bound = Watching
@@ -157,6 +159,55 @@ def test_slrs_refuses_to_enumerate_more_than_it_may():
         distribution_and_target(Slrs(lookahead=2, strings=5), "crossing")
 
 
+# ---- trees ----
+
+A, B, AB, ALSO_A, END = 1, 2, 3, 4, 0
+TREES = {
+    "siblings": Tree([A, B], [-1, -1]),
+    "branches with equal bytes": Tree([AB, A, B], [-1, -1, 1]),
+    "branches that share an offset": Tree([A, B, A], [-1, -1, 1]),
+    "the same bytes twice": Tree([A, ALSO_A, B], [-1, -1, 1]),
+    "a token twice": Tree([A, A, A], [-1, 0, 1]),
+    "an end of turn as a leaf": Tree([A, END, END], [-1, -1, 0]),
+    "the right path last": Tree([B, AB, A], [-1, -1, -1]),
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("method", [Coupled(), Slem()], ids=["coupled", "slem"])
+def test_trees_are_exact(method, tree):
+    model = Gram(len(TARGET), seed=1, support=2)
+    budget = FixedBudget(depth=3, nodes=8, candidates=4)
+    forester = Forester(TARGET, TREES[tree])
+    distribution = enumerated(method, model, TARGET, forester, budget=budget, remaining=2)
+    assert distance(distribution, model.joint(2, TARGET.eos_ids)) < EXACT
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_trees_walked_row_by_row_are_exact(tree):
+    model = Gram(len(TARGET), seed=1, support=4)
+    budget = FixedBudget(depth=3, nodes=8, candidates=4)
+    distribution = enumerated(
+        Coupled(), model, TARGET, Forester(TARGET, TREES[tree]), budget=budget, emitted_only=True
+    )
+    assert distance(distribution, model.joint(3, TARGET.eos_ids)) < EXACT
+
+
+@pytest.mark.parametrize("method", [Slem(), Tli(), Pushforward(), Slrs()])
+def test_two_texts_of_a_batch_are_exact_and_independent(method):
+    """The joint distribution of both is the product."""
+    pair = "crossing" if isinstance(method, Slem) else "merging"
+    draft, target = PAIRS[pair]
+    target_model, draft_model = models(pair, 2)
+    distribution = enumerated(
+        method, target_model, target, toys.TableDrafter(draft, draft_model),
+        remaining=1, draft_length=1, texts=2, batch_size=2,
+    )  # fmt: skip
+    alone = target_model.joint(1, target.eos_ids)
+    together = {left + right: alone[left] * alone[right] for left in alone for right in alone}
+    assert distance(distribution, together) < EXACT
+
+
 # ---- tokentiming ----
 
 
@@ -170,13 +221,15 @@ class Recording(TokenTiming.bound):
         self.history: tuple[int, ...] = ()
         method.events = self.events = []
 
-    def verify(self, rows, proposal):
-        emitted = list(super().verify(rows, proposal))
+    def verify(self, rows):
+        (tokens,) = super().verify(rows)
+        emitted = list(tokens)
+        proposal = rows[0].proposal
         for j, token in enumerate(proposal.ids[: len(emitted)]):
             distribution = tuple(proposal.probs[j].tolist())
             self.events.append((self.history + tuple(emitted[:j]), distribution, token))
         self.history += tuple(emitted)
-        return iter(emitted)
+        return [iter(emitted)]
 
 
 class Recorded(TokenTiming):

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tokentiming.engine.draft_length import FixedDraftLength
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedTokenizerFast
 
@@ -18,7 +19,6 @@ import tokentiming as tt
 from tests.support import toys
 from tests.support.small_models import SIZES
 from tokentiming import methods
-from tokentiming.engine.draft_length import FixedDraftLength
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Request
 from tokentiming.noise import Noise

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,8 +19,7 @@ import torch
 from tests.support import toys
 from tests.support.pairs import Distribution, Gram
 from tokentiming import Vocabulary, methods, ops
-from tokentiming.engine.draft_length import DraftLength
-from tokentiming.noise import State
+from tokentiming.engine.budget import Budget
 
 FINEST = 2**53
 """Uniforms are multiples of its inverse."""
@@ -71,27 +71,36 @@ def branches(run: Callable[[Script], object]) -> Iterator[tuple[Fraction, object
 class EnumeratedNoise:
     """Stands in for ``Noise`` and its streams."""
 
+    seed = row = 0
+
     def __init__(self, script: Script) -> None:
         self._script = script
-        self._states: set[State] = set()
+        self._states: set[tuple[int, ...]] = set()
+        self.draft = self.verify = self
 
     def race(
         self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor
     ) -> torch.Tensor:
+        """Draw for each row.
+
+        Rows of a tree are picked together, though only a path of them is emitted, so states may
+        come again. A row by itself is emitted, and each of these has a state of its own.
+        """
         drawn = []
-        for row, (offset, zero_byte_tokens) in zip(scores, states.tolist(), strict=True):
-            state = State(offset, zero_byte_tokens)
-            if state in self._states:
+        for row, state in zip(scores, map(tuple, states.tolist()), strict=True):
+            if len(scores) == 1 and state in self._states:
                 raise RevisitedError(f"a second race at {state}")
-            self._states.add(state)
+            if len(scores) == 1:
+                self._states.add(state)
             drawn.append(self._script.draw(torch.softmax(row[: len(vocabulary)], 0)))
         return torch.tensor(drawn)
 
-    def stream(self, purpose: str) -> EnumeratedNoise:
-        return self
-
     def draw(self, distribution: torch.Tensor) -> torch.Tensor:
         return torch.tensor([self._script.draw(distribution[0])])
+
+    def draws(self, scores: torch.Tensor, count: int) -> torch.Tensor:
+        assert count == 1
+        return self.draw(torch.softmax(scores, 1))[None]
 
     def uniforms(self, count: int) -> torch.Tensor:
         return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` knows better
@@ -101,30 +110,47 @@ Verify = Callable[..., ops.Verification]
 
 
 class Verdicts:
-    """Stands in for ``ops.verify``: asks it for every cell of the uniforms, and takes one."""
+    """Stands in for ``ops.verify`` on ragged chains: asks it for every cell, and takes one each."""
 
     def __init__(self, verify: Verify = ops.verify) -> None:
         self._verify = verify
         self._known: dict[tuple, list] = {}
         self.script: Script | None = None
 
-    def __call__(self, ids, *, uniforms, **probs) -> ops.Verification:
+    def __call__(self, ids, *, uniforms, offsets, target_logits, draft_probs) -> ops.Verification:
+        chosen: list[int] = []
+        for b, (start, end) in enumerate(pairwise(offsets.tolist())):
+            probs = None if draft_probs is None else draft_probs[start:end]
+            rows = target_logits[start + b : end + b + 1]
+            chosen += self.script.choose(self._cells(ids[start:end], rows, probs))
+        return self._verify(
+            ids,
+            uniforms=torch.tensor(chosen, dtype=torch.float64) / FINEST,
+            offsets=offsets,
+            target_logits=target_logits,
+            draft_probs=draft_probs,
+        )
+
+    def _cells(self, ids, target_logits, draft_probs) -> list:
+        """The cells of one chain."""
         key = tuple(
-            (name, tuple(value.flatten().tolist()))
-            for name, value in (("ids", ids), *probs.items())
-            if value is not None
+            None if value is None else tuple(value.flatten().tolist())
+            for value in (ids, target_logits, draft_probs)
         )
         if key not in self._known:
 
             def outcome(*at: int) -> tuple[int, int]:
-                u = torch.tensor([at], dtype=torch.float64) / FINEST
-                result = self._verify(ids, uniforms=u, **probs)
+                result = self._verify(
+                    ids,
+                    uniforms=torch.tensor(at, dtype=torch.float64) / FINEST,
+                    offsets=torch.tensor([0, len(ids)]),
+                    target_logits=target_logits,
+                    draft_probs=draft_probs,
+                )
                 return int(result.accepted), int(result.tokens[0, int(result.accepted)])
 
-            self._known[key] = cells(outcome, ids.shape[1])
-        at = self.script.choose(self._known[key])
-        u = torch.tensor([at], dtype=torch.float64) / FINEST
-        return self._verify(ids, uniforms=u, **probs)
+            self._known[key] = cells(outcome, len(ids))
+        return self._known[key]
 
 
 def cells(outcome: Callable, length: int) -> list[tuple[Fraction, tuple[int, ...]]]:
@@ -176,7 +202,7 @@ def enumerated(
     drafter,
     *,
     remaining: int = 3,
-    policy: DraftLength | None = None,
+    budget: Budget | None = None,
     draft_length: int = 2,
     verify: Verify = ops.verify,
     observe: Callable[[Fraction], None] = lambda weight: None,
@@ -190,7 +216,7 @@ def enumerated(
 
     def run(script: Script) -> tuple[int, ...]:
         verdicts.script = script
-        new = toys.decode(
+        texts = toys.decoding(
             target,
             vocabulary,
             drafter,
@@ -198,10 +224,10 @@ def enumerated(
             noise=EnumeratedNoise(script),
             remaining=remaining,
             draft_length=draft_length,
-            policy=policy,
+            budget=budget,
             **options,
         )
-        return tuple(new)
+        return tuple(token for text in texts for token in text.new)
 
     distribution: Distribution = defaultdict(Fraction)
     with pytest.MonkeyPatch.context() as patch:

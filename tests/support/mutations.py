@@ -12,9 +12,10 @@ import torch
 from tests.support import toys
 from tests.support.enumeration import Verify, enumerated
 from tests.support.pairs import PAIRS, Distribution, models
-from tokentiming import Draft, methods, ops
+from tokentiming import methods, ops
 from tokentiming.methods import Method, Pushforward, Slem, Tli
 from tokentiming.noise import State
+from tokentiming.tokens.tree import TEXT
 
 verify = ops.verify  # the real ones, whatever stands in for them during a test
 transfer = ops.transfer
@@ -23,7 +24,7 @@ transfer = ops.transfer
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> ops.Verification:
     """One token from a distribution ``[V]``, by the last uniform."""
     none = torch.empty((1, 0), dtype=torch.int64)
-    return verify(none, target_probs=probs[None, None], uniforms=uniforms[:, -1:])
+    return verify(none, target_probs=probs[None, None], uniforms=uniforms[None, -1:])
 
 
 def with_last(result: ops.Verification, drawn: ops.Verification) -> ops.Verification:
@@ -33,43 +34,38 @@ def with_last(result: ops.Verification, drawn: ops.Verification) -> ops.Verifica
     return ops.Verification(tokens, result.accepted)
 
 
-def residual_from_p(ids, *, target_logits, draft_probs, uniforms):
-    result = verify(ids, target_logits=target_logits, draft_probs=draft_probs, uniforms=uniforms)
+def residual_from_p(ids, *, target_logits, uniforms, **others):
+    result = verify(ids, target_logits=target_logits, uniforms=uniforms, **others)
     rejected = int(result.accepted)
-    if rejected == ids.shape[1]:
+    if rejected == len(ids):
         return result
-    return with_last(result, draw(target_logits[0, rejected].exp(), uniforms))
+    return with_last(result, draw(target_logits[rejected].exp(), uniforms))
 
 
-def maximum_of_q(ids, *, target_logits, draft_probs, uniforms):
+def maximum_of_q(ids, *, draft_probs, **others):
     if draft_probs is not None:
         draft_probs = draft_probs.clone()
-        for j, token in enumerate(ids[0].tolist()):
-            draft_probs[0, j, token] = draft_probs[0, j].max()
-    return verify(ids, target_logits=target_logits, draft_probs=draft_probs, uniforms=uniforms)
+        for j, token in enumerate(ids.tolist()):
+            draft_probs[j, token] = draft_probs[j].max()
+    return verify(ids, draft_probs=draft_probs, **others)
 
 
 def masked_to(shared: torch.Tensor) -> Verify:
     """The target restricted to the intersection, where that leaves it anything."""
 
-    def masked(ids, *, target_logits, draft_probs, uniforms):
+    def masked(ids, *, target_logits, **others):
         left = target_logits.masked_fill(~shared, -torch.inf)
         some = left.isfinite().any(-1, keepdim=True)
-        return verify(
-            ids,
-            target_logits=torch.where(some, left, target_logits),
-            draft_probs=draft_probs,
-            uniforms=uniforms,
-        )
+        return verify(ids, target_logits=torch.where(some, left, target_logits), **others)
 
     return masked
 
 
-def bonus_from_draft(ids, *, target_logits, draft_probs, uniforms):
-    result = verify(ids, target_logits=target_logits, draft_probs=draft_probs, uniforms=uniforms)
-    if draft_probs is None or int(result.accepted) < ids.shape[1]:
+def bonus_from_draft(ids, *, draft_probs, uniforms, **others):
+    result = verify(ids, draft_probs=draft_probs, uniforms=uniforms, **others)
+    if draft_probs is None or int(result.accepted) < len(ids):
         return result
-    distribution = draft_probs[0, -1]
+    distribution = draft_probs[-1]
     return with_last(result, draw(distribution / distribution.sum(), uniforms))
 
 
@@ -98,28 +94,32 @@ class StaleDrafter(toys.TableDrafter):
     ended.
     """
 
+    stale: torch.Tensor | None = None
+
     def begin(self, *args) -> None:
         super().begin(*args)
-        self._stale: torch.Tensor | None = None
+        self.stale = None
 
-    def propose(self, *args) -> Draft:
-        draft = super().propose(*args)
-        last = draft.probs[-1]
-        if self._stale is not None:
-            draft.probs[0] = self._stale
-        self._stale = last
-        return draft
+    def propose(self, asked, choose, grow) -> None:
+        super().propose(asked, choose, grow)
+        (one,) = asked
+        last = one.draft.probs[-1]
+        if self.stale is not None:
+            one.draft.distributions[TEXT] = self.stale
+        self.stale = last
 
 
 class TimidDrafter(toys.TableDrafter):
     """Drops a token that it is not sure of, and so proposes it only where it is."""
 
-    def propose(self, *args) -> Draft:
-        draft = super().propose(*args)
+    def propose(self, asked, choose, grow) -> None:
+        super().propose(asked, choose, grow)
+        (one,) = asked
+        draft = one.draft
         for k, confidence in enumerate(draft.confidences):
             if confidence < 0.4:
-                return Draft(draft.ids[:k], draft.confidences[:k], None, draft.probs[:k])
-        return draft
+                del draft.ids[k:], draft.parents[k:], draft.confidences[k:]
+                return
 
 
 @dataclass
@@ -130,6 +130,7 @@ class Mutation:
     verify: Verify = verify
     drafter: type = toys.TableDrafter
     patch: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+    emitted_only: bool = False
 
     def distribution(self, *, mutated: bool) -> Distribution:
         """The distribution of the crossing pair, with the switch on or off."""
@@ -145,6 +146,7 @@ class Mutation:
                 target,
                 kind(draft, draft_model),
                 verify=self.verify if mutated else verify,
+                emitted_only=self.emitted_only,
             )
 
 
@@ -159,7 +161,9 @@ MUTATIONS = {
     "maximum of q in place of q[x]": Mutation(Pushforward, maximum_of_q),
     "target masked to the intersection": Mutation(Tli, masked_to(_shared())),
     "noise used twice": Mutation(
-        Slem, patch=lambda patch: patch.setattr(State, "after", lambda state, data: state)
+        Slem,
+        patch=lambda patch: patch.setattr(State, "after", lambda state, data: state),
+        emitted_only=True,
     ),
     "stale draft row after a rejection": Mutation(Pushforward, drafter=StaleDrafter),
     "bonus token from the draft": Mutation(Pushforward, bonus_from_draft),

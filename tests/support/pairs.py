@@ -8,6 +8,7 @@ import torch
 
 from tests.support import toys
 from tokentiming import Draft, Vocabulary
+from tokentiming.tokens.tree import Tree
 
 Distribution = dict[tuple[int, ...], Fraction]
 """Probabilities of sequences of tokens."""
@@ -29,9 +30,8 @@ class Gram(toys.ToyModel):
             row[kept] = 1 + torch.bincount(draws, minlength=support)
         self._scores = (self.distribution.double() / 64).log()
 
-    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
-        rows = range(len(ids) - keep, len(ids))
-        return torch.stack([self._scores[ids[i - 1], ids[i]] for i in rows])
+    def after(self, ids: list[int]) -> torch.Tensor:
+        return self._scores[ids[-2], ids[-1]]
 
     def joint(self, length: int, ends: tuple[int, ...]) -> Distribution:
         """Distribution of the next tokens after ``[0, 0]``, up to an end of turn."""
@@ -50,24 +50,30 @@ class Gram(toys.ToyModel):
         return distribution
 
 
-class Adversary:
+class Adversary(toys.Drafter):
     """Drafts the same string in every round, whatever the text."""
 
-    forwards = 0
-    synchronizes = False
-
     def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
-        self.vocabulary = vocabulary
+        super().__init__(vocabulary)
         self._drawn = drawn
 
-    def begin(self, prompt, target_tokenizer, warpers) -> None:
-        pass
+    def fill(self, text: bytes, draft: Draft) -> None:
+        for token in self._drawn[: draft.limit]:
+            draft.extend([token])
+            if token in self.vocabulary.special_ids:
+                return
 
-    def propose(self, text, state, limit, choose, wants_more) -> Draft:
-        draft = Draft()
-        choices = [toys.choice(token) for token in self._drawn[:limit]]
-        draft.take(choices, self.vocabulary.special_ids)
-        return draft
+
+class Forester(toys.Drafter):
+    """Drafts the same tree in every round, whatever the text."""
+
+    def __init__(self, vocabulary: Vocabulary, tree: Tree) -> None:
+        super().__init__(vocabulary)
+        self._tree = tree
+
+    def fill(self, text: bytes, draft: Draft) -> None:
+        for token, parent in zip(self._tree.tokens, self._tree.parents, strict=True):
+            draft.extend([token], parent)
 
 
 # A merge on each side, a token that begins another, equal bytes twice, a token without bytes, and

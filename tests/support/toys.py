@@ -11,14 +11,16 @@ from tokenizers import models as tokenizer_models
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
 from tokentiming import Draft, ModelDrafter, Vocabulary, methods
-from tokentiming.drafters import Choice
-from tokentiming.engine.draft_length import DraftLength, FixedDraftLength
+from tokentiming.drafters import Asked
+from tokentiming.drafters.model import Reader
+from tokentiming.engine.budget import Budget, FixedBudget
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Request
+from tokentiming.engine.text import Text
 from tokentiming.noise import Noise
 from tokentiming.tokens.byte_tables import ByteLevel
 from tokentiming.tokens.prompts import Prompt
-from tokentiming.tokens.transcode import Context
+from tokentiming.tokens.tree import Tree
 
 
 def byte_level_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
@@ -68,25 +70,44 @@ class ToyModel:
 
     device = torch.device("cpu")
     max_length = None
-    synchronizes = False
     forwards = 0
+    forests = True
 
-    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
+    def after(self, ids: list[int]) -> torch.Tensor:
+        """Scores ``[V]`` after some ids."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        self.read: list[int] = []
+        self.texts: list[list[int]] = []
+        self.nodes: list[list[list[int]]] = []  # of each text, the path to each node
 
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        self.read = list(ids)
+    def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
+        self.texts = [list(ids) for ids in texts]
+        self.nodes = [[] for _ in texts]
         self.forwards += 1
-        return self.rows(ids, keep)
+        roots = [self._rows([ids] if ids else []) for ids in self.texts]
+        return [torch.cat(parts) for parts in zip(roots, self._extended(trees), strict=True)]
 
-    def step(self, token: torch.Tensor) -> torch.Tensor:
-        return self.logits([*self.read, *token.tolist()])
+    def extend(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
+        self.forwards += 1
+        return self._extended(trees)
 
-    def identify(self, ids: list[int]) -> None:
-        pass
+    def drop(self, index: int) -> None:
+        """Nothing is kept from one call to the next."""
+
+    def _extended(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
+        rows = []
+        for text, nodes, tree in zip(self.texts, self.nodes, trees, strict=True):
+            old = len(nodes)
+            for token, parent in zip(tree.tokens, tree.parents, strict=True):
+                nodes.append([*(nodes[parent] if parent >= 0 else []), token])
+            rows.append(self._rows([[*text, *path] for path in nodes[old:]]))
+        return rows
+
+    def _rows(self, paths: list[list[int]]) -> torch.Tensor:
+        if not paths:
+            return self.after([0, 0])[None][:0]
+        return torch.stack([self.after(ids) for ids in paths])
 
 
 class TableModel(ToyModel):
@@ -97,9 +118,8 @@ class TableModel(ToyModel):
         self.table = torch.randn(size, size, size, generator=generator).mul_(sharpness)
         self.table = self.table.log_softmax(-1)
 
-    def rows(self, ids: list[int], keep: int) -> torch.Tensor:
-        last = torch.tensor(ids[-keep - 1 :])
-        return self.table[last[:-1], last[1:]]
+    def after(self, ids: list[int]) -> torch.Tensor:
+        return self.table[ids[-2], ids[-1]]
 
     def distribution(self, prompt: Sequence[int], length: int) -> torch.Tensor:
         """Exact joint distribution of the next tokens, ``[V] * length``."""
@@ -115,66 +135,74 @@ class TableModel(ToyModel):
         return distribution
 
 
-def choice(token: int, confidence: float = 1.0, distribution: torch.Tensor | None = None) -> Choice:
-    """A choice of a token, by a distribution ``[V]``."""
-    rows = None if distribution is None else distribution[None]
-    return Choice(torch.tensor([token]), torch.tensor([confidence]), rows)
-
-
 class TableDrafter(ModelDrafter):
     """The real drafter over a toy model."""
 
     def __init__(self, vocabulary: Vocabulary, model: ToyModel) -> None:
         self.vocabulary = vocabulary
-        self.begin(None, None, None)
         self.runner = model
-        self.prompt = [0, 0]
+        self.texts = []
 
     def begin(self, prompt, target_tokenizer, warpers) -> None:
-        self._context = Context(self.vocabulary)
-        self._warpers = lambda ids, scores: scores
+        self.texts.append(Reader([0, 0], self.vocabulary, lambda ids, scores: scores))
 
 
-class RandomDrafter:
-    """Useless: any tokens but special ones, whatever the text."""
+class Drafter:
+    """Drafts without a model; a subclass continues one text."""
 
     forwards = 0
-    synchronizes = False
 
-    def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
+
+    def begin(self, prompt, target_tokenizer, warpers) -> None:
+        pass
+
+    def drop(self, index: int) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+    def propose(self, asked: Sequence[Asked], choose, grow) -> None:
+        for one in asked:
+            if one.draft.limit:
+                self.fill(one.text, one.draft)
+
+    def fill(self, text: bytes, draft: Draft) -> None:
+        raise NotImplementedError
+
+
+class RandomDrafter(Drafter):
+    """Useless: any tokens but special ones, whatever the text, as a tree of any shape."""
+
+    def __init__(self, vocabulary: Vocabulary, seed: int = 0, *, branches: bool = False) -> None:
+        super().__init__(vocabulary)
         self._random = random.Random(seed)
         self._ordinary = [i for i in range(len(vocabulary)) if vocabulary.token_bytes(i)]
+        self._branches = branches
 
-    def begin(self, prompt, target_tokenizer, warpers) -> None:
-        pass
+    def fill(self, text: bytes, draft: Draft) -> None:
+        for _ in range(min(draft.limit, 16)):
+            at = self._random.randrange(-1, len(draft)) if self._branches else None
+            draft.extend([self._random.choice(self._ordinary)], at)
+        if self.vocabulary.eos_ids and self._random.random() < 0.1:
+            draft.extend(self.vocabulary.eos_ids[:1])
 
-    def propose(self, text, state, limit, choose, wants_more) -> Draft:
-        ids = self._random.choices(self._ordinary, k=limit)
-        ends = self.vocabulary.eos_ids and self._random.random() < 0.1
-        return Draft(ids, [1.0] * len(ids), self.vocabulary.eos_ids[0] if ends else None)
 
-
-class ProphetDrafter:
-    """Knows the continuation, and spells it in its own vocabulary; every fifth byte is wrong."""
-
-    forwards = 0
-    synchronizes = False
+class ProphetDrafter(Drafter):
+    """Knows the continuation, and spells it in its own vocabulary; every 23rd byte is wrong."""
 
     def __init__(self, vocabulary: Vocabulary, continuation: bytes) -> None:
-        self.vocabulary = vocabulary
+        super().__init__(vocabulary)
         self.continuation = continuation
 
-    def begin(self, prompt, target_tokenizer, warpers) -> None:
-        pass
-
-    def propose(self, text, state, limit, choose, wants_more) -> Draft:
+    def fill(self, text: bytes, draft: Draft) -> None:
         told = bytearray(self.continuation[len(text) :])
         for i in range(len(told)):
             if (len(text) + i) % 23 == 22:
                 told[i] ^= 1
-        ids = self.vocabulary.encode(bytes(told))[:limit]
-        return Draft(ids, [1.0] * len(ids))
+        draft.extend(self.vocabulary.encode(bytes(told))[: draft.limit])
 
 
 def decoding(
@@ -188,14 +216,16 @@ def decoding(
     noise: Noise | None = None,
     remaining: int = 2,
     draft_length: int = 3,
-    policy: DraftLength | None = None,
+    budget: Budget | None = None,
     do_sample: bool = True,
     watch: Callable = lambda round_: None,
     ends: bool = True,
     processors: Sequence[Callable] = (),
     emitted_only: bool = False,
     fails: bool | None = False,
-) -> Decoding:
+    texts: int = 1,
+    batch_size: int = 1,
+) -> list[Text]:
     """Run the real loop on toy parts; without ``ends`` it goes on after an end of turn.
 
     An error in the drafter is one here, unless it is expected (``fails``) or possible (None).
@@ -204,26 +234,37 @@ def decoding(
     def end_reason(ids):
         return "eos" if ends and int(ids[0, -1]) in vocabulary.eos_ids else None
 
-    request = Request(
-        prompt=Prompt([0, 0]),
-        processors=LogitsProcessorList(processors),
-        warpers=LogitsProcessorList(),
-        end_reason=end_reason,
-        criteria_device=target.device,
-        remaining=remaining,
-        do_sample=do_sample,
-        noise=noise or Noise(seed, row),
-        config=None,
-        watch=watch,
-        emitted_only=emitted_only,
+    requests = [
+        Request(
+            prompt=Prompt([0, 0]),
+            processors=LogitsProcessorList(processors),
+            warpers=LogitsProcessorList(),
+            end_reason=end_reason,
+            criteria_device=target.device,
+            remaining=remaining,
+            do_sample=do_sample,
+            noise=noise or Noise(seed, row + index),
+            index=index,
+            config=None,
+            watch=watch,
+            emitted_only=emitted_only,
+        )
+        for index in range(texts)
+    ]
+    budget = budget or FixedBudget(depth=draft_length)
+    chosen = methods.resolve(method) if do_sample else methods.Greedy()
+    finished: list[Text] = []
+    Decoding(target, vocabulary, drafter, chosen, budget, batch_size=batch_size).run(
+        requests, finished
     )
-    policy = policy or FixedDraftLength(draft_length)
-    run = Decoding(target, vocabulary, drafter, methods.resolve(method), policy, request)
-    run.run(None)
-    assert fails in (None, run.stats.draft_failure is not None), run.stats.draft_failure
-    return run
+    finished.sort(key=lambda text: text.request.index)
+    for text in finished:
+        failure = text.stats.draft_failure
+        assert fails in (None, failure is not None), failure
+    return finished
 
 
 def decode(*parts, **options) -> list[int]:
-    """The new ids of ``decoding``."""
-    return decoding(*parts, **options).ids[2:]
+    """The new ids of the one text of ``decoding``."""
+    (text,) = decoding(*parts, **options)
+    return text.new

@@ -1,6 +1,6 @@
 """Where proposals come from."""
 
-from tokentiming.drafters.base import NOTHING, Choice, Draft, Drafter
+from tokentiming.drafters.base import NOTHING, Asked, Candidates, Draft, Drafter
 from tokentiming.drafters.model import ModelDrafter
 
-__all__ = ["NOTHING", "Choice", "Draft", "Drafter", "ModelDrafter"]
+__all__ = ["NOTHING", "Asked", "Candidates", "Draft", "Drafter", "ModelDrafter"]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.noise import State
+from tokentiming.drafters.base import Asked, Choose, Draft, Grow
+from tokentiming.noise import Place
 from tokentiming.runners import ModelRunner, NativeRunner, checks, runner_for
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.transcode import Context, unfinished
+from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
 
 
@@ -52,75 +52,116 @@ class ModelDrafter:
         # The native runner does not run the model's own code.
         if runner is None and not isinstance(self.runner, NativeRunner) and not model.training:
             require_same_logits(model, self.runner, "ModelDrafter")
-        self.prompt: list[int] = []
-        """The current prompt in this model's ids."""
-        self._context = Context(self.vocabulary)
-
-    @property
-    def synchronizes(self) -> bool:
-        return self.runner.synchronizes
+        self.texts: list[Reader] = []
+        """What is drafted for, each in this model's ids."""
 
     @property
     def forwards(self) -> int:
         return self.runner.forwards
 
     @property
+    def forests(self) -> bool:
+        """Whether the model reads trees with branches, and several texts at once."""
+        return self.runner.forests
+
+    def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
+        ids = prompt.ids_for(self.tokenizer, self.vocabulary, target_tokenizer)
+        self.texts.append(Reader(ids, self.vocabulary, warpers))
+
+    def drop(self, index: int) -> None:
+        self.texts[index] = self.texts[-1]
+        self.texts.pop()
+        self.runner.drop(index)
+
+    def reset(self) -> None:
+        self.texts = []
+        self.runner.reset()
+
+    def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
+        """Draft as described by ``Drafter``, level by level, with one pass a level for all texts.
+
+        A draft is empty inside a character whose bytes have no tokens of their own here, beyond
+        the model's context, and before there are ids to read: a tokenizer without a
+        beginning-of-text token makes no ids of an empty prompt.
+        """
+        reading = [
+            reader.follow(text, self.runner.max_length)
+            for reader, text in zip(self.texts, asked, strict=True)
+        ]
+        logits = self.runner.read(reading, [NO_TREE] * len(reading))
+        rows = [(i, TEXT) for i, ids in enumerate(reading) if ids]
+        while rows:
+            places = [self._place(asked[i], node) for i, node in rows]
+            candidates = choose(self._warped(logits), places)
+            for row, ((i, node), values) in enumerate(zip(rows, candidates.rows(), strict=True)):
+                if candidates.distributions is not None:
+                    asked[i].draft.distributions[node] = candidates.distributions[row : row + 1]
+                asked[i].draft.take(node, values)
+            chosen = grow([text.draft for text in asked])
+            rows = [(i, node) for i, nodes in enumerate(chosen) for node in nodes]
+            if rows:
+                logits = self.runner.extend(
+                    [reader.grown(nodes) for reader, nodes in zip(self.texts, chosen, strict=True)]
+                )
+
+    def _place(self, asked: Asked, node: int) -> Place:
+        state = asked.place.state
+        for token in map(asked.draft.ids.__getitem__, asked.draft.tree.path(node)):
+            state = state.after(self.vocabulary.token_bytes(token))
+        return Place(asked.place.noise, state)
+
+    def _warped(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The scores ``[R, V]`` of all rows, each processed as its text asks for."""
+        ids = torch.empty((1, 0), dtype=torch.int64, device=self.runner.device)  # warpers ignore it
+        warped = []
+        for reader, rows in zip(self.texts, logits, strict=True):
+            if len(rows):
+                rows = rows[:, : len(self.vocabulary)]
+                rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+                warped.append(reader.warpers(ids, rows))
+        return warped[0] if len(warped) == 1 else torch.cat(warped)
+
+
+class Reader:
+    """A text as a draft model reads it.
+
+    Attributes:
+        prompt: ids.
+        warpers: of the text's scores.
+    """
+
+    def __init__(self, prompt: list[int], vocabulary: Vocabulary, warpers: Callable[..., Any]):
+        self.prompt = prompt
+        self.warpers = warpers
+        self._vocabulary = vocabulary
+        self._context = Context(vocabulary)
+        self._followed = 0  # bytes of the text when the last draft began
+        self._draft = Draft()
+        self._read: dict[int, int] = {}  # node of the draft -> its number in the runner
+
+    @property
     def context(self) -> list[int]:
         """The generated part in this model's ids, without the prompt."""
         return self._context.ids
 
-    def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        self.prompt = prompt.ids_for(self.tokenizer, self.vocabulary, target_tokenizer)
-        self._context = Context(self.vocabulary)
-        self._warpers = warpers
-        self.runner.reset()
+    def follow(self, asked: Asked, max_length: int | None) -> list[int]:
+        """All ids to read before a draft; none if no draft is wanted, or can be made."""
+        tail = unfinished(asked.text)
+        wanted = asked.draft.limit > 0
+        if not wanted or (tail and not self._vocabulary.can_spell(asked.text[-tail:])):
+            return []
+        new = asked.text[self._followed :]
+        drafted = self._draft.along(new, self._vocabulary)
+        self._context.extend([self._draft.ids[node] for node in drafted])
+        self._followed = len(asked.text)
+        self._draft, self._read = asked.draft, {TEXT: TEXT}
+        ids = self.prompt + self._context.follow(asked.text)
+        if max_length is not None:
+            asked.draft.limit = min(asked.draft.limit, max(max_length - len(ids), 0))
+        return ids if asked.draft.limit else []
 
-    def propose(
-        self, text: bytes, state: State, limit: int, choose: Choose, wants_more: WantsMore
-    ) -> Draft:
-        """Draft as described by ``Drafter``.
-
-        The draft is empty inside a character whose bytes have no tokens of their own here, beyond
-        the model's context, and before there are ids to read: a tokenizer without a
-        beginning-of-text token makes no ids of an empty prompt.
-        """
-        tail = unfinished(text)
-        if tail and not self.vocabulary.can_spell(text[-tail:]):
-            return Draft()
-        read = self.prompt + self._context.follow(text)
-        if not read:
-            return Draft()
-        if self.runner.max_length is not None:
-            limit = max(min(limit, self.runner.max_length - len(read)), 0)
-        choices = islice(self._choices(read, state, choose), limit)
-        draft = Draft()
-        if self.synchronizes:
-            draft.take(list(choices), self.vocabulary.special_ids)
-        else:
-            for choice in choices:
-                if not draft.take([choice], self.vocabulary.special_ids):
-                    break
-                if len(draft.ids) == limit or not wants_more(draft.confidences):
-                    break
-        self.runner.identify(draft.drawn)
-        self._context.extend(draft.ids)
-        return draft
-
-    def _choices(self, read: list[int], state: State, choose: Choose) -> Iterator[Choice]:
-        """Choices one after another, without reading their values."""
-        device = self.runner.device
-        advances = self.vocabulary.on(device).advances
-        ids = torch.empty((1, 0), dtype=torch.int64, device=device)  # warpers ignore them
-        states = state.on(device)
-        logits = self.runner.logits(read)
-        while True:
-            logits = logits[:, : len(self.vocabulary)]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            scores = self._warpers(ids, logits)
-            choice = choose(scores, states)
-            if choice is None:
-                return
-            yield choice
-            token = choice.token.clamp(min=0)  # a draft may have ended here, unread
-            states = states + advances[token]
-            logits = self.runner.step(token)
+    def grown(self, nodes: Sequence[int]) -> Tree:
+        """Nodes of the draft as the runner counts them."""
+        parents = [self._read[self._draft.parents[node]] for node in nodes]
+        self._read |= {node: len(self._read) - 1 + i for i, node in enumerate(nodes)}
+        return Tree([self._draft.ids[node] for node in nodes], parents)

@@ -1,1 +1,1 @@
-"""The decoding loop and what it keeps: rows, draft length, statistics."""
+"""The decoding loop and what it keeps: texts, rows, budget, costs, statistics."""

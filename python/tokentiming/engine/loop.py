@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from tokentiming.devices import send
-from tokentiming.drafters import Draft, Drafter
-from tokentiming.drafters.base import Choice, Choose, WantsMore
-from tokentiming.engine.draft_length import DraftLength, Outcome
+from tokentiming.drafters import Asked, Candidates, Draft, Drafter
+from tokentiming.engine.budget import Budget, Outcome, Visit
 from tokentiming.engine.request import Request, Round
-from tokentiming.engine.rows import Rows
 from tokentiming.engine.stats import Stats
-from tokentiming.methods import BoundMethod, Greedy, Method, Proposal
-from tokentiming.noise import State
-from tokentiming.runners.base import ModelRunner, common_prefix
+from tokentiming.engine.text import Text
+from tokentiming.methods import BoundMethod, Method, Proposal
+from tokentiming.noise import Place
+from tokentiming.runners.base import ModelRunner
+from tokentiming.tokens.tree import TEXT
 from tokentiming.tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 
 class Decoding:
-    """Generates one sequence.
+    """Generates texts, several at once; one that finishes leaves its place to the next.
 
     Args:
         target: runs the target model.
         vocabulary: the target's.
         drafter: None makes every round a plain step of the target.
-        method: how to sample; greedy decoding has one rule for all of them.
-        draft_length: decides the length of each draft.
-        request: what to generate.
+        method: how to propose and verify.
+        budget: what to propose.
+        target_tokenizer: for drafters, which convert prompts.
+        batch_size: most texts at once.
+        name: of the method in the statistics; by default its own.
     """
 
     def __init__(
@@ -43,192 +44,242 @@ class Decoding:
         vocabulary: Vocabulary,
         drafter: Drafter | None,
         method: Method,
-        draft_length: DraftLength,
-        request: Request,
+        budget: Budget,
+        *,
+        target_tokenizer: Any = None,
+        batch_size: int = 1,
+        name: str | None = None,
     ) -> None:
         self._target = target
         self._vocabulary = vocabulary
         self._drafter = drafter
-        self._draft_length = draft_length
-        self._request = request
-        self.stats = Stats(method=method.name, exact=True)
-        self._case_names = method.case_names
-        self._method = self._bind(method if request.do_sample else Greedy())
-        self.stats.exact = self._method.exact
-        self.ids = list(request.prompt.ids)
-        self._text = b""
-        self._state = State()
-        # What processors and criteria are shown: the prompt with its padding, and the new tokens.
-        shown = request.prompt.padded
-        longest = len(shown) + request.remaining
-        self._shown = torch.empty((1, longest), dtype=torch.int64, device="cpu")
-        self._shown[0, : len(shown)] = torch.tensor(shown, device="cpu")
-        self._length = len(shown)
+        self._budget = budget
+        self._target_tokenizer = target_tokenizer
+        self._batch_size = batch_size
+        self._failure: str | None = None
+        self._method = self._bind(method)
+        self._name = name or method.name
+        self._running: list[Text] = []
+        self._drafted: list[Text] = []  # texts that the drafter knows, in its order
+        self._levels = 0
 
     def _bind(self, method: Method) -> BoundMethod:
         if self._drafter:
             try:
-                draft_vocabulary = self._drafter.vocabulary
-                return method.bind(self._request.noise, draft_vocabulary, self._vocabulary)
+                return method.bind(self._drafter.vocabulary, self._vocabulary)
             except Exception as error:  # a failing draft costs speed and nothing else
-                self._continue_without_draft(error)
-        return method.bind(self._request.noise, self._vocabulary, self._vocabulary)
+                self._drafter = None
+                self._failure = failure(error)
+        return method.bind(self._vocabulary, self._vocabulary)
 
-    def run(self, target_tokenizer: Any) -> list[int]:
-        """Generate to the end; returns prompt and new ids."""
-        start = perf_counter()
+    def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
+        """Generate texts to their ends, and append each to ``finished`` when it is."""
+        waiting = iter(requests)
         self._target.reset()
-        before = self._target.forwards, self._drafter.forwards if self._drafter else 0
-        source = self._drafter
         if self._drafter:
-            with self.stats.stage("drafting"):
-                try:
-                    self._drafter.begin(
-                        self._request.prompt, target_tokenizer, self._request.warpers
-                    )
-                except Exception as error:  # a failing draft costs speed and nothing else
-                    self._continue_without_draft(error)
-        while self.stats.finish_reason is None:
+            self._drafter.reset()
+        while True:
+            while len(self._running) < self._batch_size and (request := next(waiting, None)):
+                self._begin(request)
+            if not self._running:
+                return
             self._round()
-        self.stats.seconds = perf_counter() - start
-        self.stats.target_forwards = self._target.forwards - before[0]
-        self.stats.draft_forwards = (source.forwards if source else 0) - before[1]
-        return self.ids
+            ended = [i for i, text in enumerate(self._running) if text.finished]
+            finished += [self._end(index) for index in reversed(ended)]
+
+    def _begin(self, request: Request) -> None:
+        stats = Stats(method=self._name, exact=self._method.exact)
+        text = Text(request, self._vocabulary, stats)
+        stats.begin(self._target.forwards, self._drafter.forwards if self._drafter else 0)
+        stats.draft_failure = self._failure
+        self._running.append(text)
+        if not self._drafter:
+            return
+        with stats.stage("drafting"):
+            try:
+                self._drafter.begin(request.prompt, self._target_tokenizer, request.warpers)
+                self._drafted.append(text)
+            except Exception as error:  # a failing draft costs speed and nothing else
+                self._continue_without_draft([text], error)
+
+    def _end(self, index: int) -> Text:
+        """Take a finished text out of the batch; the last one takes its index."""
+        text = self._running[index]
+        text.stats.end(self._target.forwards, self._drafter.forwards if self._drafter else 0)
+        drop(self._running, index)
+        self._target.drop(index)
+        if self._drafter and text in self._drafted:
+            at = self._drafted.index(text)
+            drop(self._drafted, at)
+            self._drafter.drop(at)
+        return text
 
     def _round(self) -> None:
         start = perf_counter()
-        remaining = self._request.remaining - self.stats.tokens
-        draft = self._propose(remaining - 1)
+        drafts = self._draft()
         drafting = perf_counter() - start
-        with self.stats.stage("transcoding"):
-            proposal = self._transcode(draft)
-        with self.stats.stage("aligning"):
-            proposal = self._method.transfer(draft, proposal).cut(remaining - 1)
-        first = not self.stats.tokens
-        with self.stats.stage("target"):
-            logits = self._target.logits([*self.ids, *proposal.ids], keep=len(proposal.ids) + 1)
-        with self.stats.stage("verifying"):
-            tokens = self._emit(self._rows(logits, proposal.ids), proposal)
-        accepted = common_prefix(tokens, list(proposal.ids))
-        self.stats.drafted += len(draft.ids)
-        self.stats.proposed += len(proposal)
-        cases = [] if proposal.cases is None else proposal.cases.tolist()
-        self.stats.record_round(accepted, (self._case_names[case] for case in cases))
-        if not first:  # the first pass reads the prompt too and says nothing about later ones
-            self._draft_length.observe(
-                Outcome(
-                    confidences=draft.confidences,
-                    kept=self._drafted_and_kept(draft, proposal.ids[:accepted]),
-                    tokens=len(tokens),
-                    rows=len(proposal.ids) + 1,
-                    drafting=drafting,
-                    total=perf_counter() - start,
-                )
+        with self._stage("transcoding"):
+            proposals = [self._transcode(text, drafts.get(id(text))) for text in self._running]
+        with self._stage("aligning"):
+            proposals = [
+                self._method.transfer(drafts[id(text)], proposal).cut(text.remaining - 1)
+                if id(text) in drafts
+                else proposal
+                for text, proposal in zip(self._running, proposals, strict=True)
+            ]
+            proposals = self._method.trim(proposals, self._budget.trim)
+        fresh = any(not text.stats.tokens for text in self._running)
+        with self._stage("target"):
+            logits = self._target.read(
+                [text.ids for text in self._running], [proposal.tree for proposal in proposals]
             )
-        self._request.watch(Round(tokens, accepted))
+        with self._stage("verifying"):
+            rows = [
+                text.rows(scores, proposal)
+                for text, scores, proposal in zip(self._running, logits, proposals, strict=True)
+            ]
+            emitted = [
+                text.commit(tokens)
+                for text, tokens in zip(self._running, self._method.verify(rows), strict=True)
+            ]
+        if not fresh:  # a pass that reads a prompt too says nothing about later ones
+            self._observe(drafts, proposals, emitted, drafting, perf_counter() - start)
+        for text, proposal, tokens in zip(self._running, proposals, emitted, strict=True):
+            self._record(text, proposal, tokens, drafts.get(id(text)))
 
-    def _propose(self, remaining: int) -> Draft:
-        limit = min(self._draft_length.begin_round(), remaining) if self._drafter else 0
+    def _draft(self) -> dict[int, Draft]:
+        """A draft for each text that has one, by the text's identity."""
+        limit = self._budget.begin_round(len(self._running)) if self._drafted else 0
+        self._levels = 0
         if not self._drafter or limit < 1:
-            return Draft()
-        if self._drafter.synchronizes:
-            limit = min(limit, self._draft_length.length_ahead())
-        with self.stats.stage("drafting"):
-            return self._method.draft(self._ask, limit, self._draft_length.wants_more)
+            return {}
+        asked = [text.asked(self._drafter, limit) for text in self._drafted]
+        drafts = {id(text): one.draft for text, one in zip(self._drafted, asked, strict=True)}
+        with self._stage("drafting"):
+            self._propose(self._drafter, asked)
+        return drafts
 
-    def _ask(self, limit: int, choose: Choose, wants_more: WantsMore) -> Draft:
-        """Ask the drafter for a draft. After an error, return what it had drawn and ask no more.
+    def _propose(self, drafter: Drafter, asked: Sequence[Asked]) -> None:
+        """Have drafts made. After an error they keep what was drawn.
 
         Tokens that were drawn are verified even then: whether they are proposed must not depend on
         what was drawn, or rejection sampling is biased.
         """
-        if not self._drafter:
-            return Draft()
-        drawn: list[Choice] = []
 
-        def recorded(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-            choice = choose(scores, states)
-            if choice is not None:
-                drawn.append(choice)
-            return choice
+        def choose(scores: torch.Tensor, places: Sequence[Place]) -> Candidates:
+            return self._method.choose_draft(scores, places, self._budget.candidates)
+
+        def grow(drafts: Sequence[Draft]) -> list[list[int]]:
+            self._levels += 1
+            return self._method.grow(drafts, self._budget.grow)
 
         try:
-            draft = self._drafter.propose(self._text, self._state, limit, recorded, wants_more)
-            if not isinstance(draft, Draft):
-                raise TypeError(f"propose returned a {type(draft).__name__}; return a Draft")
-            draft.check(self._drafter.vocabulary)
-            return draft
+            drafter.propose(asked, choose, grow)
+            for one in asked:
+                one.draft.check(drafter.vocabulary)
         except Exception as error:  # a failing draft costs speed and nothing else
-            draft = Draft()
-            with suppress(ValueError):  # at the first that could not be drawn
-                draft.take(drawn, self._drafter.vocabulary.special_ids)
-            self._continue_without_draft(error)
-            return draft
+            for one in asked:
+                one.draft.keep_valid(drafter.vocabulary)
+            self._continue_without_draft(self._drafted, error)
 
-    def _continue_without_draft(self, error: Exception) -> None:
-        self._drafter = None
-        self.stats.draft_failure = type(error).__name__
-        with suppress(Exception):  # not every error can say what it is about
-            self.stats.draft_failure += f": {error}"
+    def _continue_without_draft(self, texts: Sequence[Text], error: Exception) -> None:
+        for text in texts:
+            text.stats.draft_failure = failure(error)
+        if texts is self._drafted:
+            self._drafted = []
+            with suppress(Exception):  # it has failed already
+                self._drafter.reset()  # type: ignore[union-attr]
         logger.warning(
             "generate: the draft failed and the target goes on alone (%s)",
-            self.stats.draft_failure,
-            exc_info=logger.isEnabledFor(logging.DEBUG),
+            failure(error),
+            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
         )
 
-    def _transcode(self, draft: Draft) -> Proposal:
-        return self._method.transcode(draft) if draft.drawn else Proposal()
+    def _transcode(self, text: Text, draft: Draft | None) -> Proposal:
+        """The draft in the target's tokens; a draft may hold distributions and no token."""
+        if draft is None or not (draft.ids or draft.distributions):
+            return Proposal()
+        return self._method.transcode(draft, text.request.noise)
 
-    def _states(self, proposal: Sequence[int]) -> list[State]:
-        states = [self._state]
-        for token in proposal:
-            states.append(states[-1].after(self._vocabulary.token_bytes(token)))
-        return states
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage of all running texts."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            for text in self._running:
+                text.stats.stage_seconds[name] += perf_counter() - start
 
-    def _rows(self, logits: torch.Tensor, proposal: Sequence[int]) -> Rows:
-        end = self._length + len(proposal)
-        self._shown[0, self._length : end] = torch.tensor(proposal, dtype=torch.int64, device="cpu")
-        return Rows(
-            logits,
-            self._shown[:, :end],
-            self._states(proposal),
-            self._request.processors,
-            synchronizes=self._target.synchronizes,
-            emitted_only=self._request.emitted_only,
+    def _observe(
+        self,
+        drafts: dict[int, Draft],
+        proposals: Sequence[Proposal],
+        emitted: Sequence[Sequence[int]],
+        drafting: float,
+        total: float,
+    ) -> None:
+        texts = len(self._running)
+        visits = [
+            visit
+            for text, tokens in zip(self._running, emitted, strict=True)
+            if id(text) in drafts
+            for visit in self._visits(drafts[id(text)], self._vocabulary.decode(tokens))
+        ]
+        self._budget.observe(
+            Outcome(
+                texts=texts,
+                rows=texts * (1 + max(len(proposal.tree) for proposal in proposals)),
+                tokens=sum(map(len, emitted)),
+                drafting=drafting,
+                total=total,
+                levels=self._levels,
+                draft_rows=sum(len(draft.expanded) for draft in drafts.values()),
+                visits=visits,
+            )
         )
 
-    def _emit(self, rows: Rows, proposal: Proposal) -> list[int]:
-        """Commit what the method emits, until the text ends."""
-        tokens: list[int] = []
-        for token in self._method.verify(rows, proposal):
-            tokens.append(token)
-            self._commit(token)
-            if self.stats.finish_reason is not None:
-                break
-        return tokens
-
-    def _commit(self, token: int) -> None:
-        data = self._vocabulary.token_bytes(token)
-        self.ids.append(token)
-        self._text += data
-        self._state = self._state.after(data)
-        self._shown[0, self._length] = token
-        self._length += 1
-        self.stats.tokens += 1
-        shown = send(self._shown[:, : self._length], self._request.criteria_device)
-        self.stats.finish_reason = self._request.end_reason(shown)
-        if self.stats.finish_reason is None and self.stats.tokens == self._request.remaining:
-            self.stats.finish_reason = "length"
-
-    def _drafted_and_kept(self, draft: Draft, accepted: Sequence[int]) -> int:
-        """How many drafted tokens lie wholly inside the accepted bytes."""
+    def _visits(self, draft: Draft, emitted: bytes) -> Iterator[Visit]:
+        """The nodes along the emitted text whose children were drafted."""
         if not self._drafter:
-            return 0
-        left = len(self._vocabulary.decode(accepted))
-        kept = 0
-        for token in draft.ids:
-            left -= len(self._drafter.vocabulary.token_bytes(token))
-            if left < 0:
-                break
-            kept += 1
-        return kept
+            return
+        spell = self._drafter.vocabulary.token_bytes
+        path = draft.along(emitted, self._drafter.vocabulary)
+        for at, node in enumerate([TEXT, *path]):
+            children = [n for n, parent in enumerate(draft.parents) if parent == node]
+            onward = path[at] if at < len(path) else None
+            rest = emitted[sum(len(spell(draft.ids[n])) for n in path[:at]) :]
+            # Whether a child that the text only begins will be emitted is not known yet.
+            if children and (
+                onward is not None
+                or not any(spell(draft.ids[n]).startswith(rest) for n in children)
+            ):
+                found = None if onward is None else children.index(onward)
+                yield Visit([draft.confidences[n] for n in children], found)
+
+    def _record(
+        self, text: Text, proposal: Proposal, tokens: list[int], draft: Draft | None
+    ) -> None:
+        accepted, node = 0, proposal.tree.child(TEXT, tokens[0])
+        while node is not None:
+            accepted += 1
+            node = proposal.tree.child(node, tokens[accepted]) if accepted < len(tokens) else None
+        cases = [] if proposal.cases is None else proposal.cases.tolist()
+        names = self._method.method.case_names
+        text.stats.drafted += 0 if draft is None else len(draft)
+        text.stats.proposed += len(proposal)
+        text.stats.record_round(accepted, (names[case] for case in cases))
+        text.request.watch(Round(tokens, accepted, text.request.index))
+
+
+def drop(items: list[Any], index: int) -> None:
+    """Remove an item; the last one takes its index."""
+    items[index] = items[-1]
+    items.pop()
+
+
+def failure(error: Exception) -> str:
+    """The class of an error, and what it says."""
+    with suppress(Exception):  # not every error can say what it is about
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__

@@ -21,6 +21,8 @@ class Round:
     """Emitted target ids."""
     accepted: int
     """How many of them, from the first on, had been proposed."""
+    index: int = 0
+    """Index of the text among those of the call."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Request:
     """Most tokens to generate."""
     do_sample: bool
     noise: Noise
+    index: int
+    """Index of the text among those of the call."""
     config: Any
     """The generation config as ``generate`` prepared it."""
     watch: Callable[[Round], None]

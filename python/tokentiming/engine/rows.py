@@ -1,4 +1,4 @@
-"""The target's scores along a proposal."""
+"""The target's scores after a text and after each node of a proposal."""
 
 from __future__ import annotations
 
@@ -8,52 +8,49 @@ import torch
 from transformers import LogitsProcessorList
 
 from tokentiming.devices import send
-from tokentiming.noise import State
+from tokentiming.methods import Proposal
+from tokentiming.noise import Place
 
 
 class Rows:
-    """The target's scores along a proposal, processed when they are asked for.
-
-    Logits processors can cost as much as a row of the forward pass, and after a rejection the later
-    rows are not needed. If reading a result synchronizes, all rows together are cheaper still.
+    """The target's scores for one text, processed when they are asked for.
 
     Args:
-        logits: of all rows, ``[M + 1, V]``.
-        shown: ids to show to the processors, ``[1, L]``, the M proposed ones last.
-        states: of all rows.
+        logits: ``[1 + N, V]``, after the text and after each node.
+        proposal: of N nodes.
+        shown: ids of the text to show to the processors, ``[1, L]``.
+        places: where the token of each row is drawn.
         processors: of logits.
-        synchronizes: whether reading a result waits for a device.
         emitted_only: whether rows may be asked for at emitted positions alone.
     """
 
     def __init__(
         self,
         logits: torch.Tensor,
+        proposal: Proposal,
         shown: torch.Tensor,
-        states: Sequence[State],
+        places: Sequence[Place],
         processors: LogitsProcessorList,
         *,
-        synchronizes: bool,
         emitted_only: bool = False,
     ) -> None:
-        self.synchronizes = synchronizes
+        self.proposal = proposal
+        self.places = places
         self.emitted_only = emitted_only
         self._logits = logits
         self._shown = shown
-        self._states = states
         self._processors = processors
 
-    def scores(self, rows: range) -> torch.Tensor:
-        scores = self._logits[rows.start : rows.stop]
+    def scores(self, rows: Sequence[int]) -> torch.Tensor:
+        whole = len(rows) == len(self._logits)
+        scores = self._logits if whole else self._logits[rows[0] : rows[-1] + 1]
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if not self._processors:
             return scores
-        committed = self._shown.shape[1] - len(self._logits) + 1
-        ids = send(self._shown, scores.device)
         processed = [
             # A copy: processors may write into the scores, as in `generate`.
-            self._processors(ids[:, : committed + j], scores[i : i + 1].clone())
-            for i, j in enumerate(rows)
+            self._processors(self._ids(row, scores.device), scores[i : i + 1].clone())
+            for i, row in enumerate(rows)
         ]
         for row in processed:
             if row.shape != (1, scores.shape[1]):
@@ -63,6 +60,8 @@ class Rows:
                 )
         return torch.cat(processed)
 
-    def states(self, rows: range) -> torch.Tensor:
-        states = torch.tensor(self._states[rows.start : rows.stop], device="cpu")
-        return send(states, self._logits.device)
+    def _ids(self, row: int, device: torch.device) -> torch.Tensor:
+        """The text and the path to the row's node, ``[1, L + depth]``."""
+        tree = self.proposal.tree
+        path = torch.tensor([[tree.tokens[node] for node in tree.path(row - 1)]], device="cpu")
+        return send(torch.cat((self._shown, path.long()), 1), device)

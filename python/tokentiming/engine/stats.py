@@ -76,6 +76,17 @@ class Stats:
         rates = ("tokens_per_second", "tokens_per_forward", "acceptance_rate", "point_mass_rate")
         return asdict(self) | {name: getattr(self, name) for name in rates}
 
+    def begin(self, target_forwards: int, draft_forwards: int) -> None:
+        """Start the clock, and count forward passes from here."""
+        self._begun = perf_counter(), target_forwards, draft_forwards
+
+    def end(self, target_forwards: int, draft_forwards: int) -> None:
+        """Stop the clock, and count the forward passes since ``begin``."""
+        start, target, draft = self._begun
+        self.seconds = perf_counter() - start
+        self.target_forwards = target_forwards - target
+        self.draft_forwards = draft_forwards - draft
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to a stage."""

@@ -14,6 +14,7 @@ from transformers import (
     StopStringCriteria,
 )
 
+from tokentiming import scalars
 from tokentiming.engine.request import Request, Round
 from tokentiming.generation import arguments
 from tokentiming.generation.lengths import refuse_lengths
@@ -24,8 +25,25 @@ from tokentiming.generation.processors import (
     have_state,
     warpers,
 )
-from tokentiming.noise import Noise
+from tokentiming.noise import Noise, draw_seed
 from tokentiming.tokens.prompts import Prompt
+
+_SAMPLING = frozenset(
+    {
+        "do_sample",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "min_p",
+        "no_repeat_ngram_size",
+        "repetition_penalty",
+        "temperature",
+        "top_h",
+        "top_k",
+        "top_p",
+        "typical_p",
+    }
+)
+"""Arguments that may be lists, a value for each prompt."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +156,7 @@ def requests_of(
     batches: Sequence[Batch],
     target: PreTrainedModel,
     *,
-    seed: int,
+    seed: int | list[int] | None,
     watch: Callable[[Round], None],
 ) -> list[Request]:
     """A request for each row of the batches.
@@ -146,7 +164,7 @@ def requests_of(
     Args:
         batches: of one call.
         target: the target model.
-        seed: of all rows.
+        seed: of all rows, or a list with one for each prompt; None draws one.
         watch: called with each round.
 
     Raises:
@@ -154,8 +172,9 @@ def requests_of(
     """
     for batch in batches:
         batch.check(target)
-    alone = sum(len(batch.rows) for batch in batches) == 1
-    rows = [(batch, *row) for batch in batches for row in batch.split(alone=alone)]
+    size = sum(len(batch.rows) for batch in batches)
+    noises = _noises(seed, size, prompts=len(batches) if len(batches) > 1 else size)
+    rows = [(batch, *row) for batch in batches for row in batch.split(alone=size == 1)]
     return [
         Request(
             prompt=prompt,
@@ -165,7 +184,8 @@ def requests_of(
             criteria_device=criteria_device(criteria, target.device),
             remaining=batch.remaining,
             do_sample=bool(batch.config.do_sample),
-            noise=Noise(seed, i),
+            noise=noises[i],
+            index=i,
             config=batch.config,
             watch=watch,
             emitted_only=have_state(processors),
@@ -174,16 +194,39 @@ def requests_of(
     ]
 
 
+def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise]:
+    """The random choices of each row.
+
+    Rows of one seed differ by their index; with a seed for each prompt, the rows of a prompt differ
+    by their index among themselves.
+    """
+    if not isinstance(seed, list | tuple):
+        number = draw_seed() if seed is None else scalars.seed(seed)
+        return [Noise(number, row) for row in range(rows)]
+    if len(seed) not in (prompts, rows):
+        raise ValueError(
+            f"generate: seed is a list of {len(seed)} for {prompts} prompts; give one for each"
+        )
+    each = rows // len(seed)
+    return [Noise(scalars.seed(number), row) for number in seed for row in range(each)]
+
+
 def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
     """Arguments of a batch, as one of its prompts gets them."""
     kwargs = dict(generate_kwargs)
-    if prompts == 1:
-        return kwargs
+    for name in _SAMPLING & kwargs.keys():
+        if isinstance(kwargs[name], list | tuple):
+            if len(kwargs[name]) != prompts:
+                raise ValueError(
+                    f"generate: {name} is a list of {len(kwargs[name])} for {prompts} prompts; "
+                    "give one value for each, or one for all"
+                )
+            kwargs[name] = kwargs[name][index]
     for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
-        if kwargs.get(name) is not None:
+        if prompts > 1 and kwargs.get(name) is not None:
             kwargs[name] = kwargs[name][index : index + 1]
     allowed = kwargs.get("prefix_allowed_tokens_fn")
-    if allowed is not None:
+    if prompts > 1 and allowed is not None:
         first = index * int(kwargs.get("num_return_sequences") or 1)
         kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(first + row, ids)
     return kwargs

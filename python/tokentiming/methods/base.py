@@ -4,69 +4,86 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import ClassVar, Protocol
 
 import torch
 
-from tokentiming.drafters.base import Choice, Choose, Draft, WantsMore
-from tokentiming.noise import Noise
+from tokentiming import ops
+from tokentiming.devices import send
+from tokentiming.drafters.base import Candidates, Draft, Grow
+from tokentiming.noise import Noise, Place
 from tokentiming.tokens import transcode
+from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
-
-Ask = Callable[[int, Choose, WantsMore], Draft]
-"""Asks the drafter for at most a number of tokens after the text so far."""
-
-
-class TargetRows(Protocol):
-    """The target's scores along a proposal of M tokens, row ``j`` being after ``j`` of them.
-
-    They are computed when they are asked for.
-    """
-
-    synchronizes: bool
-    """Whether reading a result waits for a device. Then all rows are cheaper together than one by
-    one; otherwise the rows after a rejection need not be computed."""
-    emitted_only: bool
-    """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
-    after the tokens before it have been emitted."""
-
-    def scores(self, rows: range) -> torch.Tensor:
-        """Float scores ``[R, V]`` of some of the rows 0 to M, logits processors applied."""
-
-    def states(self, rows: range) -> torch.Tensor:
-        """States ``[R, 2]`` of these rows."""
 
 
 @dataclass(frozen=True)
 class Proposal:
     """What is proposed to the target, in its own tokens, and the distributions they have."""
 
-    ids: Sequence[int] = ()
+    tree: Tree = NO_TREE
+    estimates: Sequence[float] = ()
+    """Estimated probability that the target emits each node, and those before it."""
     missed: bool = False
     """Whether the draft then drew a token without a counterpart here, which is a rejection by
     ``probs``.
     """
     probs: torch.Tensor | None = None
-    """The distribution of each of them, ``[M, V]``, the missed one's too; it may sum to less than
-    1. None if each was proposed with certainty, or if the method does not use distributions.
+    """The distribution of each token of a chain, ``[M, V]``, the missed one's too; it may sum to
+    less than 1. None if each was proposed with certainty, or if the method does not use
+    distributions.
     """
     cases: torch.Tensor | None = None
     """The case of the transfer that gave each distribution, int8 ``[M]``; None if the method does
     not transfer.
     """
 
-    def __len__(self) -> int:
-        return len(self.ids) + self.missed
+    @classmethod
+    def chain(cls, ids: Sequence[int], *, missed: bool = False) -> Proposal:
+        return cls(Tree.chain(ids), missed=missed)
 
-    def cut(self, length: int) -> Proposal:
-        """The first positions, whatever was drawn there."""
-        return Proposal(
-            self.ids[:length],
-            self.missed and len(self) <= length,
-            None if self.probs is None else self.probs[:length],
-            None if self.cases is None else self.cases[:length],
+    @property
+    def ids(self) -> Sequence[int]:
+        return self.tree.tokens
+
+    def __len__(self) -> int:
+        return len(self.tree) + self.missed
+
+    def cut(self, depth: int) -> Proposal:
+        """The positions up to a depth, whatever was drawn there."""
+        if not len(self) or max(self.tree.depths, default=0) + self.missed <= depth:
+            return self
+        kept = [node for node, at in enumerate(self.tree.depths) if at <= depth]
+        return replace(
+            self.only(kept),
+            missed=False,
+            probs=None if self.probs is None else self.probs[:depth],
+            cases=None if self.cases is None else self.cases[:depth],
         )
+
+    def only(self, nodes: Sequence[int]) -> Proposal:
+        """Some of the nodes, ascending, the parent of each among them."""
+        estimates = [self.estimates[node] for node in nodes] if self.estimates else ()
+        return replace(self, tree=self.tree.only(nodes), estimates=estimates)
+
+
+Trim = Callable[[Sequence[Proposal]], list[Proposal]]
+
+
+class TargetRows(Protocol):
+    """The target's scores for one text: row 0 after the text, row ``1 + i`` after node ``i``."""
+
+    proposal: Proposal
+    places: Sequence[Place]
+    """Where the token of each row is drawn."""
+    emitted_only: bool
+    """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
+    after the tokens before it have been emitted."""
+
+    def scores(self, rows: Sequence[int]) -> torch.Tensor:
+        """Float scores ``[R, V]`` of some rows, logits processors applied."""
 
 
 class Method(ABC):
@@ -86,50 +103,61 @@ class Method(ABC):
         """
         return True
 
-    def bind(
-        self, noise: Noise, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
-    ) -> BoundMethod:
-        """The method for one sequence.
+    @property
+    def branches(self) -> bool:
+        """Whether trees with branches can be proposed; otherwise chains only."""
+        return issubclass(self.bound, Matching)
+
+    def bind(self, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary) -> BoundMethod:
+        """The method between two vocabularies.
 
         Args:
-            noise: the sequence's random stream.
             draft_vocabulary: the drafter's, or the target's own if there is no drafter.
             target_vocabulary: the target's.
         """
-        return self.bound(self, noise, draft_vocabulary, target_vocabulary)
+        return self.bound(self, draft_vocabulary, target_vocabulary)
 
 
 class BoundMethod(ABC):
-    """Drafts and verifies one sequence; made by ``Method.bind``."""
+    """Drafts and verifies texts; made by ``Method.bind``.
+
+    All randomness is in the ``Noise`` of each text.
+    """
 
     exact = True
     """Whether the emitted tokens have the target's own distribution."""
 
     def __init__(
-        self,
-        method: Method,
-        noise: Noise,
-        draft_vocabulary: Vocabulary,
-        target_vocabulary: Vocabulary,
+        self, method: Method, draft_vocabulary: Vocabulary, target_vocabulary: Vocabulary
     ) -> None:
         self.method = method
-        self.noise = noise
         self.draft_vocabulary = draft_vocabulary
         self.target_vocabulary = target_vocabulary
 
     @abstractmethod
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        """What the draft emits at states ``[1, 2]``, given its scores ``[1, V_d]``."""
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
+        """What the draft emits at R places, given its scores ``[R, V_d]``.
 
-    def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
-        """Have up to ``limit`` tokens drafted."""
-        return ask(limit, self.choose_draft, wants_more)
+        Methods with branches give up to ``count`` candidates for each row, others one.
+        """
 
-    def transcode(self, draft: Draft) -> Proposal:
+    def grow(self, drafts: Sequence[Draft], worth: Grow) -> list[list[int]]:
+        """The nodes of each draft to draft children of; ``worth`` gives those that pay."""
+        return worth(drafts)
+
+    def trim(self, proposals: Sequence[Proposal], worth: Trim) -> list[Proposal]:
+        """The proposals as they are verified; ``worth`` gives the nodes that pay.
+
+        It chooses nodes by their tokens. That is for methods that may propose anything; here all
+        that was drawn is proposed.
+        """
+        return list(proposals)
+
+    def transcode(self, draft: Draft, noise: Noise) -> Proposal:
         """The draft in the target's tokens: its bytes, re-encoded."""
         return Proposal(
-            transcode.proxies(
-                draft.ids, draft.special, self.draft_vocabulary, self.target_vocabulary
+            *transcode.proxies(
+                draft.tree, draft.confidences, self.draft_vocabulary, self.target_vocabulary
             )
         )
 
@@ -138,10 +166,10 @@ class BoundMethod(ABC):
         return proposal
 
     @abstractmethod
-    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
-        """Emit the accepted prefix of the proposal, and one more token of the target's own.
+    def verify(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
+        """For each text emit an accepted path, and one more token of the target's own.
 
-        The text may end at any of them, and no more are asked for then.
+        A text may end at any of them, and no more are asked for then.
         """
 
 
@@ -152,19 +180,59 @@ class Matching(BoundMethod):
     """
 
     @abstractmethod
-    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The ids ``[R]`` that the target emits at states ``[R, 2]``, given scores ``[R, V_t]``."""
+    def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        """The ids ``[R]`` that the target emits at R places, given scores ``[R, V_t]``."""
 
-    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
-        size = len(proposal.ids) + 1
-        step = size if rows.synchronizes and not rows.emitted_only else 1
-        for start in range(0, size, step):
-            asked = range(start, min(start + step, size))
-            chosen = self.choose_target(rows.scores(asked), rows.states(asked)).tolist()
-            for row, token in zip(asked, chosen, strict=True):
-                yield valid_token(token)
-                if row == len(proposal.ids) or proposal.ids[row] != token:
-                    return
+    def trim(self, proposals: Sequence[Proposal], worth: Trim) -> list[Proposal]:
+        return worth(proposals)
+
+    def verify(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
+        walked = iter(self._walk([text for text in rows if not text.emitted_only]))
+        return [self._row_by_row(text) if text.emitted_only else next(walked) for text in rows]
+
+    def _walk(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
+        """All texts in one call, every row of them."""
+        if not rows:
+            return []
+        scores = together([text.scores(range(len(text.places))) for text in rows])
+        picked = self.choose_target(scores, [place for text in rows for place in text.places])
+        trees = [text.proposal.tree for text in rows]
+        offsets = [0, *accumulate(map(len, trees))]
+        walk = ops.walk(
+            picked,
+            tokens=_on(picked, [token for tree in trees for token in tree.tokens]),
+            parents=_on(picked, [parent for tree in trees for parent in tree.parents]).int(),
+            offsets=_on(picked, offsets),
+        )
+        emitted = walk.tokens.tolist()
+        starts = [offset + b for b, offset in enumerate(offsets)]
+        return [
+            map(valid_token, _up_to_padding(emitted[start:end])) for start, end in pairwise(starts)
+        ]
+
+    def _row_by_row(self, rows: TargetRows) -> Iterator[int]:
+        node: int | None = TEXT
+        while node is not None:
+            at = node + 1
+            picked = self.choose_target(rows.scores([at]), rows.places[at : at + 1])
+            token = valid_token(int(picked))
+            yield token
+            node = rows.proposal.tree.child(node, token)
+
+
+def together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors end to end; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _on(beside: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
+    return send(torch.tensor(values, dtype=torch.int64, device="cpu"), beside.device)
+
+
+def _up_to_padding(tokens: Sequence[int]) -> Sequence[int]:
+    """The tokens before the first -1; the first one whatever it is."""
+    end = tokens.index(-1, 1) if -1 in tokens[1:] else len(tokens)
+    return tokens[:end]
 
 
 def valid_token(token: int) -> int:
@@ -178,6 +246,5 @@ def valid_token(token: int) -> int:
 
 
 def softmax_at(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The probabilities ``[R]`` of tokens ``[R]`` under the softmax of scores ``[R, V]``."""
-    chosen = scores.gather(1, tokens[:, None])[:, 0]
-    return torch.exp(chosen - torch.logsumexp(scores, 1))
+    """Probabilities of tokens ``[R, k]`` under the softmax of each row of scores ``[R, V]``."""
+    return torch.exp(scores.gather(1, tokens) - torch.logsumexp(scores, 1, keepdim=True))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from tokentiming.drafters.base import Choice
+from tokentiming import noise
+from tokentiming.drafters.base import Candidates
 from tokentiming.methods.base import Matching, Method
+from tokentiming.noise import Place
 
 
 class _Coupled(Matching):
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        token = self.noise.race(scores, self.draft_vocabulary, states)
-        # The lead of the winner tells more than the token's probability: an improbable token that
-        # won by much also wins under a similar distribution. Between models that agree on half of
-        # their draws a lead of about one nat makes even odds; the draft length corrects for others.
-        lead = self.noise.lead(scores, self.draft_vocabulary, states, token)
-        return Choice(token, torch.sigmoid(lead - 1))
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
+        # The gaps of the race tell more than the tokens' probabilities: an improbable token that
+        # won by much also wins under a similar distribution.
+        return Candidates(*noise.candidates(scores, self.draft_vocabulary, places, count))
 
-    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return self.noise.race(scores, self.target_vocabulary, states)
+    def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        return noise.race(scores, self.target_vocabulary, places)
 
 
 class Coupled(Method):

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from tokentiming.drafters.base import Choice
+from tokentiming.drafters.base import Candidates
 from tokentiming.methods.base import Matching, Method, softmax_at
+from tokentiming.noise import Place
 
 
 class _Greedy(Matching):
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        token = scores.argmax(1)
-        probability = softmax_at(scores, token)
-        # NaN in a row makes the probability NaN, and then there is no most likely token.
-        return Choice(torch.where(probability.isnan(), -1, token), probability)
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
+        ids = first(scores, count)
+        probs = softmax_at(scores, ids)
+        # NaN in a row makes the probabilities NaN, and then there is no most likely token.
+        return Candidates(torch.where(probs.isnan(), -1, ids), probs)
 
-    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
         return scores.argmax(1)
+
+
+def first(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """The ids ``[R, count]`` of the greatest scores; the first is that of ``argmax``."""
+    greatest = scores.argmax(1, keepdim=True)
+    if count == 1:
+        return greatest
+    others = scores.scatter(1, greatest, -torch.inf)
+    return torch.cat((greatest, others.topk(min(count, scores.shape[1]) - 1, 1).indices), 1)
 
 
 class Greedy(Method):

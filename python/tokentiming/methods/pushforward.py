@@ -11,22 +11,23 @@ from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise
 
 
 class _Pushforward(Rejection):
-    def transcode(self, draft: Draft) -> Proposal:
+    def transcode(self, draft: Draft, noise: Noise) -> Proposal:
         ids: list[int] = []
-        for token in draft.drawn:
+        for token in draft.ids:
             expansion = self.map.expansion(token)
             if not expansion:
-                return Proposal(ids, missed=bool(draft.probs))
+                return Proposal.chain(ids, missed=bool(draft.probs))
             ids += expansion
-        return Proposal(ids)
+        return Proposal.chain(ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if not draft.probs:
             return proposal
-        drawn = torch.tensor(draft.drawn, dtype=torch.int64, device="cpu")
+        drawn = torch.tensor(draft.ids, dtype=torch.int64, device="cpu")
         probs = torch.cat(draft.probs)
         device = probs.device
         lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
-from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import BoundMethod, Proposal, TargetRows, valid_token
+from tokentiming.drafters.base import Candidates
+from tokentiming.methods.base import BoundMethod, Proposal, TargetRows, together, valid_token
+from tokentiming.noise import Place
 from tokentiming.tokens.vocabulary_map import VocabularyMap
 
 
@@ -31,56 +33,95 @@ class Rejection(BoundMethod):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.map = VocabularyMap.between(self.draft_vocabulary, self.target_vocabulary)
-        self._draws = self.noise.stream("draft")
-        self._uniforms = self.noise.stream("verify")
 
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
         probs = torch.softmax(scores, 1)
-        token = self._draws.draw(probs)
-        return Choice(token, probs[0, token], probs)
+        ids = torch.stack(
+            [place.noise.draft.draw(row[None]) for row, place in zip(probs, places, strict=True)]
+        )
+        return Candidates(ids, probs.gather(1, ids.clamp(min=0)), probs)
 
-    def verify(self, rows: TargetRows, proposal: Proposal) -> Iterator[int]:
-        ids = [*proposal.ids, -1] if proposal.missed else list(proposal.ids)
-        uniforms = self._uniforms.uniforms(len(ids) + 1)
-        if not rows.emitted_only:
-            scores = self._scores(rows, range(len(proposal.ids) + 1))
-            if proposal.missed:
-                scores = torch.cat((scores, scores[-1:]))  # not read: a missed draw is a rejection
-            yield from _emitted(ids, scores, proposal.probs, uniforms)
-            return
+    def verify(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
+        at_once = [text for text in rows if not text.emitted_only]
+        certain = [text for text in at_once if text.proposal.probs is None]
+        drawn = [text for text in at_once if text.proposal.probs is not None]
+        emitted = {
+            id(text): tokens for part in (certain, drawn) for text, tokens in self._all(part)
+        }
+        return [
+            self._row_by_row(text) if text.emitted_only else iter(emitted[id(text)])
+            for text in rows
+        ]
+
+    def _all(self, rows: Sequence[TargetRows]) -> list[tuple[TargetRows, list[int]]]:
+        """What each text emits, by one call; all have distributions, or none has."""
+        if not rows:
+            return []
+        scores, probs, uniforms, ids = [], [], [], []
+        for text in rows:
+            ids.append(_positions(text.proposal))
+            scores.append(self._scores(text, range(len(text.proposal.ids) + 1)))
+            if text.proposal.missed:  # not read: a missed draw is a rejection
+                scores.append(scores[-1][-1:])
+            if text.proposal.probs is not None:
+                probs.append(text.proposal.probs)
+            uniforms.append(text.places[0].noise.verify.uniforms(len(ids[-1]) + 1))
+        tokens = _emitted(
+            ids, together(scores), together(probs) if probs else None, torch.cat(uniforms)
+        )
+        return list(zip(rows, tokens, strict=True))
+
+    def _row_by_row(self, rows: TargetRows) -> Iterator[int]:
+        proposal = rows.proposal
+        ids = _positions(proposal)
+        uniforms = rows.places[0].noise.verify.uniforms(len(ids) + 1)
         for row, token in enumerate(ids):
             # The token after an accepted one belongs to the next row, so it is not used here.
-            scores = self._scores(rows, range(row, row + 1)).expand(2, -1)
+            scores = self._scores(rows, [row]).expand(2, -1)
             probs = None if proposal.probs is None else proposal.probs[row : row + 1]
-            tokens = _emitted([token], scores, probs, uniforms[[row, -1]])
+            (tokens,) = _emitted([[token]], scores, probs, uniforms[[row, -1]])
             yield tokens[0]
             if len(tokens) == 1:
                 return
-        last = range(len(ids), len(ids) + 1)
-        yield from _emitted([], self._scores(rows, last), None, uniforms[-1:])
+        (tokens,) = _emitted([[]], self._scores(rows, [len(ids)]), None, uniforms[-1:])
+        yield from tokens
 
-    def _scores(self, rows: TargetRows, asked: range) -> torch.Tensor:
+    def _scores(self, rows: TargetRows, asked: Sequence[int]) -> torch.Tensor:
         return rows.scores(asked)[:, : len(self.target_vocabulary)]  # the rest pads the head
 
 
+def _positions(proposal: Proposal) -> list[int]:
+    """The proposed tokens, and -1 for a missed draw."""
+    return [*proposal.ids, -1] if proposal.missed else list(proposal.ids)
+
+
 def _emitted(
-    ids: Sequence[int], scores: torch.Tensor, probs: torch.Tensor | None, uniforms: torch.Tensor
-) -> list[int]:
-    """The accepted prefix of M proposed tokens, and one more.
+    ids: Sequence[Sequence[int]],
+    scores: torch.Tensor,
+    probs: torch.Tensor | None,
+    uniforms: torch.Tensor,
+) -> list[list[int]]:
+    """The accepted prefix of each of B chains of proposed tokens, and one more, T tokens in all.
 
     Args:
-        ids: the proposed tokens, -1 for a missed draw.
-        scores: of the target, ``[M + 1, V]``.
-        probs: the distributions that the tokens were drawn from, ``[M, V]``.
-        uniforms: float64 ``[M + 1]``.
+        ids: the proposed tokens of each chain, -1 for a missed draw.
+        scores: of the target, ``[T + B, V]``.
+        probs: the distributions that the tokens were drawn from, ``[T, V]``.
+        uniforms: float64 ``[T + B]``.
     """
     device = scores.device
-    verification = ops.verify(
-        send(torch.tensor([ids], dtype=torch.int64, device="cpu"), device),
-        target_logits=scores[None],
-        draft_probs=None if probs is None else send(probs[None], device),
-        uniforms=send(uniforms[None], device),
+    chain = torch.tensor(
+        [token for tokens in ids for token in tokens], dtype=torch.int64, device="cpu"
     )
-    tokens: list[int] = verification.tokens[0].tolist()
-    valid_token(tokens[0])
-    return [token for token in tokens if token >= 0]
+    offsets = torch.tensor([0, *accumulate(map(len, ids))], device="cpu")
+    verification = ops.verify(
+        send(chain, device),
+        target_logits=scores,
+        draft_probs=None if probs is None else send(probs, device),
+        uniforms=send(uniforms, device),
+        offsets=send(offsets, device),
+    )
+    emitted = verification.tokens.tolist()
+    for tokens in emitted:
+        valid_token(tokens[0])
+    return [[token for token in tokens if token >= 0] for tokens in emitted]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from tokentiming.drafters.base import Choice
-from tokentiming.methods.base import Matching, Method
+from tokentiming import noise
+from tokentiming.drafters.base import Candidates
+from tokentiming.methods.base import Matching, Method, softmax_at
+from tokentiming.noise import Place
 
 
 class _Slem(Matching):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._draws = self.noise.stream("draft")
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
+        ids = torch.cat(
+            [
+                place.noise.draft.draws(row[None], count)
+                for row, place in zip(scores, places, strict=True)
+            ]
+        )
+        return Candidates(ids, softmax_at(scores, ids.clamp(min=0)))
 
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice:
-        probs = torch.softmax(scores, 1)
-        token = self._draws.draw(probs)
-        return Choice(token, probs[0, token])
-
-    def choose_target(self, scores: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return self.noise.race(scores, self.target_vocabulary, states)
+    def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        return noise.race(scores, self.target_vocabulary, places)
 
 
 class Slem(Method):

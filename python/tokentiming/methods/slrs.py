@@ -3,88 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from tokentiming.devices import send
-from tokentiming.drafters.base import Choice, Draft, WantsMore
-from tokentiming.methods.base import Ask, Method, Proposal
+from tokentiming.drafters.base import Candidates, Draft, Grow
+from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise, Place
 from tokentiming.scalars import integer
+from tokentiming.tokens.tree import TEXT
 from tokentiming.tokens.vocabulary_map import NONE
 
 Prefix = tuple[int, ...]
 
 
-@dataclass
-class EnumeratedDraft(Draft):
-    """A draft drawn from a tree that holds the draft's distribution after every beginning of it."""
-
-    tree: dict[Prefix, torch.Tensor] = field(default_factory=dict)
-
-
 class _Slrs(Rejection):
     method: Slrs
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._special_ids = self.draft_vocabulary.special_ids
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
+        """The distributions alone: the string is drawn when all of them are known."""
+        probs = torch.softmax(scores, 1)
+        if probs.isnan().any():
+            raise ValueError("Slrs: the draft's scores hold NaN or +inf, or none that is finite")
+        return Candidates(probs.new_empty((len(probs), 0)).long(), probs[:, :0], probs)
 
-    def draft(self, ask: Ask, limit: int, wants_more: WantsMore) -> Draft:
-        guess, distribution = _distribution_after((), ask)
-        if distribution is None:  # the drafter has no distributions, or cannot draft here
-            return guess
-        draft = EnumeratedDraft(tree=self._grow(distribution, self._length(limit), ask))
-        while (distribution := draft.tree.get(tuple(draft.ids))) is not None:
-            token = self._draws.draw(distribution)
-            if not draft.take(
-                [Choice(token, distribution[0, token], distribution)], self._special_ids
-            ):
-                break
-        return draft
+    def grow(self, drafts: Sequence[Draft], worth: Grow) -> list[list[int]]:
+        return [self._level(draft) for draft in drafts]
 
-    def transcode(self, draft: Draft) -> Proposal:
-        if not isinstance(draft, EnumeratedDraft):
-            return super().transcode(draft).cut(1)
-        (first,) = self._first_tokens([tuple(draft.drawn)])
-        return Proposal(missed=True) if first == NONE else Proposal([first])
+    def _level(self, draft: Draft) -> list[int]:
+        """Every token that may be drawn next, up to one level above the strings' ends."""
+        parents = set(draft.parents)
+        ends = [node for node in draft.distributions if node not in parents]
+        written = len(draft.tree.path(ends[-1])) + 2 if ends else 1
+        if not ends or written > self._length(draft.limit):
+            return []
+        before = len(draft)
+        for node in ends:
+            support = _support(draft.distributions[node])
+            draft.take(node, [(token, 0.0) for token in support if token not in draft.special_ids])
+        self._refuse_too_many(len(draft) - before, written)
+        return list(range(before, len(draft)))
+
+    def transcode(self, draft: Draft, noise: Noise) -> Proposal:
+        if TEXT not in draft.distributions:  # the drafter has none
+            return super().transcode(draft, noise).cut(1)
+        (first,) = self._first_tokens([self._drawn(draft, noise)])
+        return Proposal(missed=True) if first == NONE else Proposal.chain([first])
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if isinstance(draft, EnumeratedDraft):
-            return replace(proposal, probs=self._psi(draft.tree)[None])
-        return proposal
+        if TEXT not in draft.distributions:
+            return proposal
+        after = {
+            tuple(draft.ids[n] for n in draft.tree.path(node)): distribution
+            for node, distribution in draft.distributions.items()
+        }
+        return replace(proposal, probs=self._psi(after)[None])
+
+    def _drawn(self, draft: Draft, noise: Noise) -> Prefix:
+        string: list[int] = []
+        tree, node = draft.tree, TEXT
+        while (distribution := draft.distributions.get(node)) is not None:
+            token = int(noise.draft.draw(distribution))
+            string.append(token)
+            child = tree.child(node, token)
+            if child is None:
+                break
+            node = child
+        return tuple(string)
 
     def _length(self, limit: int) -> int:
         """Tokens in a string. Where they stay as they are, the first of them decides alone."""
         same = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
         return 1 if same else min(limit, self.method.lookahead)
-
-    def _grow(
-        self, distribution: torch.Tensor, length: int, ask: Ask
-    ) -> dict[Prefix, torch.Tensor]:
-        """The draft's distribution after every beginning, of up to ``length - 1`` tokens, of a
-        string.
-        """
-        tree: dict[Prefix, torch.Tensor] = {(): distribution}
-        level: list[Prefix] = [()]
-        for written in range(2, length + 1):
-            beginnings = [
-                (*prefix, token)
-                for prefix in level
-                for token in _support(tree[prefix])
-                if token not in self._special_ids
-            ]
-            self._refuse_too_many(len(beginnings), written)
-            level = []
-            for prefix in beginnings:
-                _, after = _distribution_after(prefix, ask)
-                if after is not None:  # else the draft's context is full, and the string ends here
-                    tree[prefix] = after
-                    level.append(prefix)
-            self._refuse_too_many(sum(len(_support(tree[prefix])) for prefix in level), written)
-        return tree
 
     def _refuse_too_many(self, strings: int, length: int) -> None:
         if strings > self.method.strings:
@@ -95,7 +86,11 @@ class _Slrs(Rejection):
             )
 
     def _psi(self, tree: dict[Prefix, torch.Tensor]) -> torch.Tensor:
-        """The distribution of the first target token of a string, ``[V_t]``."""
+        """The distribution of the first target token of a string, ``[V_t]``.
+
+        Args:
+            tree: the draft's distribution after each beginning of a string, short ones first.
+        """
         size = len(self.target_vocabulary)
         if len(tree) == 1:
             return self.map.on(tree[()].device).push_forward(tree[()][0], size)
@@ -152,24 +147,6 @@ class Slrs(Method):
     def __init__(self, lookahead: int = 1, strings: int = 4096) -> None:
         self.lookahead = integer(lookahead, "lookahead", least=1, caller="Slrs")
         self.strings = integer(strings, "strings", least=1, caller="Slrs")
-
-
-def _distribution_after(beginning: Prefix, ask: Ask) -> tuple[Draft, torch.Tensor | None]:
-    """The draft's distribution after a given beginning, by making it draft just that."""
-    probs: list[torch.Tensor] = []
-
-    def choose(scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
-        distribution = torch.softmax(scores, 1)
-        if distribution.isnan().any():
-            raise ValueError("Slrs: the draft's scores hold NaN or +inf, or none that is finite")
-        probs.append(distribution)
-        given = beginning[len(probs) - 1 : len(probs)]
-        if not given:
-            return None
-        return Choice(send(torch.tensor(given, device="cpu"), scores.device), scores.new_ones(1))
-
-    guess = ask(len(beginning) + 1, choose, lambda confidences: True)
-    return guess, probs[len(beginning)] if len(probs) > len(beginning) else None
 
 
 def _support(distribution: torch.Tensor) -> list[int]:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from tokentiming import ops
-from tokentiming.drafters.base import NOTHING, Choice, Draft
+from tokentiming.drafters.base import NOTHING, Candidates, Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
+from tokentiming.noise import Noise, Place
 from tokentiming.tokens.vocabulary_map import NONE
 
 
 class _Tli(Rejection):
-    def choose_draft(self, scores: torch.Tensor, states: torch.Tensor) -> Choice | None:
+    def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
         probs = torch.softmax(scores, 1)
         shared = probs * (self.map.on(probs.device).exact != NONE)
-        mass = shared.sum(1)
-        token = self._draws.draw(torch.where(mass > 0, shared, 1))
-        confidence = shared[0, token] / mass
+        mass = shared.sum(1, keepdim=True)
+        drawn = torch.stack(
+            [
+                place.noise.draft.draw(row[None])
+                for row, place in zip(torch.where(mass > 0, shared, 1), places, strict=True)
+            ]
+        )
         without = torch.where(mass.isnan(), -1, NOTHING)
-        return Choice(torch.where(mass > 0, token, without), confidence, probs)
+        ids = torch.where(mass > 0, drawn, without)
+        return Candidates(ids, shared.gather(1, drawn.clamp(min=0)) / mass, probs)
 
-    def transcode(self, draft: Draft) -> Proposal:
-        ids: list[int] = self.map.exact[draft.drawn].tolist()
-        return Proposal(ids[: ids.index(NONE)] if NONE in ids else ids)
+    def transcode(self, draft: Draft, noise: Noise) -> Proposal:
+        ids: list[int] = self.map.exact[draft.ids].tolist()
+        return Proposal.chain(ids[: ids.index(NONE)] if NONE in ids else ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if not draft.probs:

@@ -28,9 +28,11 @@ class _TokenTiming(Rejection):
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
         if not draft.probs or not proposal.ids:
             return proposal
-        ends = proposal.ids[-1] in self.target_vocabulary.special_ids
-        drawn = torch.tensor(draft.drawn if ends else draft.ids, device="cpu")
-        proxies = torch.tensor(proposal.ids, device="cpu")
+        ids = draft.ids
+        if proposal.ids[-1] not in self.target_vocabulary.special_ids:
+            ids = [token for token in ids if token not in self.draft_vocabulary.special_ids]
+        drawn = torch.tensor(ids, device="cpu")
+        proxies = torch.tensor(list(proposal.ids), device="cpu")
         rows = torch.cat(draft.probs[: len(drawn)])
         device = rows.device
         spans = self.method.spans(drawn, proxies, self.draft_vocabulary, self.target_vocabulary)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
+from tokentiming.tokens.tree import TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
 
 LOOKBACK = 4
@@ -27,24 +29,77 @@ def unfinished(data: bytes) -> int:
 
 
 def proxies(
-    draft_ids: Sequence[int], special: int | None, draft: Vocabulary, target: Vocabulary
-) -> list[int]:
-    """Re-encode drafted tokens into the target's.
+    drafted: Tree, confidences: Sequence[float], draft: Vocabulary, target: Vocabulary
+) -> tuple[Tree, list[float]]:
+    """Re-encode a tree of drafted tokens into the target's, each path from the text on.
 
-    A UTF-8 character that the draft left unfinished is not proposed; a draft that ends its turn
-    proposes the target's own end of turn. Between equal vocabularies all tokens stay as they are.
+    Paths that begin with the same target tokens share their nodes. A UTF-8 character that the
+    draft left unfinished is not proposed; an end of turn becomes the target's own. Between equal
+    vocabularies all tokens stay as they are.
 
     Args:
-        draft_ids: drafted ids, none of them special.
-        special: the special id that ended the draft, if one did.
-        draft: vocabulary of ``draft_ids`` and ``special``.
+        drafted: ids of the draft's vocabulary; special ones are leaves.
+        confidences: of each node, given its parent.
+        draft: vocabulary of ``drafted``.
         target: vocabulary of the result.
+
+    Returns:
+        The tree, the likeliest path first, and for each node the estimated probability of its path:
+        that of the drafted token at which its last byte ends.
     """
+    reached: list[float] = []
+    for parent, confidence in zip(drafted.parents, confidences, strict=True):
+        reached.append(confidence * (1.0 if parent == TEXT else reached[parent]))
+    inner = set(drafted.parents)
+    leaves = [node for node in range(len(drafted)) if node not in inner]
+    leaves.sort(key=lambda leaf: -reached[leaf])
+    paths = [drafted.path(leaf) for leaf in leaves]
+    merged: dict[tuple[int, int], int] = {}
+    estimates: list[float] = []
+    for path, spelled in zip(paths, _spelled(paths, drafted, draft, target), strict=True):
+        node = TEXT
+        estimated = _estimated(path, spelled, reached, drafted, draft, target)
+        for token, estimate in zip(spelled, estimated, strict=True):
+            edge = (node, token)
+            node = merged.setdefault(edge, len(merged))
+            if node == len(estimates):
+                estimates.append(estimate)
+            estimates[node] = max(estimates[node], estimate)
+    return Tree([token for _, token in merged], [parent for parent, _ in merged]), estimates
+
+
+def _spelled(
+    paths: Sequence[Sequence[int]], drafted: Tree, draft: Vocabulary, target: Vocabulary
+) -> list[list[int]]:
+    """Each path in the target's tokens."""
+    drawn = [[drafted.tokens[node] for node in path] for path in paths]
     if draft.fingerprint == target.fingerprint:
-        return [*draft_ids] if special is None else [*draft_ids, special]
-    data = draft.decode(draft_ids)
-    ids = target.encode(data[: len(data) - unfinished(data)])
-    return ids + list(target.eos_ids[:1]) if special in draft.eos_ids else ids
+        return drawn
+    texts = [draft.decode([i for i in ids if i not in draft.special_ids]) for ids in drawn]
+    spelled = target.encode_all([data[: len(data) - unfinished(data)] for data in texts])
+    end = list(target.eos_ids[:1])
+    return [
+        ids + end if path[-1] in draft.eos_ids else ids
+        for path, ids in zip(drawn, spelled, strict=True)
+    ]
+
+
+def _estimated(
+    path: Sequence[int],
+    spelled: Sequence[int],
+    reached: Sequence[float],
+    drafted: Tree,
+    draft: Vocabulary,
+    target: Vocabulary,
+) -> Iterator[float]:
+    """For each target token of a path the estimate of the drafted token at which it ends."""
+    ends = list(accumulate(len(draft.token_bytes(drafted.tokens[node])) for node in path))
+    offset = 0
+    for token in spelled:
+        data = target.token_bytes(token)
+        offset += len(data)
+        covered = bisect_left(ends, offset) if data else len(path) - 1
+        yield reached[path[min(covered, len(path) - 1)]]
 
 
 class Context:

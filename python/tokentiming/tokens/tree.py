@@ -57,3 +57,13 @@ class Tree:
             nodes.append(node)
             node = self.parents[node]
         return nodes[::-1]
+
+    def only(self, nodes: Sequence[int]) -> Tree:
+        """Some of the nodes, ascending, the parent of each among them."""
+        number = {TEXT: TEXT} | {node: i for i, node in enumerate(nodes)}
+        tokens = [self.tokens[node] for node in nodes]
+        return Tree(tokens, [number[self.parents[node]] for node in nodes])
+
+
+NO_TREE = Tree()
+"""No proposal."""

@@ -1,0 +1,71 @@
+"""What passes cost, as measured while they run."""
+
+from __future__ import annotations
+
+
+class Line:
+    """Seconds as ``base * passes + slope * rows``, by least squares over what was measured.
+
+    Old measurements are forgotten exponentially. Until passes over different numbers of rows have
+    been measured, the slope is a given share of the base.
+
+    Args:
+        share: the slope in units of the base to start from.
+    """
+
+    _MEMORY = 0.9
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._passes2 = self._both = self._rows2 = 0.0  # sums of products
+        self._passes_seconds = self._rows_seconds = 0.0
+        self.known = False
+        """Whether anything has been measured."""
+        self.base = 0.0
+        self.slope = 0.0
+
+    def observe(self, passes: int, rows: int, seconds: float) -> None:
+        """Record passes over some rows in all."""
+        keep = self._MEMORY
+        self._passes2 = keep * self._passes2 + passes * passes
+        self._both = keep * self._both + passes * rows
+        self._rows2 = keep * self._rows2 + rows * rows
+        self._passes_seconds = keep * self._passes_seconds + passes * seconds
+        self._rows_seconds = keep * self._rows_seconds + rows * seconds
+        self.known = True
+        self._solve()
+
+    def _solve(self) -> None:
+        # One more equation, slope = share * base, which counts little beside measurements.
+        share = self._share
+        a, b, d = self._passes2 + share * share, self._both - share, self._rows2 + 1.0
+        determinant = a * d - b * b
+        base = (d * self._passes_seconds - b * self._rows_seconds) / determinant
+        slope = (a * self._rows_seconds - b * self._passes_seconds) / determinant
+        if slope < 0:
+            base, slope = self._passes_seconds / self._passes2, 0.0
+        elif base < 0:
+            base, slope = 0.0, self._rows_seconds / self._rows2
+        self.base, self.slope = base, slope
+
+
+class Costs:
+    """Seconds of the target's passes and of the draft's, shared by all texts of a decoder."""
+
+    _MEMORY = 0.9
+
+    def __init__(self) -> None:
+        self.target = Line(share=0.03)
+        self.draft = Line(share=0.1)
+        self._plain: dict[int, float] = {}
+
+    def plain(self, texts: int) -> float | None:
+        """Seconds of a pass that proposes nothing; None if none was measured."""
+        return self._plain.get(texts)
+
+    def observe_target(self, texts: int, rows: int, seconds: float) -> None:
+        """Record a pass of the target over some rows, one for each text if it proposed nothing."""
+        self.target.observe(1, rows, seconds)
+        if rows == texts:
+            old = self._plain.get(texts, seconds)
+            self._plain[texts] = self._MEMORY * old + (1 - self._MEMORY) * seconds
