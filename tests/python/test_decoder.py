@@ -132,7 +132,7 @@ def test_chat_messages_go_through_each_models_own_template(target):
     decoder = tt.SpeculativeDecoder(target, ours, drafter)
     output = decoder.generate([{"role": "user", "content": "hi"}], max_new_tokens=3)
     assert ours.decode(output.sequences[0, :4]) == "[hi]"
-    assert draft_tokenizer.decode(drafter.prompt) == "<hi>"
+    assert draft_tokenizer.decode(drafter.texts[0].prompt) == "<hi>"
 
 
 def test_statistics_add_up(decoder):
@@ -202,9 +202,9 @@ def test_a_streamer_gets_the_text_and_watchers_the_rounds(decoder, capsys):
 
 
 def test_the_drafters_end_of_turn_proposes_the_targets(target):
-    class Ends(toys.RandomDrafter):
-        def propose(self, text, state, limit, choose, wants_more):
-            return tt.Draft(special=0)
+    class Ends(toys.Drafter):
+        def fill(self, text, draft):
+            draft.extend([0])
 
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, Ends(decoder_vocabulary(target)))
 

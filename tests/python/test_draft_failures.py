@@ -72,17 +72,17 @@ def test_an_error_leaves_the_text_to_the_target(method, after, target, caplog):
     [
         None,
         ["a", "b"],
-        tt.Draft([99999], [1.0]),
-        tt.Draft([-5], [1.0]),
-        tt.Draft([5.5], [1.0]),
-        tt.Draft(special=99999),
+        3,
+        [99999],
+        [-5],
+        [5.5],
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_no_draft_leaves_the_text_to_the_target(method, draft, target):
-    class Odd(toys.RandomDrafter):
-        def propose(self, *args):
-            return draft
+    class Odd(toys.Drafter):
+        def fill(self, text, filled):
+            filled.extend(draft)
 
     drafter = Odd(tt.Vocabulary.from_tokenizer(TOKENIZER))
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, method=method)
@@ -169,7 +169,7 @@ def test_a_chat_template_that_refuses_the_messages(template, target, caplog):
     output = greedy(decoder, MESSAGES)
     assert output.sequences.tolist() == alone(target, MESSAGES, tokenizer)
     assert output.stats.proposed > 0
-    assert draft_tokenizer.decode(drafter.prompt) == "<system>Be brief.<user>to be"
+    assert draft_tokenizer.decode(drafter.texts[0].prompt) == "<system>Be brief.<user>to be"
     assert "the draft's chat template refuses the messages" in caplog.text
 
 

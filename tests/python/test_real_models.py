@@ -21,13 +21,13 @@ class CheckedDrafter(tt.ModelDrafter):
         super().begin(prompt, target_tokenizer, warpers)
         self.rounds = 0
 
-    def propose(self, text, state, limit, choose, wants_more):
-        draft = super().propose(text, state, limit, choose, wants_more)
-        context = self.context[: len(self.context) - len(draft.ids)]
-        assert self.vocabulary.decode(context) == text
-        assert state.offset == len(text)
+    def propose(self, asked, choose, grow):
+        super().propose(asked, choose, grow)
+        for one, reader in zip(asked, self.texts, strict=True):
+            if one.draft.limit:
+                assert self.vocabulary.decode(reader.context) == one.text
+            assert one.place.state.offset == len(one.text)
         self.rounds += 1
-        return draft
 
 
 @pytest.fixture(scope="module")

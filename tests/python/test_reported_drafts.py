@@ -33,7 +33,9 @@ from tests.support.reported import (
     told,
     written,
 )
-from tokentiming.noise import State
+from tokentiming.drafters import Asked, Candidates
+from tokentiming.engine.budget import FixedBudget
+from tokentiming.noise import Noise, Place, State
 
 REPORTS = Reports(
     {
@@ -100,7 +102,7 @@ def test_the_target_reads_no_id_of_the_draft(target):
     drafted: list[int] = []
 
     def watch(round_):
-        drafted.extend(decoder.drafter.context)
+        drafted.extend(decoder.drafter.texts[0].context)
 
     ids, _ = written(decoder, PROMPT, max_new_tokens=30, watch=watch)
     assert ids == alone(target, PROMPT, max_new_tokens=30)
@@ -249,8 +251,8 @@ def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple
         looked_up.append(token)
         return token_bytes(self, token)
 
-    def choose(scores, states):
-        return toys.choice(int(scores[0].argmax()))
+    def choose(scores, places):
+        return Candidates(scores.argmax(1, keepdim=True), torch.ones(1, 1))
 
     text = (b"the inner ab " * context)[:context]
     worst = (0, 0)
@@ -258,7 +260,8 @@ def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple
         patch.setattr(tt.Vocabulary, "encode", counted_encode)
         patch.setattr(tt.Vocabulary, "token_bytes", counted_token_bytes)
         for n in range(6):  # the first reads all of the text
-            drafter.propose(text, State(len(text)), 3, choose, lambda confidences: True)
+            asked = Asked(text, Place(Noise(0), State(len(text))), tt.Draft(limit=3))
+            drafter.propose([asked], choose, FixedBudget(depth=3).grow)
             if n:
                 worst = max(worst[0], sum(encoded)), max(worst[1], len(looked_up))
             text += b" then"

@@ -107,25 +107,18 @@ def renumbered(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
 
 
-class Told:
+class Told(toys.Drafter):
     """Proposes the ids that it was told, in the target's own vocabulary."""
 
-    forwards = 0
-    synchronizes = False
-
     def __init__(self, vocabulary: tt.Vocabulary, ids: Sequence[int]) -> None:
-        self.vocabulary = vocabulary
+        super().__init__(vocabulary)
         self._ids = list(ids)
         lengths = (len(vocabulary.token_bytes(i)) for i in ids)
         self._starts = [0, *accumulate(lengths)]
 
-    def begin(self, prompt, target_tokenizer, warpers) -> None:
-        pass
-
-    def propose(self, text, state, limit, choose, wants_more) -> tt.Draft:
+    def fill(self, text: bytes, draft: tt.Draft) -> None:
         first = next((i for i, start in enumerate(self._starts) if start >= len(text)), None)
-        ids = [] if first is None else self._ids[first : first + limit]
-        return tt.Draft(ids, [1.0] * len(ids))
+        draft.extend([] if first is None else self._ids[first : first + draft.limit])
 
 
 ENGLISH = {

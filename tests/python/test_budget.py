@@ -1,0 +1,237 @@
+"""Budgets on a simulated clock: what pays is done, what does not is left."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tokentiming import Draft
+from tokentiming.engine.budget import (
+    DEEPEST,
+    AdaptiveBudget,
+    Budget,
+    FixedBudget,
+    Outcome,
+    Visit,
+    best_first,
+)
+from tokentiming.engine.costs import Costs, Line
+from tokentiming.methods import Proposal
+from tokentiming.tokens.tree import TEXT
+
+
+class World:
+    """A target that emits the first child of a node with ``odds``, and the second with ``second``.
+
+    A pass of the target takes a second and ``row`` for each row beyond the texts' own, a level of
+    drafting ``draft`` seconds. The draft says ``odds`` times ``boast``.
+    """
+
+    def __init__(
+        self,
+        *,
+        odds: float,
+        draft: float,
+        row: float = 0.03,
+        second: float = 0.0,
+        boast: float = 1.0,
+        texts: int = 1,
+    ) -> None:
+        self.odds, self.second, self.draft, self.row = odds, second, draft, row
+        self.boast, self.texts = boast, texts
+        self.chance = random.Random(0)
+        self.longest = 0
+
+    def round(self, budget: Budget) -> tuple[float, int]:
+        """Seconds and tokens of one round."""
+        limit = budget.begin_round(self.texts)
+        drafts = [Draft(limit=limit) for _ in range(self.texts)]
+        nodes = [[TEXT] for _ in drafts] if limit else []
+        levels = 0
+        while any(nodes):
+            levels += 1
+            for draft, of_draft in zip(drafts, nodes, strict=True):
+                for node in of_draft:
+                    told = [(1, self.odds * self.boast), (2, self.second * self.boast)]
+                    draft.take(node, told[: budget.candidates])
+            nodes = budget.grow(drafts)
+        trimmed = budget.trim([Proposal(d.tree, _estimates(d)) for d in drafts])
+        tokens, visits = 0, []
+        for draft, proposal in zip(drafts, trimmed, strict=True):
+            emitted = self.emitted(draft)
+            node, tokens = TEXT, tokens + 1
+            for rank, child in enumerate(emitted):
+                node = proposal.tree.child(node, child) if node is not None else None
+                tokens += node is not None
+                at = emitted[:rank]
+                visits.append(self.visit(draft, at, child))
+            if _children(draft, _node(draft, emitted)):
+                visits.append(self.visit(draft, emitted, None))
+        rows = self.texts * (1 + max(len(proposal.tree) for proposal in trimmed))
+        self.longest = max(len(proposal.tree) for proposal in trimmed)
+        total = levels * self.draft + 1.0 + self.row * (rows - self.texts)
+        budget.observe(
+            Outcome(
+                self.texts, rows, tokens, levels * self.draft, total, levels,
+                sum(len(draft.expanded) for draft in drafts), visits,
+            )
+        )  # fmt: skip
+        return total, tokens
+
+    def emitted(self, draft: Draft) -> list[int]:
+        """The path of drafted tokens that the target emits."""
+        path: list[int] = []
+        while children := _children(draft, _node(draft, path)):
+            draw = self.chance.random()
+            token = 1 if draw < self.odds else 2 if draw < self.odds + self.second else None
+            if token not in [draft.ids[child] for child in children]:
+                break
+            path.append(token)
+        return path
+
+    def visit(self, draft: Draft, path: list[int], token: int | None) -> Visit:
+        children = _children(draft, _node(draft, path))
+        ids = [draft.ids[child] for child in children]
+        found = None if token is None else ids.index(token)
+        return Visit([draft.confidences[child] for child in children], found)
+
+    def speed(self, budget: Budget, tokens: int = 400) -> float:
+        """Tokens a second for each text, where the target alone makes one."""
+        clock, made = 0.0, 0
+        while made < tokens * self.texts:
+            seconds, more = self.round(budget)
+            clock, made = clock + seconds, made + more
+        return made / clock / self.texts
+
+
+def _children(draft: Draft, node: int) -> list[int]:
+    return [child for child, parent in enumerate(draft.parents) if parent == node]
+
+
+def _node(draft: Draft, path: list[int]) -> int:
+    node: int | None = TEXT
+    for token in path:
+        node = draft.tree.child(node, token)
+    return node
+
+
+def _estimates(draft: Draft) -> list[float]:
+    odds: list[float] = []
+    for parent, confidence in zip(draft.parents, draft.confidences, strict=True):
+        odds.append(confidence * (1.0 if parent == TEXT else odds[parent]))
+    return odds
+
+
+def best_chain(**world) -> float:
+    return max(World(**world).speed(FixedBudget(depth=depth)) for depth in range(DEEPEST + 1))
+
+
+@pytest.mark.parametrize("odds", [0.0, 0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("draft", [0.05, 0.2, 0.5, 1.5])
+def test_near_the_best_chain_and_never_much_slower_than_alone(odds, draft):
+    speed = World(odds=odds, draft=draft).speed(AdaptiveBudget(candidates=1))
+    assert speed > 0.94
+    assert speed > 0.8 * best_chain(odds=odds, draft=draft)
+
+
+@pytest.mark.parametrize("draft", [0.05, 0.2])
+def test_runners_up_gain_where_they_are_emitted(draft):
+    world = {"odds": 0.5, "second": 0.3, "draft": draft, "row": 0.02}
+    chain = World(**world).speed(AdaptiveBudget(candidates=1), 2000)
+    assert World(**world).speed(AdaptiveBudget(candidates=2), 2000) > 1.05 * chain
+
+
+def test_a_draft_that_turns_good_is_taken_up_again():
+    budget = AdaptiveBudget(candidates=1)
+    World(odds=0.0, draft=0.2).speed(budget, 200)
+    world = {"odds": 0.9, "draft": 0.2}
+    assert World(**world).speed(budget, 1000) > 0.8 * best_chain(**world)
+
+
+def test_a_cost_known_from_an_earlier_text_spares_the_first_drafts():
+    costs = Costs()
+    world = {"odds": 0.5, "draft": 1.5}
+    World(**world).speed(AdaptiveBudget(costs, candidates=1), 60)
+    assert AdaptiveBudget(costs, candidates=1).begin_round(1) == 0
+    assert World(**world).speed(AdaptiveBudget(costs, candidates=1), 8) == 1.0
+
+
+def test_overconfidence_is_seen_through():
+    """The draft says twice the odds: drafts stay short."""
+    budget = AdaptiveBudget(candidates=1)
+    world = World(odds=0.5, draft=0.2, boast=1.98)
+    lengths = []
+    for _ in range(200):
+        world.round(budget)
+        lengths.append(world.longest)
+    assert max(lengths[50:]) <= 4
+
+
+@pytest.mark.parametrize("row", [0.01, 0.05, 0.2, 1.0])
+def test_a_batch_proposes_less_where_rows_cost_more(row):
+    """At a large batch rows cost compute, and proposals shrink to nothing by themselves."""
+    world = World(odds=0.6, draft=0.1, row=row, texts=8)
+    budget = AdaptiveBudget(candidates=1)
+    assert world.speed(budget, 200) > 0.94
+    if row == 1.0:
+        assert world.longest == 0
+
+
+def test_a_line_fits_base_and_slope():
+    line = Line(share=0.03)
+    assert not line.known
+    for passes, rows in ((1, 1), (1, 8), (2, 4), (1, 1), (1, 6)):
+        line.observe(passes, rows, 2.0 * passes + 0.1 * rows)
+    assert line.base == pytest.approx(2.0, rel=0.02)
+    assert line.slope == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_line_of_one_number_of_rows_takes_its_share():
+    line = Line(share=0.1)
+    for _ in range(20):
+        line.observe(1, 4, 1.4)
+    assert line.base == pytest.approx(1.0, rel=0.01)
+    assert line.slope == pytest.approx(0.1, rel=0.01)
+
+
+def test_falling_costs_are_taken_as_level():
+    line = Line(share=0.1)
+    for rows in (1, 8, 1, 8):
+        line.observe(1, rows, 1.0 - 0.01 * rows)
+    assert line.slope == 0.0
+    assert 0.9 < line.base < 1.0
+
+
+def test_a_fixed_chain_always_has_its_length():
+    budget = FixedBudget(depth=3)
+    assert budget.begin_round(1) == 3
+    world = World(odds=0.01, draft=0.1)
+    world.round(budget)
+    assert world.longest == 3
+
+
+def test_a_fixed_tree_takes_the_best_nodes():
+    budget = FixedBudget(depth=2, nodes=3, width=2, candidates=2)
+    world = World(odds=0.5, second=0.4, draft=0.1)
+    world.round(budget)
+    assert world.longest == 3
+    draft = Draft(limit=2)
+    draft.take(TEXT, [(1, 0.5), (2, 0.4)])
+    assert budget.grow([draft]) == [[0, 1]]
+    draft.take(0, [(1, 0.9), (2, 0.05)])
+    draft.take(1, [(1, 0.5), (2, 0.1)])
+    assert budget.grow([draft]) == [[]]  # as deep as it may be
+    (trimmed,) = budget.trim([Proposal(draft.tree, _estimates(draft))])
+    assert list(trimmed.tree.tokens) == [1, 2, 1]
+    assert list(trimmed.tree.parents) == [TEXT, TEXT, 0]
+
+
+def test_best_first_takes_parents_before_children():
+    assert best_first([0.5, 0.5, 0.5]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"depth": -1}, {"depth": 1, "width": 0}])
+def test_shapes_without_meaning_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"^FixedBudget: depth is"):
+        FixedBudget(**wrong)
