@@ -33,6 +33,7 @@ from row_cases import call_case, sample_case, verify_case
 from timing import Seconds, copy_bandwidth, interleaved
 from token_cases import align_case, restrict_case, transfer_case
 from tokentiming import ops
+from tree_cases import walk_case
 
 console = Console(width=140)
 
@@ -50,6 +51,7 @@ CASES: dict[str, Cases] = {
         ],
         "transfer": [transfer_case],
         "restrict": [restrict_case],
+        "walk": [walk_case, partial(walk_case, batch=64)],
     },
     "cuda": {
         "verify": [
@@ -63,6 +65,7 @@ CASES: dict[str, Cases] = {
         "align": [partial(align_case, "cuda", count=256)],
         "transfer": [partial(transfer_case, "cuda")],
         "restrict": [partial(restrict_case, "cuda", rows=64, sets=3)],
+        "walk": [partial(walk_case, "cuda"), partial(walk_case, "cuda", batch=64)],
     },
 }
 # Runs every peer once: FlashInfer compiles its kernels at the first call, for a minute or more, and

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -150,6 +151,58 @@ def torch_exponentials(logits: Tensor) -> Tensor:
 def torch_sample(logits: Tensor, exponentials: Tensor) -> Tensor:
     """The exponential race as inference engines write it."""
     return logits.softmax(-1).div_(exponentials).argmax(-1)
+
+
+# ---- walk ----
+
+
+def python_walk(
+    picked: Tensor, tokens: Tensor, parents: Tensor, offsets: Tensor
+) -> list[list[int]]:
+    """The tokens emitted in each tree, by a dictionary of its nodes."""
+    picks, ids, above = picked.tolist(), tokens.tolist(), parents.tolist()
+    emitted = []
+    for b, (begin, end) in enumerate(pairwise(offsets.tolist())):
+        children: dict[tuple[int, int], int] = {}
+        for i in range(begin, end):
+            children.setdefault((above[i], ids[i]), i - begin)
+        node: int | None = -1
+        path = []
+        while node is not None:
+            path.append(picks[begin + b + node + 1])
+            node = children.get((node, path[-1]))
+        emitted.append(path)
+    return emitted
+
+
+class EveryPath:
+    """All paths from the root to a leaf compared at once, as in Medusa and EAGLE.
+
+    All trees have one shape, and siblings have different tokens.
+    """
+
+    def __init__(self, parents: Sequence[int], device: str) -> None:
+        paths = []
+        for leaf in sorted(set(range(len(parents))) - set(parents)):
+            path = [leaf]
+            while parents[path[0]] >= 0:
+                path.insert(0, parents[path[0]])
+            paths.append(path)
+        depth = max(map(len, paths))
+        nodes = torch.tensor([[*path, *[-1] * (depth - len(path))] for path in paths])
+        self._is_node = (nodes >= 0).to(device)
+        self._nodes = nodes.clamp(min=0).to(device)
+        self._rows = torch.nn.functional.pad(nodes + 1, (1, 0)).to(device)
+
+    def __call__(self, picked: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Emitted tokens ``[B, depth + 1]``, and how many of them are accepted, ``[B]``.
+
+        The arguments are ``[B, nodes + 1]`` and ``[B, nodes]``.
+        """
+        matches = tokens[:, self._nodes] == picked[:, self._rows[:, :-1]]
+        lengths = (matches & self._is_node).int().cumprod(-1).sum(-1)
+        accepted, best = lengths.max(-1)
+        return picked.gather(1, self._rows[best]), accepted
 
 
 # ---- transfer ----

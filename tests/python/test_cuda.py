@@ -181,12 +181,36 @@ def restrict_call(generator: torch.Generator, rows: int | None = None) -> Call:
     return Call(ops.restrict, (apart(probs, generator), exact_map(exact)), {"columns": columns})
 
 
+def walk_call(generator: torch.Generator, batch: int | None = None) -> Call:
+    """Trees of up to 80 nodes; half of the nodes have the token picked at their parent."""
+    batch = integer(generator, 0, 20) if batch is None else batch
+    lengths = torch.randint(0, 81, (batch,), generator=generator).tolist()
+    picked = torch.randint(0, 4, (sum(lengths) + batch,), generator=generator)
+    tokens: list[int] = []
+    parents: list[int] = []
+    for b, length in enumerate(lengths):
+        root = len(tokens) + b
+        for i in range(length):
+            parents.append(integer(generator, max(-1, i - 3), i))
+            likely = integer(generator, 0, 2)
+            tokens.append(
+                int(picked[root + 1 + parents[-1]]) if likely else integer(generator, 0, 4)
+            )
+    options = {
+        "tokens": torch.tensor(tokens, dtype=[torch.int32, torch.int64][batch % 2]),
+        "parents": torch.tensor(parents, dtype=torch.int32),
+        "offsets": torch.tensor([0, *lengths]).cumsum(0),
+    }
+    return Call(ops.walk, (picked,), options)
+
+
 CALLS = {
     "sample": sample_call,
     "verify": verify_call,
     "align": align_call,
     "transfer": transfer_call,
     "restrict": restrict_call,
+    "walk": walk_call,
 }
 EACH = pytest.mark.parametrize("make", CALLS.values(), ids=CALLS)
 

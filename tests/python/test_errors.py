@@ -42,7 +42,7 @@ def test_classes(call: Callable[[], Any], error: type[Exception], builtin: type[
 
 
 @pytest.mark.parametrize("out", [True, False])
-@pytest.mark.parametrize("call", ["align", "transfer", "verify, ragged"])
+@pytest.mark.parametrize("call", ["align", "transfer", "verify, ragged", "walk"])
 def test_offsets_are_held_to_the_tokens_before_memory_is_asked_for(call: str, out: bool) -> None:
     function, arguments = good_calls()[call]
     name = "offsets" if "offsets" in arguments else "target_offsets"
@@ -61,6 +61,7 @@ def test_offsets_are_held_to_the_tokens_before_memory_is_asked_for(call: str, ou
         ("align, out=", "out", r"ops\.Alignment"),
         ("transfer, out=", "out", r"ops\.Transfer"),
         ("verify, out=", "out", r"ops\.Verification"),
+        ("walk, out=", "out", r"ops\.Walk"),
         ("align", "draft_table", r"ops\.ByteTable, such as vocabulary\.table"),
         ("transfer", "target_table", r"ops\.ByteTable, such as vocabulary\.table"),
         ("transfer", "vocabulary_map", r"ops\.VocabularyMap, such as VocabularyMap\.build"),

@@ -27,6 +27,13 @@ VERIFICATION = ops.Verification(
 )
 TRANSFER = ops.Transfer(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int8))
 DRAWN = torch.zeros(2, dtype=torch.int64)
+FOREST = {
+    "picked": torch.tensor([0, 1, 0, 1]),
+    "tokens": IDS,
+    "parents": torch.tensor([-1, -1], dtype=torch.int32),
+    "offsets": OFFSETS,
+}
+WALK = ops.Walk(FOREST["picked"].clone(), *torch.zeros(2, 2, dtype=torch.int32))
 ARRAY, KEYS = ROWS[0].numpy(), IDS.numpy()
 
 
@@ -55,6 +62,7 @@ CASES: dict[str, tuple[int, Callable[[], object]]] = {
     ),
     "restrict": (CALLS, lambda: ops.restrict(ROWS[0], MAP, columns=2)),
     "sample": (CALLS, lambda: ops.sample(ROWS[0], IDS, seed=0, states=STATES, out=DRAWN)),
+    "walk": (CALLS, lambda: ops.walk(**FOREST, out=WALK)),
     "NumPy arrays": (CALLS // 2, lambda: ops.sample(ARRAY, KEYS, seed=0, states=STATES, out=DRAWN)),
     "tables and maps": (CALLS // 20, lambda: (table_of([b"ab", b"c"]), map_of([[0], [1]]))),
     "refusals": (CALLS // 20, refused),

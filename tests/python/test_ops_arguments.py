@@ -33,6 +33,7 @@ WELCOME = {
           "verify, ragged": ["draft_probs"],
           "restrict": ["out"],
           "sample": ["out"],
+          "walk": ["out"],
       }.items()
       for name in names
       for out in ("", ", out=")),
@@ -105,6 +106,7 @@ def to_arrays(value: Any) -> Any:
 RECORDED = {
     "verify": "draft_ids",
     "sample": "logits",
+    "walk": "picked",
 }
 
 

@@ -221,6 +221,17 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     noise = {"keys": torch.arange(2), "seed": 1, "states": states}
     drawn = torch.zeros(3, dtype=torch.int64)
     restrict = {"draft_probs": rows, "vocabulary_map": same, "columns": 4}
+    forest = {
+        "picked": torch.tensor([0, 1, 0, 1, 0, 1]),
+        "tokens": torch.tensor([0, 1, 0, 1]),
+        "parents": torch.tensor([-1, 0, -1, 0], dtype=int32),
+        "offsets": torch.tensor([0, 2, 4]),
+    }
+    walked = ops.Walk(
+        torch.zeros(6, dtype=torch.int64),
+        torch.zeros(4, dtype=int32),
+        torch.zeros(2, dtype=int32),
+    )
     return {
         "align": (ops.align, align | batch | {"band": 8}),
         "align, out=": (ops.align, align | batch | {"band": 8, "out": alignment}),
@@ -234,6 +245,8 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "sample": (ops.sample, noise | {"logits": rows}),
         "sample, out=": (ops.sample, noise | {"logits": rows, "out": drawn}),
         "log_noise": (ops.log_noise, noise),
+        "walk": (ops.walk, forest),
+        "walk, out=": (ops.walk, forest | {"out": walked}),
         "ByteTable": (ops.ByteTable, parts_of(table)),
         "VocabularyMap": (ops.VocabularyMap, parts_of(map_of([[0, 1], [1], []]))),
     }

@@ -133,6 +133,23 @@ def verify(
     return [*emitted, draw(p[len(draft)], uniforms[-1])]
 
 
+def walk(
+    picked: Sequence[int], tokens: Sequence[int], parents: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The tokens emitted in one tree and the nodes accepted; each child is searched for."""
+    node, emitted, accepted = -1, [], []
+    while True:
+        token = picked[node + 1]
+        emitted.append(token)
+        children = [
+            i for i, parent in enumerate(parents) if parent == node and tokens[i] == token
+        ]
+        if not children:
+            return emitted, accepted
+        node = children[0]
+        accepted.append(node)
+
+
 POINT_MASS, WITHIN, MERGE, INSIDE = range(4)
 
 

@@ -28,6 +28,7 @@ from tokentiming.ops.sample import log_noise, sample
 from tokentiming.ops.tables import ByteTable, VocabularyMap
 from tokentiming.ops.transfer import Transfer, restrict, transfer
 from tokentiming.ops.verify import Verification, verify
+from tokentiming.ops.walk import Walk, walk
 
 __all__ = [
     "Alignment",
@@ -38,6 +39,7 @@ __all__ = [
     "Transfer",
     "Verification",
     "VocabularyMap",
+    "Walk",
     "align",
     "has_cuda",
     "log_noise",
@@ -45,4 +47,5 @@ __all__ = [
     "sample",
     "transfer",
     "verify",
+    "walk",
 ]
