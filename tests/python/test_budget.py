@@ -168,13 +168,13 @@ def test_overconfidence_is_seen_through():
     assert max(lengths[50:]) <= 4
 
 
-@pytest.mark.parametrize("row", [0.01, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("row", [0.01, 0.05, 0.125])
 def test_a_batch_proposes_less_where_rows_cost_more(row):
     """At a large batch rows cost compute, and proposals shrink to nothing by themselves."""
     world = World(odds=0.6, draft=0.1, row=row, texts=8)
     budget = AdaptiveBudget(candidates=1)
     assert world.speed(budget, 200) > 0.94
-    if row == 1.0:
+    if row == 0.125:  # a row costs as much as a text's own
         assert world.longest == 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from tests.support import references, toys
-from tokentiming import Draft, Vocabulary, methods
+from tokentiming import Draft, Vocabulary, methods, ops
 from tokentiming.drafters import Asked
 from tokentiming.engine.rows import Rows
 from tokentiming.methods import (
@@ -115,12 +115,14 @@ def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
     assert not draft.ids
 
 
-def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused():
+def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"^Draft.take: the draft's scores hold NaN"):
         Draft().take(TEXT, [(-1, 0.0)])
 
     broken = bound(Greedy())
     broken.choose_target = lambda scores, places: torch.full((len(scores),), -1)
+    walk = ops.Walk(torch.tensor([-1]), torch.empty(0), torch.tensor([-1]))
+    monkeypatch.setattr(ops, "walk", lambda *args, **options: walk)
     ids = torch.zeros(1, 2, dtype=torch.int64)
     for emitted_only in (False, True):
         rows = Rows(

@@ -103,6 +103,8 @@ class StaleDrafter(toys.TableDrafter):
     def propose(self, asked, choose, grow) -> None:
         super().propose(asked, choose, grow)
         (one,) = asked
+        if not one.draft.limit:
+            return
         last = one.draft.probs[-1]
         if self.stale is not None:
             one.draft.distributions[TEXT] = self.stale

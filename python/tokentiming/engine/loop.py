@@ -169,15 +169,27 @@ class Decoding:
         def choose(scores: torch.Tensor, places: Sequence[Place]) -> Candidates:
             return self._method.choose_draft(scores, places, self._budget.candidates)
 
+        refused: list[Exception] = []
+
         def grow(drafts: Sequence[Draft]) -> list[list[int]]:
             self._levels += 1
-            return self._method.grow(drafts, self._budget.grow)
+            try:
+                return self._method.grow(drafts, self._budget.grow)
+            except Exception as error:  # the user's settings, not the draft, are at fault
+                refused.append(error)
+                raise
 
         try:
-            drafter.propose(asked, choose, grow)
+            returned: object = drafter.propose(asked, choose, grow)  # type: ignore[func-returns-value]
+            if returned is not None:
+                raise TypeError(
+                    f"propose returned a {type(returned).__name__}; fill the drafts it is given"
+                )
             for one in asked:
                 one.draft.check(drafter.vocabulary)
         except Exception as error:  # a failing draft costs speed and nothing else
+            if refused:
+                raise
             for one in asked:
                 one.draft.keep_valid(drafter.vocabulary)
             self._continue_without_draft(self._drafted, error)

@@ -36,6 +36,9 @@ class _Slrs(Rejection):
         parents = set(draft.parents)
         ends = [node for node in draft.distributions if node not in parents]
         written = len(draft.tree.path(ends[-1])) + 2 if ends else 1
+        if written > 2:
+            strings = sum(len(_support(draft.distributions[node])) for node in ends)
+            self._refuse_too_many(strings, written - 1)
         if not ends or written > self._length(draft.limit):
             return []
         before = len(draft)

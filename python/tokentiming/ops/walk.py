@@ -88,14 +88,10 @@ def walk(
     try:
         if traced(picked):
             return Walk(
-                *record(
-                    "walk", out, picked=picked, tokens=tokens, parents=parents, offsets=offsets
-                )
+                *record("walk", out, picked=picked, tokens=tokens, parents=parents, offsets=offsets)
             )
         filled = _new(picked, tokens=tokens, offsets=offsets) if out is None else out
-        _core.walk(
-            picked, tokens, parents, offsets, filled.tokens, filled.nodes, filled.accepted
-        )
+        _core.walk(picked, tokens, parents, offsets, filled.tokens, filled.nodes, filled.accepted)
     except Exception:
         require_parts("walk", Walk, out)
         raise
