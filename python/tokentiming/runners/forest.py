@@ -1,0 +1,247 @@
+"""Bookkeeping of what a runner has read of each text, common to all runners."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from tokentiming.runners.base import common_prefix, context_length
+from tokentiming.tokens.tree import TEXT, Tree
+
+PREFILL_CHUNK = 512
+"""Tokens of a text that are read in one pass, which bounds the memory of a pass."""
+
+_JOINT = 16
+"""Unread tokens of a text that are read together with other texts. They are padded to a common
+number, so that a text with more is read by passes of its own."""
+
+
+@dataclass
+class Text:
+    """What a runner has read of a text."""
+
+    kept: list[int] = field(default_factory=list)
+    """Tokens of the text, in order."""
+    tokens: list[int] = field(default_factory=list)
+    """Pending nodes, read since: last tokens of the text, then its tree."""
+    parents: list[int] = field(default_factory=list)
+    """For each pending node its parent, or ``TEXT`` for the last kept token."""
+    last: int = TEXT
+    """Pending node of the text's last token."""
+    valid: bool = True
+    """False from the start of a change to its end: an interrupted one may be half done."""
+
+    def path(self, ids: Sequence[int]) -> list[int]:
+        """Pending nodes along the ids that follow the kept tokens."""
+        pending = Tree(self.tokens, self.parents)
+        nodes: list[int] = []
+        for token in ids:
+            node = pending.child(nodes[-1] if nodes else TEXT, token)
+            if node is None:
+                break
+            nodes.append(node)
+        return nodes
+
+    def forget_pending(self) -> None:
+        self.tokens, self.parents, self.last = [], [], TEXT
+
+
+class ForestRunner(ABC):
+    """A ``ModelRunner`` whose subclasses read rows, keep paths and forget.
+
+    Args:
+        model: borrowed, never changed.
+        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
+
+    Raises:
+        ValueError: ``prefill_chunk`` is less than 1.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        if prefill_chunk < 1:
+            raise ValueError(
+                f"{type(self).__name__}: prefill_chunk is {prefill_chunk}; give at least 1"
+            )
+        self.model = model
+        self.device = model.device
+        self.max_length = context_length(model)
+        self.forwards = 0
+        self.forests = True
+        self._prefill_chunk = prefill_chunk
+        self._texts: list[Text] = []
+
+    @abstractmethod
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy by construction from the model: a copy starts without texts."""
+
+    # Not inference_mode: a model keeps some tensors that it creates in a pass, such as rotary
+    # tables, and its owner could not train it with inference tensors among them.
+    @torch.no_grad()
+    def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
+        self._check_texts(texts, trees)
+        if not self.forests and not (len(texts) == 1 and continues(trees[0].parents, 0)):
+            raise ValueError(f"read: {self._refusal()}")
+        self._texts += [Text() for _ in texts[len(self._texts) :]]
+        several = len(texts) > 1
+        for index, ids in enumerate(texts):
+            self._match(index, ids)
+            self._prefill(index, ids, _JOINT if several else self._prefill_chunk)
+        rows: list[Tree] = []
+        for text, ids, tree in zip(self._texts, texts, trees, strict=True):
+            tail = Tree.chain(ids[len(text.kept) :])
+            text.last = len(tail) - 1
+            behind = _behind(tree, text.last)
+            rows.append(
+                Tree([*tail.tokens, *tree.tokens], [*tail.parents, *behind.parents])
+            )  # fmt: skip
+        logits = self._read(rows, 0, [1 + len(tree) for tree in trees])
+        self._no_logits = logits[0].new_empty((0, logits[0].shape[-1]))
+        return logits
+
+    @torch.no_grad()
+    def extend(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
+        if not trees or len(trees) != len(self._texts) or not all(t.valid for t in self._texts):
+            raise ValueError(
+                f"extend: {len(trees)} trees, for {len(self._texts)} texts of which some may not "
+                "have been read to their end; call read first, and give one tree for each text"
+            )
+        rows = [_behind(tree, text.last) for text, tree in zip(self._texts, trees, strict=True)]
+        if not self.forests and not continues(rows[0].parents, len(self._texts[0].tokens)):
+            raise ValueError(f"extend: {self._refusal()}")
+        if not any(rows):
+            return [self._no_logits for _ in rows]
+        return self._read(rows, 0, [len(row) for row in rows])
+
+    def drop(self, index: int) -> None:
+        if not 0 <= index < len(self._texts):
+            raise IndexError(
+                f"drop: index is {index} and {len(self._texts)} texts have been read; give one of "
+                "theirs"
+            )
+        self._texts[index] = Text(valid=False)
+        self._drop(index)
+        self._texts[index] = self._texts[-1]
+        self._texts.pop()
+
+    def reset(self) -> None:
+        self._texts = []
+        self._clear()
+
+    def _check_texts(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> None:
+        if not texts or len(texts) != len(trees):
+            raise ValueError(
+                f"read: {len(texts)} texts and {len(trees)} trees; give at least one text, and a "
+                "tree for each (Tree() if nothing follows)"
+            )
+        if len(texts) < len(self._texts):
+            raise ValueError(
+                f"read: {len(texts)} texts, and {len(self._texts)} have been read before; call "
+                "drop for each that has ended"
+            )
+        if not all(texts):
+            raise ValueError("read: texts holds an empty one; give each at least one token")
+
+    def _match(self, index: int, ids: Sequence[int]) -> None:
+        """Keep what the ids have in common with what has been read, and forget the rest.
+
+        The last id is read afresh, because its logits are not remembered.
+        """
+        text, ids = self._texts[index], list(ids[:-1])
+        length = common_prefix(text.kept, ids)
+        path = text.path(ids[length:]) if text.valid and length == len(text.kept) else []
+        if path:
+            self._keep_path(index, path)
+        elif not text.valid or text.tokens or length < len(text.kept):
+            text.forget_pending()
+            text.valid = False
+            del text.kept[length:]
+            del text.kept[self._truncate(index, length) :]
+            text.valid = True
+
+    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
+        """Read and keep tokens of a text until at most ``limit`` are unread."""
+        text = self._texts[index]
+        while (unread := len(ids) - len(text.kept)) > limit:
+            count = min(self._prefill_chunk, unread - 1)
+            known = len(text.kept)
+            self._read([Tree.chain(ids[known : known + count])], index, [0])
+            self._keep_path(index, range(count))
+
+    def _read(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
+        texts = self._texts[first : first + len(rows)]
+        for text in texts:
+            text.valid = False
+        logits = self._pass(rows, first, wanted)
+        self.forwards += 1
+        for text, tree in zip(texts, rows, strict=True):
+            text.tokens += tree.tokens
+            text.parents += tree.parents
+            text.valid = True
+        return logits
+
+    def _keep_path(self, index: int, nodes: Sequence[int]) -> None:
+        text = self._texts[index]
+        tokens = [text.tokens[node] for node in nodes]
+        text.forget_pending()
+        text.valid = False
+        self._keep(index, nodes)
+        text.kept += tokens
+        text.valid = True
+
+    def _refusal(self) -> str:
+        """Why the model reads one text and a chain only, and the way out."""
+        return (
+            f"{type(self.model).__name__} reads one text and a tree without branches; give one "
+            "text and Tree.chain(tokens)"
+        )
+
+    @abstractmethod
+    def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
+        """Read rows of consecutive texts in one pass; all of them become pending.
+
+        Args:
+            rows: for the text with index ``first + i`` the rows ``rows[i]``. Parents number that
+                text's pending nodes, old ones, then these; ``TEXT`` is its last kept token.
+            first: index of the first text, one that follows those known at most.
+            wanted: how many of each text's last rows need logits.
+
+        Returns:
+            For each text float ``[wanted[i], V]``.
+        """
+
+    @abstractmethod
+    def _keep(self, index: int, nodes: Sequence[int]) -> None:
+        """Add a path of pending nodes to the kept tokens of a text; forget the other ones."""
+
+    @abstractmethod
+    def _truncate(self, index: int, length: int) -> int:
+        """Forget pending nodes and all but the first ``length`` kept tokens of a text.
+
+        It may be a text of which nothing has been read, if its first pass was interrupted.
+
+        Returns:
+            Tokens that are kept, at most ``length``.
+        """
+
+    @abstractmethod
+    def _drop(self, index: int) -> None:
+        """Forget a text; the last one takes its index."""
+
+    @abstractmethod
+    def _clear(self) -> None:
+        """Forget all texts."""
+
+
+def continues(parents: Sequence[int], nodes: int) -> bool:
+    """Whether nodes that are numbered from ``nodes`` on are each the child of the one before."""
+    return all(parent == node - 1 for node, parent in enumerate(parents, nodes))
+
+
+def _behind(tree: Tree, last: int) -> Tree:
+    """The tree with its nodes numbered behind ``last``, the pending node of the text's end."""
+    return Tree(tree.tokens, [parent + last + 1 for parent in tree.parents])
