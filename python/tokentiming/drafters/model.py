@@ -88,6 +88,8 @@ class ModelDrafter:
             reader.follow(text, self.runner.max_length)
             for reader, text in zip(self.texts, asked, strict=True)
         ]
+        if not any(reading):
+            return
         logits = self.runner.read(reading, [NO_TREE] * len(reading))
         rows = [(i, TEXT) for i, ids in enumerate(reading) if ids]
         while rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from tokentiming.runners.base import ModelRunner
-from tokentiming.runners.cuda_graph import CudaGraphRunner, cuda_graph_or_torch
+from tokentiming.runners.cuda_graph import CudaGraphRunner
 from tokentiming.runners.linear import native_linear
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.torch import TorchRunner
@@ -29,7 +29,7 @@ def runner_for(model: PreTrainedModel) -> ModelRunner:
     if NativeRunner.runs(model):
         return NativeRunner(model)
     if CudaGraphRunner.runs(model):
-        return cuda_graph_or_torch(model)
+        return CudaGraphRunner(model)
     return exact_runner_for(model)
 
 

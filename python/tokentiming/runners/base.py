@@ -33,8 +33,8 @@ class ModelRunner(Protocol):
         """Logits after the last token of each text, and after each node of its tree.
 
         Args:
-            texts: ids, at least one each. Texts keep their index from call to call; new ones come
-                last.
+            texts: ids. Texts keep their index from call to call; new ones come last. One without
+                ids is left as it is, and has no logits.
             trees: what may follow each text.
 
         Returns:
@@ -53,7 +53,7 @@ class ModelRunner(Protocol):
         """
 
     def drop(self, index: int) -> None:
-        """Forget a text; the last one takes its index."""
+        """Forget a text; the last one takes its index. One not read yet is no error."""
 
     def reset(self) -> None:
         """Forget all texts."""

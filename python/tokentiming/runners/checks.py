@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from tokentiming import ops
+from tokentiming.runners.cache import ForestCache
 
 
 def target(candidate: Any) -> None:
@@ -62,6 +63,11 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
         raise ValueError(
             f"{caller}: {name} keeps a recurrent state, which cannot be rolled back "
             "after a rejected token; pass a model with attention layers only"
+        )
+    if not ForestCache.holds(model.config):
+        raise ValueError(
+            f"{caller}: {name} remembers more of a token than its keys and values, and the cache "
+            "for several texts holds only these; pass a model with ordinary attention layers"
         )
 
 

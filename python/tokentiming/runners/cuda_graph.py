@@ -1,51 +1,46 @@
-"""A model on a GPU, whose passes over one token are replayed as a CUDA graph."""
+"""A model on a GPU, whose passes over few rows are replayed as CUDA graphs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, StaticCache
-from transformers.cache_utils import StaticLayer
+from transformers import PreTrainedModel
 
-from tokentiming.runners.sequence import SequenceRunner
-from tokentiming.runners.torch import TorchRunner
+from tokentiming.runners.forest import PREFILL_CHUNK, Text
+from tokentiming.runners.masks import Masks, Rows
+from tokentiming.runners.torch import MASKED, TorchRunner, last_rows
+from tokentiming.tokens.tree import Tree
 
 logger = logging.getLogger(__name__)
 
 _CAPACITY = 1024
-"""Tokens that the cache holds at first; it doubles when there are more."""
+"""Columns that the cache holds at first; they double when there are more."""
 
-_MAX_STEPS = 8
-"""Tokens read one by one: a pass of their own takes as long to launch as several steps."""
-
-_ATTENTION = ("eager", "sdpa")
-"""Implementations that follow the mask. Flash attention follows the number of keys instead, and a
-static cache has as many keys as its capacity."""
+_ROWS = (1, 2, 4, 8, 16, 32)
+"""Rows of each text in a recorded pass. More are read by an ordinary pass."""
 
 Pass = Callable[[], torch.Tensor]
 """A forward pass over the same tensors each time, and its logits."""
 
 
-class CudaGraphRunner(SequenceRunner):
-    """Runs a model with a cache of fixed address, and replays its pass over one token.
+class CudaGraphRunner(TorchRunner):
+    """Runs a model with a cache of fixed address, and replays its passes over few rows.
 
-    A small model's pass over one token is hundreds of small kernels, which take longer to launch
-    than to run. Since the cache does not move, one recording serves every token. A few tokens are
-    read one by one; longer stretches are read by an ordinary pass. The pass is recorded in the
-    constructor, so that a model that cannot be recorded is known there. If a later recording fails,
-    tokens are read by ordinary passes.
+    A small model's pass over few rows is hundreds of small kernels, which take longer to launch
+    than to run. Texts and rows are padded to powers of two, and the pass over each pair of these
+    numbers is recorded at its first use. It attends to the whole cache by a mask, so that one
+    recording serves until the cache grows. If a recording fails, all passes are ordinary ones.
 
     Args:
         model: one that ``CudaGraphRunner.runs``; borrowed, never changed.
         record: turns a pass into its recording; by default into a CUDA graph.
-        capacity: tokens that the cache holds at first.
-
-    Raises:
-        Exception: the pass cannot be recorded.
+        capacity: columns that the cache holds at first.
+        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
     """
 
     def __init__(
@@ -54,108 +49,139 @@ class CudaGraphRunner(SequenceRunner):
         record: Callable[[Pass], Pass] | None = None,
         *,
         capacity: int = _CAPACITY,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, prefill_chunk=prefill_chunk)
         self._record = record or partial(cuda_graph, device=self.device)
-        self._recorded_pass: Pass | None = None
-        self._allocate(capacity)
-        self._recorded_pass = self._recording()
+        self._records = True
+        self._recordings: dict[tuple[int, int], _Recording] = {}
+        self._cache.reserve(1, capacity)
+        self._recorded_capacity = self._cache.capacity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return cuda_graph_or_torch, (self.model,)
+        return _copied, (self.model, self._prefill_chunk, self.forests)
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
-        """Whether the model is on a GPU, can be recorded, and attends to all tokens by a mask."""
-        if model.device.type != "cuda" or not model._can_compile_fullgraph:
-            return False
-        if model.config.get_text_config()._attn_implementation not in _ATTENTION:
-            return False
-        layers = StaticCache(config=model.config, max_cache_len=1).layers
-        return all(type(layer) is StaticLayer for layer in layers)
-
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        if len(ids) > self._capacity:
-            self._allocate(2 * len(ids))
-        return super().logits(ids, keep)
-
-    def step(self, token: torch.Tensor) -> torch.Tensor:
-        if self._position == self._capacity:  # rare, so reading the stepped tokens here is cheap
-            ids = self._ids + torch.cat(self._stepped).tolist()
-            self._allocate(2 * self._capacity)
-            self.logits(ids)
-        return super().step(token)
-
-    @property
-    def _position(self) -> int:
-        return len(self._ids) + len(self._stepped)
-
-    # A recording writes these tensors in every mode, and inference tensors cannot be written
-    # outside inference mode.
-    @torch.inference_mode(False)
-    def _allocate(self, tokens: int) -> None:
-        self.reset()
-        self._capacity = tokens
-        self._token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
-        self._known = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._cache = StaticCache(config=self.model.config, max_cache_len=tokens)
-        self._recorded_pass = None
+        """Whether the model is on a GPU, can be recorded, and follows any mask."""
+        config = model.config.get_text_config()
+        return (
+            model.device.type == "cuda"
+            and model._can_compile_fullgraph
+            and config._attn_implementation in MASKED
+            and Masks(config, model.dtype).known
+        )
 
     def _clear(self) -> None:
-        """Entries from the position on are never read, and are overwritten."""
+        """Keep the memory, whose address is recorded; what it holds is overwritten."""
 
-    def _roll_back(self, length: int) -> int:
-        return length  # as in _clear
-
-    def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        if keep > 1 or rows.shape[1] > _MAX_STEPS:
-            self._known.fill_(self._position)
-            return self._forward(rows, keep)
-        for i, token in enumerate(rows[0]):
-            self._known.fill_(self._position + i)
-            self._token.copy_(token)
-            logits = self._replay()
-        return logits.clone()  # the next step overwrites them
-
-    def _replay(self) -> torch.Tensor:
-        if self._recorded_pass is None:
+    def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
+        count = max(len(tree) for tree in rows)
+        padded = next((number for number in _ROWS if number >= count), None)
+        whole = first == 0 and len(rows) in (1, len(self._texts))  # no text lies in the padding
+        one_by_one = self._one_by_one and len(rows) > 1
+        if self._records and self.forests and whole and padded and not one_by_one:
             try:
-                self._recorded_pass = self._recording()
-            except Exception as error:  # an ordinary pass overwrites what the failed one left
-                _warn(self.model, error)
-                self._recorded_pass = self._read_token
-                self._record = lambda run: run
-        return self._recorded_pass()
+                return last_rows(self._replayed(rows, padded), wanted)
+            except _NotRecordedError as error:  # an ordinary pass overwrites what is left of it
+                _warn(self.model, error.__cause__)
+                self._records = False
+                self._recordings.clear()
+        return super()._pass(rows, first, wanted)
 
-    def _recording(self) -> Pass:
-        self._read_token()  # the cache is allocated at first use, which must not be recorded
-        return self._record(self._read_token)
+    def _replayed(self, trees: Sequence[Tree], rows: int) -> torch.Tensor:
+        """Logits ``[n, R, V]`` of a recorded pass."""
+        texts = 1 << (len(trees) - 1).bit_length()
+        missing = texts - len(trees)
+        padded = [*self._texts[: len(trees)], *(Text() for _ in range(missing))]
+        fresh = Rows.of(padded, [*trees, *(Tree() for _ in range(missing))], rows, self.device)
+        self._cache.reserve(texts, fresh.end)
+        if self._cache.capacity != self._recorded_capacity:
+            self._recordings.clear()
+            self._recorded_capacity = self._cache.capacity
+        inputs = _Inputs.of(fresh, self._masks, self._recorded_capacity[1])
+        if (texts, rows) not in self._recordings:
+            self._recordings[texts, rows] = self._recording(inputs)
+        recording = self._recordings[texts, rows]
+        recording.inputs.copy_(inputs)
+        return recording.run()[: len(trees)].clone()  # the next run overwrites them
 
-    def _read_token(self) -> torch.Tensor:
-        return self._forward(self._token, 1)
-
+    # A recording writes its inputs in every mode, and inference tensors cannot be written outside
+    # inference mode.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _forward(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        for layer in self._cache.layers:  # inside the recording, since layers count by themselves
-            layer.cumulative_length.copy_(self._known)
-        output = self.model(rows, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
-        logits: torch.Tensor = output.logits[0, -keep:]
-        return logits
+    def _recording(self, inputs: _Inputs) -> _Recording:
+        inputs = inputs.clone()
+        columns = self._recorded_capacity[1]
+
+        @torch.inference_mode(False)
+        @torch.no_grad()
+        def run() -> torch.Tensor:
+            self._cache.write(0, inputs.columns, columns)
+            return self._forward(
+                inputs.tokens,
+                inputs.tokens.shape[1],
+                position_ids=inputs.positions,
+                attention_mask=inputs.masks,
+            )
+
+        try:
+            run()  # the cache is allocated at first use, which must not be recorded
+            return _Recording(inputs, self._record(run))
+        except Exception as error:  # of any class: what a graph cannot hold depends on the model
+            raise _NotRecordedError from error
 
 
-def cuda_graph_or_torch(
-    model: PreTrainedModel, record: Callable[[Pass], Pass] | None = None
-) -> SequenceRunner:
-    """A ``CudaGraphRunner``, or a ``TorchRunner`` if the model cannot be recorded."""
-    try:
-        return CudaGraphRunner(model, record)
-    except Exception as error:  # of any class: what a graph cannot hold depends on the model
-        _warn(model, error)
-        return TorchRunner(model)
+@dataclass(frozen=True)
+class _Inputs:
+    """What a recorded pass reads."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    columns: torch.Tensor
+    masks: Any
+    """A tensor, or a dict of them."""
+
+    @classmethod
+    def of(cls, rows: Rows, masks: Masks, columns: int) -> _Inputs:
+        return cls(rows.tokens, rows.positions, rows.columns, masks.of(rows, columns))
+
+    def clone(self) -> _Inputs:
+        tokens, positions, columns = (
+            tensor.clone() for tensor in (self.tokens, self.positions, self.columns)
+        )
+        if isinstance(self.masks, dict):
+            masks = {kind: mask.clone() for kind, mask in self.masks.items()}
+        else:
+            masks = self.masks.clone()
+        return _Inputs(tokens, positions, columns, masks)
+
+    def copy_(self, other: _Inputs) -> None:
+        for mine, fresh in zip(self._tensors(), other._tensors(), strict=True):
+            mine.copy_(fresh)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        masks = list(self.masks.values()) if isinstance(self.masks, dict) else [self.masks]
+        return [self.tokens, self.positions, self.columns, *masks]
 
 
-def _warn(model: PreTrainedModel, error: Exception) -> None:
+@dataclass(frozen=True)
+class _Recording:
+    inputs: _Inputs
+    run: Pass
+
+
+class _NotRecordedError(Exception):
+    """A pass could not be recorded; the cause says why."""
+
+
+def _copied(model: PreTrainedModel, prefill_chunk: int, forests: bool) -> CudaGraphRunner:
+    runner = CudaGraphRunner(model, prefill_chunk=prefill_chunk)
+    runner.forests = forests  # the probe may have set it
+    return runner
+
+
+def _warn(model: PreTrainedModel, error: BaseException | None) -> None:
     logger.warning(
         "%s cannot be recorded as a CUDA graph and is run without, which is slower (%s: %s)",
         type(model).__name__, type(error).__name__, error,

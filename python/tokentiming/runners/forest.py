@@ -40,9 +40,9 @@ class Text:
         """Pending nodes along the ids that follow the kept tokens."""
         pending = Tree(self.tokens, self.parents)
         nodes: list[int] = []
-        node: int | None = TEXT
         for token in ids:
-            if (node := pending.child(node, token)) is None:
+            node = pending.child(nodes[-1] if nodes else TEXT, token)
+            if node is None:
                 break
             nodes.append(node)
         return nodes

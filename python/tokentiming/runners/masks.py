@@ -71,9 +71,19 @@ class Rows:
             columns[i] = len(text.kept) + behind
             seen[i, np.arange(padding), 1 + behind[:padding]] = True
         kept = np.array([[len(text.kept)] for text in texts])
-        arrays = (tokens, positions, columns, kept, seen, column_positions)
-        end = int(columns.max()) + 1
-        return cls(*(send(torch.from_numpy(array), device) for array in arrays), end)
+
+        def on_device(array: npt.NDArray[Any]) -> torch.Tensor:
+            return send(torch.from_numpy(array), device)
+
+        return cls(
+            tokens=on_device(tokens),
+            positions=on_device(positions),
+            columns=on_device(columns),
+            kept=on_device(kept),
+            seen=on_device(seen),
+            column_positions=on_device(column_positions),
+            end=int(columns.max()) + 1,
+        )
 
 
 def ancestors(parents: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -136,9 +146,8 @@ class Masks:
         column = torch.arange(place.shape[1], device=place.device)
         columns = torch.where(place == 0, column, rows.column_positions.gather(1, place))
         query, key = rows.positions[:, :, None], columns[:, None]
-        if kind == _SLIDING:
-            return seen & (query - key < limit)
-        return seen & (query // limit == key // limit)
+        near = query - key < limit if kind == _SLIDING else query // limit == key // limit
+        return seen.logical_and(near)
 
     def _additive(self, seen: torch.Tensor) -> torch.Tensor:
         mask = seen[:, None]

@@ -2,53 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.runners.cache import RollbackCache
-from tokentiming.runners.sequence import SequenceRunner
+from tokentiming.devices import send
+from tokentiming.runners.cache import ForestCache
+from tokentiming.runners.forest import PREFILL_CHUNK, ForestRunner, continues
+from tokentiming.runners.masks import Masks, Rows
+from tokentiming.tokens.tree import Tree
 
 PassContext = Callable[[int], AbstractContextManager[Any]]
 """A context for a forward pass over a number of rows."""
 
+MASKED = ("eager", "sdpa")
+"""Attention implementations that follow any mask."""
 
-class TorchRunner(SequenceRunner):
-    """Runs any causal language model of transformers with a cache that can be rolled back.
+
+class TorchRunner(ForestRunner):
+    """Runs any causal language model of transformers with a cache of several texts and trees.
 
     Args:
         model: borrowed, never changed.
         context: entered around each forward pass; ``runners.linear.native_linear(embedding)`` lets
             ``tokentiming._native`` compute the linear layers. By default they are torch's own.
+        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
     """
 
-    def __init__(self, model: PreTrainedModel, *, context: PassContext | None = None) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        context: PassContext | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        super().__init__(model, prefill_chunk=prefill_chunk)
+        config = model.config.get_text_config()
         self._context = context
-        self._cache = RollbackCache(model.config)
+        self._cache = ForestCache(model.config)
+        self._masks = Masks(config, model.get_input_embeddings().weight.dtype)
+        self._one_by_one = _rotates_by_pass(config)
+        self.forests = config._attn_implementation in MASKED and self._masks.known
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (self.model, self._context)
+        options = {"context": self._context, "prefill_chunk": self._prefill_chunk}
+        return _copied, (type(self), self.model, self.forests, options)
+
+    def bytes_per_token(self) -> int:
+        """Bytes of the cache for one token of one text; 0 before the first pass."""
+        return self._cache.bytes_per_token()
+
+    def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
+        parents = [*self._texts[first].parents, *rows[0].parents]
+        if len(rows) == 1 and continues(parents, 0):
+            return [self._read_chain(rows[0], first, wanted[0])]
+        if len(rows) == 1 or not self._one_by_one:
+            return self._read_forest(rows, first, wanted)
+        read = [index for index, tree in enumerate(rows) if len(tree)]
+        logits = {i: self._pass([rows[i]], first + i, [wanted[i]])[0] for i in read}
+        nothing = logits[read[0]][:0]
+        return [logits.get(i, nothing) for i in range(len(rows))]
+
+    def _read_chain(self, tree: Tree, index: int, wanted: int) -> torch.Tensor:
+        """Read rows that see all columns of one text: transformers makes its own mask."""
+        text = self._texts[index]
+        tokens = send(torch.tensor([list(tree.tokens)], device="cpu"), self.device)
+        self._cache.write_one(index, len(text.kept) + len(text.tokens), len(tree))
+        return last_rows(self._forward(tokens, max(wanted, 1)), [wanted])[0]
+
+    def _read_forest(
+        self, trees: Sequence[Tree], first: int, wanted: Sequence[int]
+    ) -> list[torch.Tensor]:
+        texts = self._texts[first : first + len(trees)]
+        rows = Rows.of(texts, trees, max(len(tree) for tree in trees), self.device)
+        if len(trees) == 1:
+            self._cache.write_one(first, rows.end - len(trees[0]), len(trees[0]))
+        else:
+            self._cache.write(first, rows.columns, rows.end)
+        logits = self._forward(
+            rows.tokens,
+            max(1, *wanted),
+            position_ids=rows.positions,
+            attention_mask=self._masks.of(rows, rows.end),
+        )
+        return last_rows(logits, wanted)
+
+    def _forward(self, tokens: torch.Tensor, keep: int, **inputs: Any) -> torch.Tensor:
+        """Logits ``[n, at least keep, V]`` of tokens ``[n, R]``."""
+        with self._context(tokens.numel()) if self._context else nullcontext():
+            output = self.model(
+                tokens,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=keep,
+                **inputs,
+            )
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _keep(self, index: int, nodes: Sequence[int]) -> None:
+        start = len(self._texts[index].kept)
+        self._cache.keep(index, start, [start + node for node in nodes])
+
+    def _truncate(self, index: int, length: int) -> int:
+        return length  # what lies behind is not attended to, and is overwritten
+
+    def _drop(self, index: int) -> None:
+        last = self._texts[-1]
+        self._cache.drop(index, len(self._texts) - 1, len(last.kept) + len(last.tokens))
 
     def _clear(self) -> None:
         self._cache.clear()
 
-    def _roll_back(self, length: int) -> int:
-        return self._cache.roll_back(length)
-
-    def _read(self, rows: torch.Tensor, keep: int) -> torch.Tensor:
-        tokens = rows.shape[1]
-        with self._context(tokens) if self._context else nullcontext():
-            output = self.model(
-                rows, past_key_values=self._cache.states, use_cache=True, logits_to_keep=keep
+    def _refusal(self) -> str:
+        name = type(self.model).__name__
+        attention = self.model.config.get_text_config()._attn_implementation
+        if attention not in MASKED:
+            return (
+                f"{name} has attention implementation {attention!r}, which takes no mask for "
+                "several texts or a tree with branches; load it with attn_implementation='sdpa'"
+                ", or give one text and Tree.chain(tokens)"
             )
-        self._cache.append(tokens)
-        logits: torch.Tensor = output.logits[0, -keep:]
-        return logits
+        return (
+            f"{name} gives other logits for several texts or a tree with branches (its attention "
+            f"implementation is {attention!r}); give one text and Tree.chain(tokens), or try "
+            "attn_implementation='sdpa'"
+        )
 
 
-def _copied(model: PreTrainedModel, context: PassContext | None) -> TorchRunner:
-    return TorchRunner(model, context=context)
+def last_rows(logits: torch.Tensor, wanted: Sequence[int]) -> list[torch.Tensor]:
+    """The last rows of each text's logits, ``[wanted[i], V]`` of ``[n, R, V]``."""
+    return [text[len(text) - count :] for text, count in zip(logits, wanted, strict=True)]
+
+
+def _rotates_by_pass(config: Any) -> bool:
+    """Whether rotary tables follow the greatest position of a pass, over all of its texts."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_type = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(parameters.get("rope_type") in ("longrope", "dynamic") for parameters in by_type)
+
+
+def _copied(
+    kind: type[TorchRunner], model: PreTrainedModel, forests: bool, options: dict[str, Any]
+) -> TorchRunner:
+    runner = kind(model, **options)
+    runner.forests = forests  # the probe may have set it
+    return runner
