@@ -149,7 +149,7 @@ def with_part(index: int, part: Any) -> dict[str, Any]:
 
 def test_transformer_is_refused_exactly_where_it_cannot_compute() -> None:
     if is_fast():
-        assert _native.Transformer(*model().values()).length() == 0
+        assert _native.Transformer(*model().values()).sequences() == 0
         return
     with pytest.raises(ValueError, match=r"^transformer: needs AVX2 and FMA on x86-64"):
         _native.Transformer(*model().values())
@@ -201,41 +201,107 @@ def test_transformer_refuses_each_part_of_a_layer_by_name(index: int) -> None:
             _native.Transformer(*with_part(index, (infinite, None)).values())
 
 
+def rows() -> dict[str, Tensor]:
+    """Good arguments of ``Transformer.read``: two sequences, the second with a tree."""
+    return {
+        "tokens": torch.tensor([1, 2, 3]),
+        "parents": torch.tensor([-1, -1, -1], dtype=torch.int32),
+        "offsets": torch.tensor([0, 1, 3]),
+        "logits": torch.full((2, 5), 7.0),
+        "wanted": torch.tensor([0, 2]),
+    }
+
+
+READ = [(name, kind) for name, value in rows().items() for kind in kinds_for(value)]
+
+
+@needs_avx2
+@pytest.mark.parametrize(("name", "kind"), READ)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, for making some of the kinds
+def test_every_argument_of_read_of_every_kind(name: str, kind: str) -> None:
+    transformer = _native.Transformer(*model().values())
+    arguments = rows()
+    changed = arguments | {name: kinds_for(arguments[name])[kind](arguments[name])}
+    if kind in LIKE_TENSORS and (name, kind) != ("logits", "read-only array"):
+        transformer.read(*changed.values())
+        assert [transformer.pending(sequence) for sequence in range(2)] == [1, 2]
+    else:
+        with pytest.raises((TypeError, ValueError), match=f"^transformer: {name} "):
+            transformer.read(*changed.values())
+        assert transformer.sequences() == 0
+        assert (arguments["logits"] == 7).all()
+
+
 @needs_avx2
 @pytest.mark.parametrize(
-    ("ids", "logits", "error", "message"),
+    ("changes", "error", "message"),
     [
-        (torch.tensor([1], dtype=torch.int32), torch.ones(1, 5), TypeError, "ids must be int64"),
-        ([1], torch.ones(1, 5), TypeError, "ids must be a tensor"),
-        (torch.tensor([[1]]), torch.ones(1, 5), ValueError, r"ids must have shape \[R\]"),
-        (torch.tensor([1, 5]), torch.ones(1, 5), ValueError, r"ids\[1\] is 5, outside 0\.\.4"),
-        (torch.tensor([-1]), torch.ones(1, 5), ValueError, r"ids\[0\] is -1, outside 0\.\.4"),
-        (torch.tensor([1]), torch.ones(1, 5).double(), TypeError, "logits must be float32"),
-        (torch.tensor([1]), torch.ones(5), ValueError, r"logits must have shape \[keep, V\]"),
-        (torch.tensor([1]), torch.ones(1, 4), ValueError, "logits must have one column for each"),
-        (torch.tensor([1]), torch.ones(2, 5), ValueError, "logits has more rows than there are"),
-        (torch.tensor([1]), torch.ones(1, 10)[:, ::2], ValueError, "logits must be contiguous"),
+        ({"tokens": torch.tensor([1, 2, 5])}, ValueError, r"tokens\[2\] is 5, outside 0\.\.4"),
+        ({"tokens": torch.tensor([-1, 2, 3])}, ValueError, r"tokens\[0\] is -1, outside 0\.\.4"),
+        ({"tokens": torch.tensor([1, 2])}, ValueError, "parents has 3 entries and tokens 2"),
+        ({"parents": torch.tensor([-1, 0, 0])}, TypeError, "parents must be int32, got int64"),
+        ({"parents": torch.tensor([-1, 0, 0]).int()}, ValueError, r"parents\[1\] is 0, outside"),
+        ({"offsets": torch.tensor([0, 4, 3])}, ValueError, "offsets must ascend from 0 to the 3"),
+        ({"offsets": torch.tensor([[0, 3]])}, ValueError, r"offsets must have shape \[S \+ 1\]"),
+        ({"logits": torch.ones(2, 4)}, ValueError, "logits must have one column for each token"),
+        ({"logits": torch.ones(3, 5)}, ValueError, "logits has 3 rows; 2 are wanted"),
+        ({"logits": torch.ones(2, 10)[:, ::2]}, ValueError, "logits must be contiguous"),
+        ({"wanted": torch.tensor([2, 0])}, ValueError, "wanted must ascend within the 3 rows"),
+        ({"wanted": torch.tensor([0, 3])}, ValueError, "wanted must ascend within the 3 rows"),
     ],
 )
 def test_read_refuses_and_reads_nothing(
-    ids: Any, logits: Tensor, error: type[Exception], message: str
+    changes: dict[str, Tensor], error: type[Exception], message: str
 ) -> None:
     transformer = _native.Transformer(*model().values())
     with pytest.raises(error, match=f"^transformer: {message}"):
-        transformer.read(ids, logits)
-    assert transformer.length() == 0
-    assert (logits == 1).all()
+        transformer.read(*(rows() | changes).values())
+    assert transformer.sequences() == 0
+
+
+@needs_avx2
+def test_logits_share_no_memory_with_the_rows() -> None:
+    memory = torch.zeros(20, dtype=torch.int64)
+    arguments = rows() | {"tokens": memory[:3], "logits": memory.view(torch.float32)[:10].view(2, 5)}
+    with pytest.raises(ValueError, match="^transformer: logits shares memory with tokens;"):
+        _native.Transformer(*model().values()).read(*arguments.values())
+
+
+@needs_avx2
+def test_sequences_are_kept_truncated_and_dropped() -> None:
+    transformer = _native.Transformer(*model().values())
+    transformer.read(*rows().values())
+    with pytest.raises(TypeError, match=r"^transformer: nodes must be int64, got int32"):
+        transformer.keep(1, torch.tensor([1]).int())
+    with pytest.raises(ValueError, match=r"^transformer: nodes must have shape \[n\]"):
+        transformer.keep(1, torch.tensor([[1]]))
+    with pytest.raises(ValueError, match=r"^transformer: nodes\[1\] is 1, a child of -1 and not of"):
+        transformer.keep(1, torch.tensor([0, 1]))
+    transformer.keep(1, torch.tensor([1]))
+    assert [transformer.length(1), transformer.pending(1)] == [1, 0]
+    with pytest.raises(ValueError, match=r"^transformer: length is 2, more than the 1 tokens"):
+        transformer.truncate(1, 2)
+    transformer.truncate(0, 0)
+    assert transformer.pending(0) == 0
+    transformer.drop(0)
+    assert [transformer.sequences(), transformer.length(0)] == [1, 1]
+    with pytest.raises(ValueError, match=r"^transformer: sequence is 1, but there are 1$"):
+        transformer.drop(1)
+    transformer.clear()
+    assert transformer.sequences() == 0
 
 
 @needs_avx2
 @needs_proc
 def test_memory_does_not_grow_with_transformers() -> None:
     arguments = model()
-    ids, logits = torch.tensor([1, 2]), torch.empty(1, 5)
+    forest, path = rows(), torch.tensor([1])
 
     def read() -> None:
         transformer = _native.Transformer(*arguments.values())
-        transformer.read(ids, logits)
-        transformer.truncate(1)
+        transformer.read(*forest.values())
+        transformer.keep(1, path)
+        transformer.truncate(0, 0)
+        transformer.drop(0)
 
     assert growth(read, CALLS // 20) < ALLOWED
