@@ -87,7 +87,7 @@ class NativeRunner(ForestRunner):
             logits,
             _tensor(chain.from_iterable(picked)),
         )
-        return list(logits.split(counts))
+        return list(torch.split(logits, counts))
 
     def _keep(self, index: int, nodes: Sequence[int]) -> None:
         self._transformer.keep(index, _tensor(nodes))
