@@ -1,29 +1,36 @@
-// Keys or values of the tokens that one layer has read.
+// Keys or values of one sequence in one layer.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
 namespace tokentiming::native {
 
-// For each key head, the vectors of all tokens, one after another. A layer has one for its keys and
-// one for its values.
+// For each key head, the vectors of all columns, one after another. A layer has one for its keys
+// and one for its values.
 class HeadCache {
  public:
   HeadCache(std::size_t heads, std::size_t head_size) : head_size_(head_size), heads_(heads) {}
 
-  // Appends one token: its vectors of all heads, concatenated.
-  void append(const float* vectors) {
+  // Keeps the first `columns` columns; new ones are zero until they are written.
+  void resize(std::size_t columns) {
+    for (std::vector<float>& head : heads_) head.resize(columns * head_size_);
+  }
+  // Writes one column: its vectors of all heads, concatenated.
+  void write(std::size_t column, const float* vectors) {
     for (std::vector<float>& head : heads_) {
-      head.insert(head.end(), vectors, vectors + head_size_);
+      std::copy_n(vectors, head_size_, head.data() + column * head_size_);
       vectors += head_size_;
     }
   }
-  // Keeps the first `length` tokens.
-  void truncate(std::size_t length) {
-    for (std::vector<float>& head : heads_) head.resize(length * head_size_);
+  // Copies column `from` to an earlier one.
+  void move(std::size_t from, std::size_t to) {
+    for (std::vector<float>& head : heads_) {
+      std::copy_n(head.data() + from * head_size_, head_size_, head.data() + to * head_size_);
+    }
   }
-  // [length, head_size]
+  // [columns, head_size]
   const float* head(std::size_t index) const { return heads_[index].data(); }
 
  private:

@@ -6,17 +6,17 @@
 #include <string>
 #include <utility>
 
-#include "native/head_cache.h"
 #include "native/kernels.h"
 #include "native/packed_rows.h"
 #include "native/quantised.h"
+#include "native/sequence.h"
 #include "parallel.h"
 #include "widen.h"
 
 namespace tokentiming::native {
 namespace {
 
-// Most tokens in one pass: enough for the products to run at full speed, few enough to keep the
+// Most rows in one pass: enough for the products to run at full speed, few enough to keep the
 // activations small.
 constexpr std::size_t kMaxRows = 192;
 
@@ -64,34 +64,59 @@ class Transformer::State {
         head_(weights_.head, weights_.hidden, "head") {
     for (const TransformerLayer& layer : weights_.layers) {
       layers_.emplace_back(layer, weights_.hidden, weights_.heads * weights_.head_size);
-      keys_.emplace_back(weights_.key_heads, weights_.head_size);
-      values_.emplace_back(weights_.key_heads, weights_.head_size);
     }
   }
 
-  std::size_t length() const { return length_; }
+  std::size_t sequences() const { return sequences_.size(); }
 
-  void truncate(std::size_t length) {
-    if (length > length_) {
-      refuse("length is " + std::to_string(length) + ", more than the " + std::to_string(length_) +
-             " tokens read");
+  Sequence& sequence(std::size_t index) {
+    if (index >= sequences_.size()) {
+      refuse("sequence is " + std::to_string(index) + ", but there are " +
+             std::to_string(sequences_.size()));
     }
-    for (HeadCache& cache : keys_) cache.truncate(length);
-    for (HeadCache& cache : values_) cache.truncate(length);
-    length_ = length;
+    return sequences_[index];
   }
 
-  void read(std::span<const std::int64_t> ids, const Rows<float>& logits) {
-    check_call(ids, logits);
-    for (std::size_t begin = 0; begin < ids.size(); begin += kMaxRows) {
-      const std::size_t count = std::min(kMaxRows, ids.size() - begin);
-      Matrix x = embedded(ids.subspan(begin, count));
-      const Angles angles = angles_from(length_, count);
-      for (std::size_t l = 0; l < layers_.size(); ++l) pass(l, angles, x);
-      length_ += count;
-      write_logits(x, ids.size() - begin - count, logits);
+  void read(const ForestRows& rows, const Rows<float>& logits,
+            std::span<const std::int64_t> wanted) {
+    check_rows(rows);
+    check_wanted(rows.tokens.size(), logits, wanted);
+    const std::vector<Row> all = appended(rows);
+    std::size_t written = 0;
+    for (std::size_t begin = 0; begin < all.size(); begin += kMaxRows) {
+      const std::size_t count = std::min(kMaxRows, all.size() - begin);
+      const std::span<const Row> now(all.data() + begin, count);
+      Matrix x = embedded(rows.tokens.subspan(begin, count));
+      const Angles angles = angles_of(now);
+      for (std::size_t l = 0; l < layers_.size(); ++l) pass(l, now, angles, x);
+      const auto later = std::ranges::lower_bound(wanted, static_cast<std::int64_t>(begin + count));
+      const auto end = static_cast<std::size_t>(later - wanted.begin());
+      write_logits(x, begin, wanted.subspan(written, end - written), logits, written);
+      written = end;
     }
   }
+
+  void keep(std::size_t index, std::span<const std::int64_t> nodes) {
+    Sequence& found = sequence(index);
+    check_path(found, nodes);
+    found.keep(nodes);
+  }
+
+  void truncate(std::size_t index, std::size_t length) {
+    Sequence& found = sequence(index);
+    if (length > found.length()) {
+      refuse("length is " + std::to_string(length) + ", more than the " +
+             std::to_string(found.length()) + " tokens committed");
+    }
+    found.truncate(length);
+  }
+
+  void drop(std::size_t index) {
+    std::swap(sequence(index), sequences_.back());
+    sequences_.pop_back();
+  }
+
+  void clear() { sequences_.clear(); }
 
  private:
   struct Layer {
@@ -109,6 +134,12 @@ class Transformer::State {
 
   struct Angles {
     Matrix cosines, sines;  // [rows, head_size / 2]
+  };
+
+  // A pending node that is being read.
+  struct Row {
+    Sequence* sequence;
+    std::size_t node;
   };
 
   static const Kernels& required(const Variant& variant) {
@@ -142,14 +173,90 @@ class Transformer::State {
     return w;
   }
 
-  void check_call(std::span<const std::int64_t> ids, const Rows<float>& logits) const {
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] >= 0 && static_cast<std::size_t>(ids[i]) < weights_.vocabulary) continue;
-      refuse("ids[" + std::to_string(i) + "] is " + std::to_string(ids[i]) + ", outside 0.." +
+  void check_rows(const ForestRows& rows) const {
+    const auto [tokens, parents, offsets] = rows;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (tokens[i] >= 0 && static_cast<std::size_t>(tokens[i]) < weights_.vocabulary) continue;
+      refuse("tokens[" + std::to_string(i) + "] is " + std::to_string(tokens[i]) + ", outside 0.." +
              std::to_string(weights_.vocabulary - 1));
     }
-    if (logits.rows > ids.size()) refuse("logits has more rows than there are ids");
+    if (parents.size() != tokens.size()) {
+      refuse("parents has " + std::to_string(parents.size()) + " entries and tokens " +
+             std::to_string(tokens.size()) + "; give one parent for each token");
+    }
+    const auto count = static_cast<std::int64_t>(tokens.size());
+    if (offsets.empty() || offsets.front() != 0 || offsets.back() != count ||
+        !std::ranges::is_sorted(offsets)) {
+      refuse("offsets must ascend from 0 to the " + std::to_string(count) + " tokens");
+    }
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+      const std::size_t before = s < sequences_.size() ? sequences_[s].pending() : 0;
+      const auto begin = static_cast<std::size_t>(offsets[s]);
+      const auto end = static_cast<std::size_t>(offsets[s + 1]);
+      for (std::size_t i = begin; i < end; ++i) {
+        const auto node = static_cast<std::int64_t>(before + i - begin);
+        if (parents[i] >= -1 && parents[i] < node) continue;
+        refuse("parents[" + std::to_string(i) + "] is " + std::to_string(parents[i]) +
+               ", outside -1.." + std::to_string(node - 1) +
+               "; a parent is a pending node of its sequence, before its row");
+      }
+    }
+  }
+
+  void check_wanted(std::size_t rows, const Rows<float>& logits,
+                    std::span<const std::int64_t> wanted) const {
+    std::int64_t last = -1;
+    for (const std::int64_t row : wanted) {
+      if (row <= last || row >= static_cast<std::int64_t>(rows)) {
+        refuse("wanted must ascend within the " + std::to_string(rows) + " rows, but holds " +
+               std::to_string(row) + " after " + std::to_string(last));
+      }
+      last = row;
+    }
+    if (logits.rows != wanted.size()) {
+      refuse("logits has " + std::to_string(logits.rows) + " rows; " +
+             std::to_string(wanted.size()) + " are wanted");
+    }
     if (logits.columns != weights_.vocabulary) refuse("logits must have one column for each token");
+  }
+
+  static void check_path(const Sequence& sequence, std::span<const std::int64_t> nodes) {
+    const auto refuse_node = [&](std::size_t i, const std::string& reason) {
+      refuse("nodes[" + std::to_string(i) + "] is " + std::to_string(nodes[i]) + ", " + reason);
+    };
+    std::int64_t above = -1;
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+      if (nodes[i] < 0 || static_cast<std::size_t>(nodes[i]) >= sequence.pending()) {
+        refuse_node(
+            i, "but the sequence has " + std::to_string(sequence.pending()) + " pending nodes");
+      }
+      const std::int32_t parent = sequence.parent(static_cast<std::size_t>(nodes[i]));
+      if (parent != above) {
+        refuse_node(i, "a child of " + std::to_string(parent) + " and not of " +
+                           std::to_string(above) + "; give a path from the committed tokens down");
+      }
+      above = nodes[i];
+    }
+  }
+
+  // Adds rows to their sequences as pending nodes.
+  std::vector<Row> appended(const ForestRows& rows) {
+    const std::size_t count = rows.offsets.size() - 1;
+    while (sequences_.size() < count) {
+      sequences_.emplace_back(layers_.size(), weights_.key_heads, weights_.head_size);
+    }
+    std::vector<Row> all;
+    all.reserve(rows.tokens.size());
+    for (std::size_t s = 0; s < count; ++s) {
+      const auto begin = static_cast<std::size_t>(rows.offsets[s]);
+      const auto end = static_cast<std::size_t>(rows.offsets[s + 1]);
+      const std::size_t first = sequences_[s].pending();
+      sequences_[s].append(rows.parents.subspan(begin, end - begin));
+      for (std::size_t n = first; n < sequences_[s].pending(); ++n) {
+        all.push_back({&sequences_[s], n});
+      }
+    }
+    return all;
   }
 
   Matrix embedded(std::span<const std::int64_t> ids) const {
@@ -162,11 +269,12 @@ class Transformer::State {
     return x;
   }
 
-  Angles angles_from(std::size_t position, std::size_t count) const {
+  Angles angles_of(std::span<const Row> rows) const {
     Angles angles;
-    for (std::size_t r = 0; r < count; ++r) {
+    for (const Row& row : rows) {
+      const auto position = static_cast<float>(row.sequence->position(row.node));
       for (const float frequency : weights_.rotation) {
-        const float angle = static_cast<float>(position + r) * frequency;
+        const float angle = position * frequency;
         angles.cosines.push_back(std::cos(angle) * weights_.rotation_scale);
         angles.sines.push_back(std::sin(angle) * weights_.rotation_scale);
       }
@@ -188,50 +296,53 @@ class Transformer::State {
   }
 
   // Applies one layer to all rows of x.
-  void pass(std::size_t index, const Angles& angles, Matrix& x) {
+  void pass(std::size_t index, std::span<const Row> rows, const Angles& angles, Matrix& x) {
     const Layer& layer = layers_[index];
     const std::size_t hidden = weights_.hidden;
     const auto norm = [&](const BFloat16* weight) {
       return packed(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
     };
     const BFloat16* attention_norm = weights_.layers[index].attention_norm;
-    add(projected(attention(index, norm(attention_norm), angles), layer.output), x);
+    add(projected(attention(index, rows, norm(attention_norm), angles), layer.output), x);
     add(projected(gated(layer, norm(weights_.layers[index].mlp_norm)), layer.down), x);
   }
 
-  PackedRows attention(std::size_t index, const PackedRows& input, const Angles& angles) {
+  PackedRows attention(std::size_t index, std::span<const Row> rows, const PackedRows& input,
+                       const Angles& angles) {
     const Layer& layer = layers_[index];
-    const std::size_t rows = input.rows();
     const std::size_t size = weights_.head_size;
     Matrix query = projected(input, layer.query);
     Matrix key = projected(input, layer.key);
     const Matrix value = projected(input, layer.value);
-    rotate(angles, rows, weights_.heads, query);
-    rotate(angles, rows, weights_.key_heads, key);
+    rotate(angles, rows.size(), weights_.heads, query);
+    rotate(angles, rows.size(), weights_.key_heads, key);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
     for (float& q : query) q *= scale;
-    for (std::size_t r = 0; r < rows; ++r) {
-      keys_[index].append(key.data() + r * layer.key.out_features());
-      values_[index].append(value.data() + r * layer.value.out_features());
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      rows[r].sequence->write(index, rows[r].node, key.data() + r * layer.key.out_features(),
+                              value.data() + r * layer.value.out_features());
     }
     Matrix out(query.size());
-    const std::size_t group = weights_.heads / weights_.key_heads;
     // All rows of one head before the next head, so that its keys and values stay in the cache.
-    parallel_for(rows * weights_.heads, 1, [&](std::size_t task) {
-      const std::size_t row = task % rows;
-      const std::size_t head = task / rows;
+    parallel_for(rows.size() * weights_.heads, 1, [&](std::size_t task) {
+      const std::size_t row = task % rows.size();
+      const std::size_t head = task / rows.size();
       const std::size_t at = (row * weights_.heads + head) * size;
-      attend(query.data() + at, keys_[index].head(head / group), values_[index].head(head / group),
-             length_ + row + 1, out.data() + at);
+      attend(index, head, rows[row], query.data() + at, out.data() + at);
     });
     return packed(out, weights_.heads * size);
   }
 
-  // Attention of one query over the first `length` tokens.
-  void attend(const float* query, const float* keys, const float* values, std::size_t length,
+  // Attention of one query over the row's committed tokens, its ancestors and itself.
+  void attend(std::size_t layer, std::size_t head, const Row& row, const float* query,
               float* out) const {
-    std::vector<float> weights(length);
-    kernels_.attention_scores(query, keys, length, weights_.head_size, weights.data());
+    const Sequence& sequence = *row.sequence;
+    const std::size_t key_head = head / (weights_.heads / weights_.key_heads);
+    const std::size_t columns = sequence.columns_to(row.node);
+    std::vector<float> weights(columns);
+    kernels_.attention_scores(query, sequence.keys(layer, key_head), columns, weights_.head_size,
+                              weights.data());
+    sequence.mask(row.node, weights.data());
     const float largest = *std::max_element(weights.begin(), weights.end());
     float total = 0.0f;
     for (float& weight : weights) {
@@ -239,7 +350,8 @@ class Transformer::State {
       total += weight;
     }
     for (float& weight : weights) weight /= total;
-    kernels_.attention_output(weights.data(), values, length, weights_.head_size, out);
+    kernels_.attention_output(weights.data(), sequence.values(layer, key_head), columns,
+                              weights_.head_size, out);
   }
 
   // Rotates the pair (k, k + head_size / 2) of every head by the angle of its row.
@@ -277,18 +389,22 @@ class Transformer::State {
     return packed(gate, features);
   }
 
-  // Writes the logits of those rows of x that were asked for; `remaining` ids are still to be read.
-  void write_logits(const Matrix& x, std::size_t remaining, const Rows<float>& logits) const {
+  // Writes the logits of wanted rows, of which row `first` is the first one of x, from row `to` of
+  // logits on.
+  void write_logits(const Matrix& x, std::size_t first, std::span<const std::int64_t> wanted,
+                    const Rows<float>& logits, std::size_t to) const {
+    if (wanted.empty()) return;
     const std::size_t hidden = weights_.hidden;
-    const std::size_t rows = x.size() / hidden;
-    if (logits.rows <= remaining) return;
-    const std::size_t wanted = std::min(rows, logits.rows - remaining);
-    const std::size_t first_row = logits.rows - remaining - wanted;
-    const Matrix last(x.end() - static_cast<std::ptrdiff_t>(wanted * hidden), x.end());
+    Matrix picked;
+    picked.reserve(wanted.size() * hidden);
+    for (const std::int64_t row : wanted) {
+      const float* at = x.data() + (static_cast<std::size_t>(row) - first) * hidden;
+      picked.insert(picked.end(), at, at + hidden);
+    }
     const PackedRows input =
-        packed(normalised(last, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
-    over_outputs(weights_.vocabulary, [&](std::size_t first, std::size_t end) {
-      head_.multiply(kernels_, input, first, end, logits[first_row],
+        packed(normalised(picked, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
+    over_outputs(weights_.vocabulary, [&](std::size_t begin, std::size_t end) {
+      head_.multiply(kernels_, input, begin, end, logits[to],
                      static_cast<std::size_t>(logits.stride));
     });
   }
@@ -297,8 +413,7 @@ class Transformer::State {
   TransformerWeights weights_;
   Quantised head_;
   std::vector<Layer> layers_;
-  std::vector<HeadCache> keys_, values_;
-  std::size_t length_ = 0;
+  std::vector<Sequence> sequences_;
 };
 
 Transformer::Transformer(TransformerWeights weights)
@@ -307,10 +422,24 @@ Transformer::Transformer(TransformerWeights weights, const Variant& variant)
     : state_(std::make_unique<State>(std::move(weights), variant)) {}
 Transformer::~Transformer() = default;
 
-std::size_t Transformer::length() const { return state_->length(); }
-void Transformer::truncate(std::size_t length) { state_->truncate(length); }
-void Transformer::read(std::span<const std::int64_t> ids, const Rows<float>& logits) {
-  state_->read(ids, logits);
+std::size_t Transformer::sequences() const { return state_->sequences(); }
+std::size_t Transformer::length(std::size_t sequence) const {
+  return state_->sequence(sequence).length();
 }
+std::size_t Transformer::pending(std::size_t sequence) const {
+  return state_->sequence(sequence).pending();
+}
+void Transformer::read(const ForestRows& rows, const Rows<float>& logits,
+                       std::span<const std::int64_t> wanted) {
+  state_->read(rows, logits, wanted);
+}
+void Transformer::keep(std::size_t sequence, std::span<const std::int64_t> nodes) {
+  state_->keep(sequence, nodes);
+}
+void Transformer::truncate(std::size_t sequence, std::size_t length) {
+  state_->truncate(sequence, length);
+}
+void Transformer::drop(std::size_t sequence) { state_->drop(sequence); }
+void Transformer::clear() { state_->clear(); }
 
 }  // namespace tokentiming::native

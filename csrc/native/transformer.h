@@ -41,8 +41,19 @@ struct TransformerWeights {
   float rotation_scale;         // factor of cosines and sines
 };
 
+// Rows to read: those of sequence s are offsets[s] .. offsets[s + 1] - 1.
+struct ForestRows {
+  std::span<const std::int64_t> tokens;  // [T]
+  // [T], each an index among the pending nodes of the row's sequence, where the rows of this call
+  // are numbered on from those that were pending before; -1: the row follows the committed tokens
+  // directly. Parents come before their rows.
+  std::span<const std::int32_t> parents;
+  std::span<const std::int64_t> offsets;  // [sequences + 1], from 0 to T
+};
+
 // The decoder of Llama: root-mean-square norms before attention and gated MLP, rotary positions,
-// grouped queries. It keeps the keys and values of the tokens that it has read.
+// grouped queries. It keeps the keys and values of what it has read: of each sequence the committed
+// tokens, and pending nodes, which form a tree behind them.
 //
 // It is meant for drafting, where the output distribution does not depend on the logits. One token
 // costs one pass over the weights. Projections are copied with weights rounded to 8 bits and one
@@ -60,20 +71,42 @@ class Transformer {
   Transformer(TransformerWeights weights, const Variant& variant);
   ~Transformer();
 
-  // The number of tokens read so far.
-  std::size_t length() const;
-
-  // Forgets all but the first `length` tokens.
+  // The number of sequences.
+  std::size_t sequences() const;
+  // The numbers of committed tokens and of pending nodes of a sequence.
   //
-  // Throws std::invalid_argument if fewer have been read.
-  void truncate(std::size_t length);
+  // Throws std::invalid_argument if there is no such sequence, as do all functions below.
+  std::size_t length(std::size_t sequence) const;
+  std::size_t pending(std::size_t sequence) const;
 
-  // Reads ids after those read before. Row i of logits follows the i-th of the last logits.rows
-  // ids.
+  // Reads rows, which become pending. Each follows its sequence's committed tokens and its
+  // ancestors. All rows share the passes over the weights. Offsets for more sequences than there
+  // are add empty ones at the end; sequences without offsets have no rows.
   //
-  // Throws std::invalid_argument and reads nothing if an id is out of range, or if logits has more
-  // rows than there are ids, or not one column for each token.
-  void read(std::span<const std::int64_t> ids, const Rows<float>& logits);
+  // Row w of logits follows row wanted[w], which ascend.
+  //
+  // Throws std::invalid_argument and reads nothing if an argument is not as described, a token is
+  // out of range, or logits has not one column for each token.
+  void read(const ForestRows& rows, const Rows<float>& logits,
+            std::span<const std::int64_t> wanted);
+
+  // Commits the pending nodes of a path, in this order, and forgets all other pending nodes. Moves
+  // nothing if they are the first ones already.
+  //
+  // Throws std::invalid_argument and changes nothing unless the first node follows the committed
+  // tokens and each is the parent of the next.
+  void keep(std::size_t sequence, std::span<const std::int64_t> nodes);
+
+  // Forgets the pending nodes, and all but the first `length` committed tokens.
+  //
+  // Throws std::invalid_argument if fewer are committed.
+  void truncate(std::size_t sequence, std::size_t length);
+
+  // Forgets a sequence; the last one takes its index.
+  void drop(std::size_t sequence);
+
+  // Forgets all sequences.
+  void clear();
 
  private:
   class State;

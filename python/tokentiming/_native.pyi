@@ -28,7 +28,11 @@ def linear_is_fast() -> bool:
     """Whether this processor has AVX2 and FMA (x86-64), which ``Transformer`` needs."""
 
 class Transformer:
-    """A model's forward pass. It keeps the tensors that it borrows alive.
+    """A model's forward pass over several sequences. It keeps the tensors that it borrows alive.
+
+    A sequence has committed tokens, and pending nodes, which form a tree behind them: all that was
+    read since the last ``keep`` or ``truncate``, numbered in the order of reading. Every function
+    raises ValueError, and changes nothing, if there is no sequence of the given index.
 
     Raises ValueError if the processor lacks AVX2 and FMA (x86-64).
 
@@ -59,14 +63,53 @@ class Transformer:
         norm_epsilon: float,
         /,
     ) -> None: ...
-    def length(self) -> int:
-        """Return the number of tokens read so far."""
+    def sequences(self) -> int:
+        """Return the number of sequences."""
 
-    def truncate(self, length: int, /) -> None:
-        """Forget all but the first ``length`` tokens."""
+    def length(self, sequence: int, /) -> int:
+        """Return the number of committed tokens."""
 
-    def read(self, ids: Tensor, logits: Tensor, /) -> None:
-        """Read ids, int64 ``[R]``, and fill logits, float32 ``[keep, V]``, of the last ``keep``.
+    def pending(self, sequence: int, /) -> int:
+        """Return the number of pending nodes."""
 
-        Nothing has been read if an argument is refused.
+    def read(
+        self,
+        tokens: Tensor,
+        parents: Tensor,
+        offsets: Tensor,
+        logits: Tensor,
+        wanted: Tensor,
+        /,
+    ) -> None:
+        """Read rows, which become pending, and fill the logits of those that are wanted.
+
+        A row attends to its sequence's committed tokens, its ancestors and itself. All rows share
+        one pass over the weights. The GIL is released. Nothing has been read if an argument is
+        refused.
+
+        Args:
+            tokens: int64 ``[T]``; those of sequence s are ``offsets[s]`` to ``offsets[s + 1] - 1``.
+            parents: int32 ``[T]``, each the index of an earlier pending node of the row's sequence,
+                where rows are numbered on from the nodes that were pending before; -1: the row
+                follows the committed tokens directly.
+            offsets: int64 ``[S + 1]``. More sequences than there are add empty ones at the end;
+                sequences without offsets have no rows.
+            logits: float32 ``[W, V]``; row w follows row ``wanted[w]``.
+            wanted: int64 ``[W]``, ascending.
         """
+
+    def keep(self, sequence: int, nodes: Tensor, /) -> None:
+        """Commit the nodes of a path, int64 ``[n]``, and forget all other pending nodes.
+
+        Raises ValueError, and changes nothing, unless the first node follows the committed tokens
+        and each is the parent of the next.
+        """
+
+    def truncate(self, sequence: int, length: int, /) -> None:
+        """Forget the pending nodes, and all but the first ``length`` committed tokens."""
+
+    def drop(self, sequence: int, /) -> None:
+        """Forget a sequence; the last one takes its index."""
+
+    def clear(self) -> None:
+        """Forget all sequences."""

@@ -1,8 +1,7 @@
-"""Arguments of ``tokentiming._native``, replaced by everything that they should not be."""
+"""Arguments of ``_native.linear``, replaced by everything that they should not be."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from tests.support.argument_kinds import LIKE_TENSORS, kinds_for
 from tests.support.growth import ALLOWED, CALLS, growth, needs_proc
 from tokentiming import _native
-from tokentiming.runners.native_module import is_fast
 
 
 def layer() -> dict[str, Tensor]:
@@ -99,143 +97,3 @@ GOOD = layer()
 def test_memory_does_not_grow_with_calls() -> None:
     assert growth(lambda: _native.linear(*GOOD.values()), CALLS) < ALLOWED
     assert growth(refused, CALLS // 20) < ALLOWED
-
-
-# ---- Transformer ----
-
-needs_avx2 = pytest.mark.skipif(not is_fast(), reason="Transformer needs AVX2 and FMA")
-
-
-def model() -> dict[str, Any]:
-    """Good arguments of ``Transformer``: V = 5, hidden = 16, one head of 8."""
-
-    def projection(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
-        return torch.ones(outputs, inputs).bfloat16(), torch.ones(outputs).bfloat16()
-
-    norm = torch.ones(16).bfloat16()
-    return {
-        "embedding": torch.ones(5, 16).bfloat16(),
-        "layers": [
-            (
-                norm,
-                *(projection(8, 16) for _ in range(3)),
-                projection(16, 8),
-                norm,
-                projection(24, 16),
-                projection(24, 16),
-                projection(16, 24),
-            )
-        ],
-        "final_norm": norm,
-        "head": torch.ones(5, 16).bfloat16(),
-        "rotation": [1.0, 0.1, 0.01, 0.001],
-        "rotation_scale": 1.0,
-        "heads": 1,
-        "key_heads": 1,
-        "norm_epsilon": 1e-5,
-    }
-
-
-NAMES = ("attention_norm", "query", "key", "value", "output", "mlp_norm", "gate", "up", "down")
-
-
-def with_part(index: int, part: Any) -> dict[str, Any]:
-    """The arguments with one part of the layer replaced."""
-    arguments = model()
-    parts = list(arguments["layers"][0])
-    parts[index] = part
-    return arguments | {"layers": [tuple(parts)]}
-
-
-def test_transformer_is_refused_exactly_where_it_cannot_compute() -> None:
-    if is_fast():
-        assert _native.Transformer(*model().values()).length() == 0
-        return
-    with pytest.raises(ValueError, match=r"^transformer: needs AVX2 and FMA on x86-64"):
-        _native.Transformer(*model().values())
-
-
-@needs_avx2
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"embedding": torch.ones(5, 16)}, TypeError, "embedding must be bfloat16, got float32"),
-        ({"embedding": [1.0]}, TypeError, "embedding must be a tensor, got list"),
-        ({"embedding": torch.ones(16).bfloat16()}, ValueError, r"embedding must have shape \[V, h"),
-        ({"final_norm": torch.ones(16)}, TypeError, "final_norm must be bfloat16"),
-        ({"final_norm": torch.ones(15).bfloat16()}, ValueError, "final_norm must have 16 entries"),
-        ({"head": torch.ones(5, 15).bfloat16()}, ValueError, "head must have 16 columns, got 15"),
-        ({"head": torch.ones(4, 16).bfloat16()}, ValueError, "head must have one output for each"),
-        ({"head": torch.full((5, 16), math.nan).bfloat16()}, ValueError, "head holds NaN"),
-        ({"layers": [(1, 2)]}, TypeError, "layers must hold tuples of 9 entries"),
-        ({"layers": [3]}, TypeError, "layers must hold tuples of 9 entries"),
-        ({"rotation": [1.0] * 3}, ValueError, "output must have 6 columns, got 8"),
-        ({"key_heads": 0}, ValueError, "heads must be a multiple of key_heads"),
-    ],
-)
-def test_transformer_refuses(changes: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=f"^transformer: {message}"):
-        _native.Transformer(*(model() | changes).values())
-
-
-@needs_avx2
-@pytest.mark.parametrize("index", range(9))
-def test_transformer_refuses_each_part_of_a_layer_by_name(index: int) -> None:
-    name = NAMES[index]
-    good = model()["layers"][0][index]
-    is_norm = isinstance(good, Tensor)
-    weight = good if is_norm else good[0]
-    wrong_dtype = weight.float() if is_norm else (weight.float(), None)
-    strided = weight[..., ::2] if is_norm else (weight.T.contiguous().T, None)
-    with pytest.raises(TypeError, match=f"^transformer: {name} must be bfloat16, got float32"):
-        _native.Transformer(*with_part(index, wrong_dtype).values())
-    with pytest.raises(ValueError, match=f"^transformer: {name} must"):
-        _native.Transformer(*with_part(index, strided).values())
-    if not is_norm:
-        with pytest.raises(ValueError, match=f"^transformer: {name} must have {len(weight)} ent"):
-            _native.Transformer(*with_part(index, (weight, good[1][1:])).values())
-        with pytest.raises(TypeError, match=f"^transformer: {name} must hold tuples of 2 entries"):
-            _native.Transformer(*with_part(index, weight).values())
-        infinite = torch.full_like(weight, math.inf)
-        with pytest.raises(ValueError, match=f"^transformer: {name} holds NaN or infinity"):
-            _native.Transformer(*with_part(index, (infinite, None)).values())
-
-
-@needs_avx2
-@pytest.mark.parametrize(
-    ("ids", "logits", "error", "message"),
-    [
-        (torch.tensor([1], dtype=torch.int32), torch.ones(1, 5), TypeError, "ids must be int64"),
-        ([1], torch.ones(1, 5), TypeError, "ids must be a tensor"),
-        (torch.tensor([[1]]), torch.ones(1, 5), ValueError, r"ids must have shape \[R\]"),
-        (torch.tensor([1, 5]), torch.ones(1, 5), ValueError, r"ids\[1\] is 5, outside 0\.\.4"),
-        (torch.tensor([-1]), torch.ones(1, 5), ValueError, r"ids\[0\] is -1, outside 0\.\.4"),
-        (torch.tensor([1]), torch.ones(1, 5).double(), TypeError, "logits must be float32"),
-        (torch.tensor([1]), torch.ones(5), ValueError, r"logits must have shape \[keep, V\]"),
-        (torch.tensor([1]), torch.ones(1, 4), ValueError, "logits must have one column for each"),
-        (torch.tensor([1]), torch.ones(2, 5), ValueError, "logits has more rows than there are"),
-        (torch.tensor([1]), torch.ones(1, 10)[:, ::2], ValueError, "logits must be contiguous"),
-    ],
-)
-def test_read_refuses_and_reads_nothing(
-    ids: Any, logits: Tensor, error: type[Exception], message: str
-) -> None:
-    transformer = _native.Transformer(*model().values())
-    with pytest.raises(error, match=f"^transformer: {message}"):
-        transformer.read(ids, logits)
-    assert transformer.length() == 0
-    assert (logits == 1).all()
-
-
-@needs_avx2
-@needs_proc
-def test_memory_does_not_grow_with_transformers() -> None:
-    arguments = model()
-    ids, logits = torch.tensor([1, 2]), torch.empty(1, 5)
-
-    def read() -> None:
-        transformer = _native.Transformer(*arguments.values())
-        transformer.read(ids, logits)
-        transformer.truncate(1)
-
-    assert growth(read, CALLS // 20) < ALLOWED

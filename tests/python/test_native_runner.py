@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tokentiming.runners import runner_for
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.native_module import is_fast
 from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens.tree import TEXT, Tree
 
 NEAR = {"rtol": 1e-3, "atol": 1e-3}
 LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
@@ -57,37 +59,124 @@ def pair(kind: str) -> tuple[nn.Module, nn.Module]:
     return model, twin(model)
 
 
+def plain(model: nn.Module, ids: list[int]) -> torch.Tensor:
+    """Logits after each id, by one forward without a cache."""
+    with torch.no_grad():
+        return model(torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def chain(runner: NativeRunner, ids: list[int], keep: int = 1) -> torch.Tensor:
+    """Logits after the last ``keep`` ids."""
+    known = len(ids) - keep + 1
+    return runner.read([ids[:known]], [Tree.chain(ids[known:])])[0]
+
+
+def random_nodes(rng: random.Random, known: int, count: int) -> Tree:
+    """New nodes behind ``known`` ones."""
+    parents = [rng.randrange(TEXT, known + node) for node in range(count)]
+    return Tree(rng.sample(range(SIZES["vocab_size"]), count), parents)
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])
 def test_logits_equal_those_of_the_twin(kind):
     model, precise = pair(kind)
-    native, reference = NativeRunner(model), TorchRunner(precise)
-    # 230 tokens: more than one pass reads
+    native = NativeRunner(model)
+    # 230 tokens: more than one pass over the weights reads
     for count, keep in ((5, 5), (6, 1), (230, 200), (9, 3)):
-        expected = reference.logits(random_ids(count), keep)
-        torch.testing.assert_close(native.logits(random_ids(count), keep), expected, **NEAR)
+        expected = plain(precise, random_ids(count))[-keep:]
+        torch.testing.assert_close(chain(native, random_ids(count), keep), expected, **NEAR)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "stretched"])
+def test_logits_of_trees_equal_those_of_the_twin(kind):
+    model, precise = pair(kind)
+    native, rng = NativeRunner(model), random.Random(5)
+    texts = [random_ids(40), random_ids(3)]
+    trees = [random_nodes(rng, 0, 12), random_nodes(rng, 0, 7)]
+    for text, tree, found in zip(texts, trees, native.read(texts, trees), strict=True):
+        for node in range(TEXT, len(tree)):
+            path = [tree.tokens[n] for n in tree.path(node)]
+            expected = plain(precise, text + path)[-1]
+            torch.testing.assert_close(found[1 + node], expected, **NEAR)
 
 
 def test_truncated_tokens_leave_no_trace():
     model, _ = pair("tied")
     ids = random_ids(40)
-    expected = NativeRunner(model).logits(ids)
+    expected = chain(NativeRunner(model), ids)
     native = NativeRunner(model)
-    native.logits([*ids[:25], 1, 2, 3])
-    native.logits(ids[:30])
-    native.logits([*ids[:10], 7])
-    assert torch.equal(native.logits(ids), expected)
+    chain(native, [*ids[:25], 1, 2, 3])
+    chain(native, ids[:30])
+    chain(native, [*ids[:10], 7])
+    assert torch.equal(chain(native, ids), expected)
     native.reset()
-    assert torch.equal(native.logits(ids), expected)
+    assert torch.equal(chain(native, ids), expected)
     assert native.forwards == 5
 
 
 def test_a_row_does_not_depend_on_those_read_with_it():
     model, _ = pair("qwen2")
     ids = random_ids(31)
-    whole = NativeRunner(model).logits(ids, 31)
+    whole = chain(NativeRunner(model), ids, 31)
     native = NativeRunner(model)
     for end in (1, 2, 5, 12, 31):
-        assert torch.equal(native.logits(ids[:end])[0], whole[end - 1])
+        assert torch.equal(chain(native, ids[:end])[0], whole[end - 1])
+
+
+class Texts:
+    """Texts and trees in a runner; each path is also read alone, from its start, as a chain."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.runner, self.alone = NativeRunner(model), NativeRunner(model)
+        self.texts: list[list[int]] = []
+        self.trees: list[Tree] = []
+
+    def read(self, trees: list[Tree]) -> None:
+        self.trees = trees
+        found = self.runner.read(self.texts, trees)
+        self._check(found, [TEXT] * len(trees))
+
+    def extend(self, trees: list[Tree]) -> None:
+        firsts = [len(tree) for tree in self.trees]
+        self.trees = [
+            Tree([*old.tokens, *new.tokens], [*old.parents, *new.parents])
+            for old, new in zip(self.trees, trees, strict=True)
+        ]
+        self._check(self.runner.extend(trees), firsts)
+
+    def drop(self, index: int) -> None:
+        self.runner.drop(index)
+        for own in (self.texts, self.trees):
+            own[index] = own[-1]
+            own.pop()
+
+    def _check(self, found: list[torch.Tensor], firsts: list[int]) -> None:
+        every = zip(self.texts, self.trees, found, firsts, strict=True)
+        for text, tree, logits, first in every:
+            assert len(logits) == len(tree) - first
+            for row, node in zip(logits, range(first, len(tree)), strict=True):
+                path = [tree.tokens[n] for n in tree.path(node)]
+                self.alone.reset()
+                assert torch.equal(row, chain(self.alone, text + path)[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounds_over_several_texts_and_trees(seed):
+    model, _ = pair("tied")
+    pairs, rng = Texts(model), random.Random(seed)
+    for _ in range(12):
+        if not pairs.texts or rng.random() < 0.3:
+            pairs.texts.append(random_ids(rng.randrange(1, 30)))
+        pairs.read([random_nodes(rng, 0, rng.randrange(8)) for _ in pairs.texts])
+        if rng.random() < 0.5:
+            pairs.extend([random_nodes(rng, len(t), rng.randrange(4)) for t in pairs.trees])
+        for text, tree in zip(pairs.texts, pairs.trees, strict=True):
+            accepted = tree.path(rng.randrange(TEXT, len(tree)))
+            text += [tree.tokens[node] for node in accepted]
+            text.append(rng.randrange(SIZES["vocab_size"]))
+            del text[rng.choice([60, len(text), len(text), 2]) :]
+        if rng.random() < 0.2:
+            pairs.drop(rng.randrange(len(pairs.texts)))
 
 
 def test_real_weights(smollm2):
@@ -95,8 +184,8 @@ def test_real_weights(smollm2):
     rounded = copy.deepcopy(model).to(torch.bfloat16)
     text = "Speculative decoding lets a small model guess and a large one verify. Größe, 你好, 🐍!"
     ids = tokenizer(text).input_ids
-    expected = TorchRunner(twin(rounded)).logits(ids, len(ids))
-    torch.testing.assert_close(NativeRunner(rounded).logits(ids, len(ids)), expected, **NEAR)
+    expected = plain(twin(rounded), ids)
+    torch.testing.assert_close(chain(NativeRunner(rounded), ids, len(ids)), expected, **NEAR)
 
 
 def gemma() -> nn.Module:
@@ -133,9 +222,9 @@ def rotating_by_length() -> nn.Module:
 def test_rounding_to_8_bits_hardly_changes_the_distribution(smollm2):
     model, tokenizer = smollm2
     ids = tokenizer("The capital of France is Paris. The capital of Italy is Rome.").input_ids
-    distribution = TorchRunner(model).logits(ids, len(ids)).softmax(-1)
+    distribution = plain(model, ids).softmax(-1)
     native = NativeRunner(copy.deepcopy(model).to(torch.bfloat16))
-    distance = (native.logits(ids, len(ids)).softmax(-1) - distribution).abs().sum(-1) / 2
+    distance = (chain(native, ids, len(ids)).softmax(-1) - distribution).abs().sum(-1) / 2
     assert distance.mean() < 0.05
 
 
@@ -150,7 +239,20 @@ def test_a_call_with_ids_out_of_range_reads_nothing():
     model, _ = pair("tied")
     native = NativeRunner(model)
     ids = random_ids(10)
-    native.logits(ids)
-    with pytest.raises(ValueError, match=r"^transformer: ids\[1\] is 101, outside 0\.\.100"):
-        native.logits([*ids, 4, 101])
-    assert torch.equal(native.logits([*ids, 4]), NativeRunner(model).logits([*ids, 4]))
+    chain(native, ids)
+    with pytest.raises(ValueError, match=r"^transformer: tokens\[1\] is 101, outside 0\.\.100"):
+        chain(native, [*ids, 4, 101])
+    assert torch.equal(chain(native, [*ids, 4]), chain(NativeRunner(model), [*ids, 4]))
+
+
+def test_texts_whose_first_pass_was_refused_can_be_read_and_dropped():
+    model, _ = pair("tied")
+    native = NativeRunner(model)
+    good, wrong = random_ids(10), [3, 101]
+    for texts in ([wrong], [good, wrong]):
+        with pytest.raises(ValueError, match=r"^transformer: tokens\[\d+\] is 101"):
+            native.read(texts, [Tree()] * len(texts))
+    native.drop(0)
+    found = native.read([good, [7]], [Tree(), Tree()])
+    for text, logits in zip([good, [7]], found, strict=True):
+        assert torch.equal(logits, chain(NativeRunner(model), text))

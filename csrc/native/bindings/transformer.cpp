@@ -9,6 +9,7 @@
 
 #include "errors.h"
 #include "native/bindings/bindings.h"
+#include "rows.h"
 #include "tensor.h"
 
 namespace tokentiming::python {
@@ -50,21 +51,42 @@ class BoundTransformer {
     transformer_.emplace(std::move(weights));
   }
 
-  std::size_t length() const { return transformer_->length(); }
-  void truncate(std::size_t length) { transformer_->truncate(length); }
+  std::size_t sequences() const { return transformer_->sequences(); }
+  std::size_t length(std::size_t sequence) const { return transformer_->length(sequence); }
+  std::size_t pending(std::size_t sequence) const { return transformer_->pending(sequence); }
+  void truncate(std::size_t sequence, std::size_t length) {
+    transformer_->truncate(sequence, length);
+  }
+  void drop(std::size_t sequence) { transformer_->drop(sequence); }
+  void clear() { transformer_->clear(); }
 
-  void read(py::handle ids_object, py::handle logits_object) {
-    const Tensor ids(ids_object, kTransformer, "ids");
+  void read(py::handle tokens_object, py::handle parents_object, py::handle offsets_object,
+            py::handle logits_object, py::handle wanted_object) {
+    const Tensor tokens(tokens_object, kTransformer, "tokens");
+    const Tensor parents(parents_object, kTransformer, "parents");
+    const Tensor offsets(offsets_object, kTransformer, "offsets");
     const Tensor logits(logits_object, kTransformer, "logits");
-    ids.require_dimensions(1, "[R]");
-    logits.require_dimensions(2, "[keep, V]");
-    require_apart({&logits}, {&ids});
-    const auto elements = ids.elements<std::int64_t>();
-    const Rows<float> rows{
-        logits.writable_elements<float>().data(), static_cast<std::size_t>(logits.size(0)),
-        static_cast<std::size_t>(logits.size(1)), static_cast<std::ptrdiff_t>(logits.size(1))};
+    const Tensor wanted(wanted_object, kTransformer, "wanted");
+    tokens.require_dimensions(1, "[T]");
+    parents.require_dimensions(1, "[T]");
+    offsets.require_dimensions(1, "[S + 1]");
+    logits.require_dimensions(2, "[W, V]");
+    wanted.require_dimensions(1, "[W]");
+    require_apart({&logits}, {&tokens, &parents, &offsets, &wanted});
+    const native::ForestRows rows{tokens.elements<std::int64_t>(), parents.elements<std::int32_t>(),
+                                  offsets.elements<std::int64_t>()};
+    const auto wanted_rows = wanted.elements<std::int64_t>();
+    const Rows<float> out = writable_rows<float>(logits);
     const py::gil_scoped_release unlocked;
-    transformer_->read(elements, rows);
+    transformer_->read(rows, out, wanted_rows);
+  }
+
+  void keep(std::size_t sequence, py::handle nodes_object) {
+    const Tensor nodes(nodes_object, kTransformer, "nodes");
+    nodes.require_dimensions(1, "[n]");
+    const auto path = nodes.elements<std::int64_t>();
+    const py::gil_scoped_release unlocked;
+    transformer_->keep(sequence, path);
   }
 
  private:
@@ -124,9 +146,14 @@ void bind_transformer(py::module_& module) {
   py::class_<BoundTransformer>(module, "Transformer")
       .def(py::init<py::object, py::list, py::object, py::object, std::vector<float>, float,
                     std::size_t, std::size_t, float>())
+      .def("sequences", &BoundTransformer::sequences)
       .def("length", &BoundTransformer::length)
+      .def("pending", &BoundTransformer::pending)
+      .def("read", &BoundTransformer::read)
+      .def("keep", &BoundTransformer::keep)
       .def("truncate", &BoundTransformer::truncate)
-      .def("read", &BoundTransformer::read);
+      .def("drop", &BoundTransformer::drop)
+      .def("clear", &BoundTransformer::clear);
 }
 
 }  // namespace tokentiming::python

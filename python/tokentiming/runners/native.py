@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
-from tokentiming.runners.base import common_prefix, context_length
+from tokentiming.runners.forest import ForestRunner
 from tokentiming.runners.native_module import BUILT, is_fast, require_built
+from tokentiming.tokens.tree import Tree
 
 if TYPE_CHECKING or BUILT:
     from tokentiming import _native
@@ -17,34 +20,28 @@ if TYPE_CHECKING or BUILT:
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
-class NativeRunner:
-    """A borrowed bfloat16 model of Llama's architecture, with the interface of ``TorchRunner``.
+class NativeRunner(ForestRunner):
+    """Runs a bfloat16 model of Llama's architecture with weights rounded to 8 bits.
 
-    In torch, the overhead of many small operations takes most of a small model's time. Here one
-    token costs about one pass over the weights, which are a copy rounded to 8 bits. The logits
-    differ from the model's own by that rounding. This is for drafting, where the output
-    distribution does not depend on them.
+    In torch, the overhead of many small operations takes most of a small model's time. Here the
+    rows of a call, of all texts together, cost about one pass over the weights, which are a rounded
+    copy. The logits, float32, differ from the model's own by that rounding. This is for drafting,
+    where the output distribution does not depend on them.
 
     Args:
-        model: a model for which ``NativeRunner.runs`` is True. It is not changed.
+        model: borrowed, never changed; one for which ``NativeRunner.runs`` is True.
 
     Raises:
         RuntimeError: tokentiming was built without ``tokentiming._native``.
         ValueError: this processor lacks AVX2 and FMA (x86-64), or a weight is not finite.
     """
 
-    synchronizes = False
-
     def __init__(self, model: PreTrainedModel) -> None:
         require_built("NativeRunner")
+        super().__init__(model)
         config = model.config
         body = model.model
-        self._model = model
-        self.device = model.device
-        self.max_length = context_length(model)
-        self.forwards = 0
         self._size = model.get_input_embeddings().weight.shape[0]
-        self._ids: list[int] = []
         self._transformer = _native.Transformer(
             body.embed_tokens.weight.detach(),
             [_layer(layer) for layer in body.layers],
@@ -59,7 +56,7 @@ class NativeRunner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by constructing from the model: ``_native`` does not expose its state."""
-        return type(self), (self._model,)
+        return type(self), (self.model,)
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
@@ -78,30 +75,42 @@ class NativeRunner:
             and all(_is_readable(weight) for weight in model.parameters())
         )
 
-    def reset(self) -> None:
-        """Forget everything read so far."""
-        self._take_back(0)
+    def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
+        ends = list(accumulate(map(len, rows)))
+        counts = list(wanted)
+        picked = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        logits = torch.empty((sum(counts), self._size), dtype=torch.float32, device="cpu")
+        self._transformer.read(
+            _tensor(chain.from_iterable(tree.tokens for tree in rows)),
+            _tensor(chain.from_iterable(tree.parents for tree in rows), torch.int32),
+            _tensor([0] * (first + 1) + ends),
+            logits,
+            _tensor(chain.from_iterable(picked)),
+        )
+        return list(torch.split(logits, counts))
 
-    def logits(self, ids: list[int], keep: int = 1) -> torch.Tensor:
-        """Logits after each of the last ``keep`` tokens of ``ids``: float32 ``[keep, V]``."""
-        known = min(common_prefix(self._ids, ids), len(ids) - keep)
-        self._take_back(known)
-        logits = torch.empty((keep, self._size), dtype=torch.float32, device="cpu")
-        self._transformer.read(torch.tensor(ids[known:], device="cpu"), logits)
-        self._ids = list(ids)
-        self.forwards += 1
-        return logits
+    def _keep(self, index: int, nodes: Sequence[int]) -> None:
+        self._transformer.keep(index, _tensor(nodes))
 
-    def step(self, token: torch.Tensor) -> torch.Tensor:
-        """Logits after one more token, int64 ``[1]``: float32 ``[1, V]``."""
-        return self.logits([*self._ids, int(token)])
+    def _truncate(self, index: int, length: int) -> int:
+        self._add_unread()
+        self._transformer.truncate(index, length)
+        return length
 
-    def identify(self, ids: list[int]) -> None:
-        """Do nothing: ``step`` reads the id of its token."""
+    def _drop(self, index: int) -> None:
+        self._add_unread()
+        self._transformer.drop(index)
 
-    def _take_back(self, known: int) -> None:
-        self._transformer.truncate(known)
-        self._ids = self._ids[:known]
+    def _clear(self) -> None:
+        self._transformer.clear()
+
+    def _add_unread(self) -> None:
+        """Add texts of which nothing has been read because their first pass was refused."""
+        self._pass([], len(self._texts), [])
+
+
+def _tensor(numbers: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    return torch.tensor(list(numbers), dtype=dtype, device="cpu")
 
 
 def _layer(layer: Any) -> tuple[Any, ...]:
