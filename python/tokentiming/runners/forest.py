@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokentiming.runners.base import common_prefix, context_length
-from tokentiming.tokens.tree import TEXT, Tree
+from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 
 PREFILL_CHUNK = 512
 """Tokens of a text that are read in one pass, which bounds the memory of a pass."""
@@ -89,17 +89,22 @@ class ForestRunner(ABC):
         self._texts += [Text() for _ in texts[len(self._texts) :]]
         several = len(texts) > 1
         for index, ids in enumerate(texts):
-            self._match(index, ids)
-            self._prefill(index, ids, _JOINT if several else self._prefill_chunk)
+            if ids:
+                self._match(index, ids)
+                self._prefill(index, ids, _JOINT if several else self._prefill_chunk)
         rows: list[Tree] = []
         for text, ids, tree in zip(self._texts, texts, trees, strict=True):
+            if not ids:
+                rows.append(NO_TREE)
+                continue
             tail = Tree.chain(ids[len(text.kept) :])
             text.last = len(tail) - 1
             behind = _behind(tree, text.last)
             rows.append(
                 Tree([*tail.tokens, *tree.tokens], [*tail.parents, *behind.parents])
             )  # fmt: skip
-        logits = self._read(rows, 0, [1 + len(tree) for tree in trees])
+        wanted = [1 + len(tree) if ids else 0 for ids, tree in zip(texts, trees, strict=True)]
+        logits = self._read(rows, 0, wanted)
         self._no_logits = logits[0].new_empty((0, logits[0].shape[-1]))
         return logits
 
@@ -118,11 +123,8 @@ class ForestRunner(ABC):
         return self._read(rows, 0, [len(row) for row in rows])
 
     def drop(self, index: int) -> None:
-        if not 0 <= index < len(self._texts):
-            raise IndexError(
-                f"drop: index is {index} and {len(self._texts)} texts have been read; give one of "
-                "theirs"
-            )
+        if index >= len(self._texts):
+            return
         self._texts[index] = Text(valid=False)
         self._drop(index)
         self._texts[index] = self._texts[-1]
@@ -143,8 +145,8 @@ class ForestRunner(ABC):
                 f"read: {len(texts)} texts, and {len(self._texts)} have been read before; call "
                 "drop for each that has ended"
             )
-        if not all(texts):
-            raise ValueError("read: texts holds an empty one; give each at least one token")
+        if not any(texts):
+            raise ValueError("read: all texts are empty; give one of them at least one token")
 
     def _match(self, index: int, ids: Sequence[int]) -> None:
         """Keep what the ids have in common with what has been read, and forget the rest.
