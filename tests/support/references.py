@@ -141,9 +141,7 @@ def walk(
     while True:
         token = picked[node + 1]
         emitted.append(token)
-        children = [
-            i for i, parent in enumerate(parents) if parent == node and tokens[i] == token
-        ]
+        children = [i for i, parent in enumerate(parents) if parent == node and tokens[i] == token]
         if not children:
             return emitted, accepted
         node = children[0]

@@ -48,8 +48,8 @@ def walk(
     those that the target alone would have picked, whatever the trees.
 
     Args:
-        picked: int64 ``[N + B]``, contiguous, 0 or more: the target's token at each row. The rows of
-            tree ``b`` begin at ``offsets[b] + b``: its root, then its nodes.
+        picked: int64 ``[N + B]``, contiguous, 0 or more: the target's token at each row. The rows
+            of tree ``b`` begin at ``offsets[b] + b``: its root, then its nodes.
         tokens: int32 or int64 ``[N]``, contiguous: the token of each node, the trees laid end to
             end. A node whose token is below 0 is never accepted.
         parents: int32 ``[N]``, contiguous: the index of each node's parent, counted from the first
@@ -88,14 +88,10 @@ def walk(
     try:
         if traced(picked):
             return Walk(
-                *record(
-                    "walk", out, picked=picked, tokens=tokens, parents=parents, offsets=offsets
-                )
+                *record("walk", out, picked=picked, tokens=tokens, parents=parents, offsets=offsets)
             )
         filled = _new(picked, tokens=tokens, offsets=offsets) if out is None else out
-        _core.walk(
-            picked, tokens, parents, offsets, filled.tokens, filled.nodes, filled.accepted
-        )
+        _core.walk(picked, tokens, parents, offsets, filled.tokens, filled.nodes, filled.accepted)
     except Exception:
         require_parts("walk", Walk, out)
         raise
