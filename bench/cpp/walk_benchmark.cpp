@@ -31,8 +31,8 @@ void walk(benchmark::State& state) {
   const bool all = std::ranges::all_of(accepted, [&](auto count) { return count == deepest; });
   if (!agree(state, all && nodes[0] == 1, "walk: every second child is accepted")) return;
 
-  const double seconds = seconds_of(
-      state, [&] { tokentiming::walk(picked, forest, emitted, nodes, accepted); });
+  const double seconds =
+      seconds_of(state, [&] { tokentiming::walk(picked, forest, emitted, nodes, accepted); });
   state.counters["ns_a_node"] = 1e9 * seconds / static_cast<double>(tokens.size());
 }
 

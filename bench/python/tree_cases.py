@@ -16,7 +16,7 @@ NO_CHILD = 1_000_000  # a token that no node has
 
 
 def walk_case(device: str = "cpu", batch: int = 1, nodes: int = 64) -> Case:
-    """Trees of one shape, since some peers need that. Of four picks three have a child, if any."""
+    """Trees of one shape, since some peers need that. Of ten picks nine have a child, if any."""
     rng = random.Random(0)
     parents = [rng.randrange(max(-1, i - 6), i) for i in range(nodes)]
     siblings: Counter[int] = Counter()
@@ -27,7 +27,7 @@ def walk_case(device: str = "cpu", batch: int = 1, nodes: int = 64) -> Case:
 
     def pick(row: int) -> int:
         children = siblings[row - 1]
-        return rng.randrange(children) if children and rng.random() < 0.75 else NO_CHILD
+        return rng.randrange(children) if children and rng.random() < 0.9 else NO_CHILD
 
     picked = torch.tensor([pick(row) for _ in range(batch) for row in range(nodes + 1)])
     forest: dict[str, Any] = {

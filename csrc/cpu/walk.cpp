@@ -100,8 +100,7 @@ void walk(std::span<const std::int64_t> picked, const Forest<Id>& forest,
     const Range range = nodes_of(offsets, b);
     const Range rows = rows_of(offsets, b);
     const Tree<Id> tree{range.of(forest.tokens.ids), range.of(forest.parents), rows.of(picked)};
-    accepted[b] =
-        static_cast<std::int32_t>(walk_tree(tree, {rows.of(tokens), range.of(nodes)}));
+    accepted[b] = static_cast<std::int32_t>(walk_tree(tree, {rows.of(tokens), range.of(nodes)}));
   }
 }
 

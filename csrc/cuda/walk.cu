@@ -1,5 +1,5 @@
-// Walks through trees of proposed tokens, one warp a tree. The lanes load 32 nodes at a time; a vote
-// finds the accepted child among them, and a shuffle the token picked after it.
+// Walks through trees of proposed tokens, one warp a tree. The lanes load 32 nodes at a time; a
+// vote finds the accepted child among them, and a shuffle the token picked after it.
 
 #include "device/launch.h"
 #include "device/ragged.h"

@@ -98,7 +98,9 @@ std::int32_t compare(std::mt19937& random) {
 
 // A tree of five nodes, an empty one, and a chain of two.
 Case<std::int64_t> three_trees() {
-  return {{7, 8, 6, 1, 3, 2, 4, 5, 6, 9}, {5, 7, 8, 9, 6, 5, 6}, {-1, -1, 0, 1, 1, -1, 0},
+  return {{7, 8, 6, 1, 3, 2, 4, 5, 6, 9},
+          {5, 7, 8, 9, 6, 5, 6},
+          {-1, -1, 0, 1, 1, -1, 0},
           {0, 5, 5, 7}};
 }
 
@@ -142,12 +144,14 @@ TEST_CASE("walk: errors name the argument and write no output") {
     CHECK_THROWS_WITH_AS(one.walk_into(result), message.c_str(), std::invalid_argument);
     CHECK(result == before);
   };
-  refuses("walk: parents[6] is 1; it is node 1 of its tree, and its parent must be -1 or a node "
-          "before it",
-          [](auto& one) { one.parents[6] = 1; });
-  refuses("walk: parents[0] is -2; it is node 0 of its tree, and its parent must be -1 or a node "
-          "before it",
-          [](auto& one) { one.parents[0] = -2; });
+  refuses(
+      "walk: parents[6] is 1; it is node 1 of its tree, and its parent must be -1 or a node "
+      "before it",
+      [](auto& one) { one.parents[6] = 1; });
+  refuses(
+      "walk: parents[0] is -2; it is node 0 of its tree, and its parent must be -1 or a node "
+      "before it",
+      [](auto& one) { one.parents[0] = -2; });
   refuses("walk: picked[9] is -1; a token must be 0 or more",
           [](auto& one) { one.picked[9] = -1; });
   refuses("walk: offsets must rise from 0 to the number of tokens (7)",
@@ -181,8 +185,7 @@ TEST_CASE("walk: more rows than 32 bits count are refused before any is read") {
   std::int64_t wide = 0;
   std::int32_t narrow = 0;
   const Forest<std::int32_t> forest{{{&narrow, kNodes}, offsets}, {&narrow, kNodes}};
-  CHECK_THROWS_WITH(
-      tokentiming::walk({&wide, kNodes + 1}, forest, {&wide, kNodes + 1}, {&narrow, kNodes},
-                        {&narrow, 1}),
-      "walk: picked has 2147483649 entries, more than 2^31 - 1; split the batch");
+  CHECK_THROWS_WITH(tokentiming::walk({&wide, kNodes + 1}, forest, {&wide, kNodes + 1},
+                                      {&narrow, kNodes}, {&narrow, 1}),
+                    "walk: picked has 2147483649 entries, more than 2^31 - 1; split the batch");
 }

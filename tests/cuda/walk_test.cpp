@@ -172,7 +172,8 @@ TEST_CASE("walk: invalid offsets are detected on the device") {
 TEST_CASE("walk: what the host can check throws") {
   auto trees = valid_trees();
   trees.parents.pop_back();
-  CHECK_THROWS_WITH(trees.on_gpu(), "walk: parents has 114 entries; 115 tokens in 3 trees need 115");
+  CHECK_THROWS_WITH(trees.on_gpu(),
+                    "walk: parents has 114 entries; 115 tokens in 3 trees need 115");
   trees = valid_trees();
   trees.picked.pop_back();
   CHECK_THROWS_WITH(trees.on_gpu(), "walk: picked has 117 entries; 115 tokens in 3 trees need 118");
