@@ -22,7 +22,6 @@ import torch  # noqa: F401
 
 from tokentiming.ops import forks  # noqa: F401
 from tokentiming.ops.align import Alignment, align
-from tokentiming.ops.candidates import Candidates, candidates
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.sample import log_noise, sample
