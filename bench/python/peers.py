@@ -152,6 +152,16 @@ def torch_sample(logits: Tensor, exponentials: Tensor) -> Tensor:
     return logits.softmax(-1).div_(exponentials).argmax(-1)
 
 
+# ---- candidates ----
+
+
+def torch_candidates(logits: Tensor, exponentials: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The tokens that lead the race, and their shares."""
+    weights = logits.softmax(-1).div_(exponentials)
+    best, ids = weights.topk(count)
+    return ids, best / weights.sum(-1, keepdim=True)
+
+
 # ---- transfer ----
 
 

@@ -25,6 +25,7 @@ KEYS, STATES = torch.arange(4), torch.zeros(5, 3, dtype=torch.int64)
 # Operators: the function, its arguments, and those given by name.
 OPERATORS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     (ops.sample, (LOGITS, KEYS), {"seed": 2**64 - 1, "states": STATES}),
+    (ops.candidates, (LOGITS, KEYS), {"seed": 2**64 - 1, "states": STATES, "count": 2}),
     (
         ops.verify,
         (IDS[None],),

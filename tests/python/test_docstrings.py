@@ -34,5 +34,5 @@ def test_example(name: str) -> None:
 
 
 def test_every_operation_has_an_example() -> None:
-    operations = {"align", "log_noise", "restrict", "sample", "transfer", "verify"}
+    operations = {"align", "candidates", "log_noise", "restrict", "sample", "transfer", "verify"}
     assert operations | {"ByteTable", "VocabularyMap", "inverse"} <= set(EXAMPLES)

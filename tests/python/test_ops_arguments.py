@@ -33,12 +33,13 @@ WELCOME = {
           "verify, ragged": ["draft_probs"],
           "restrict": ["out"],
           "sample": ["out"],
+          "candidates": ["out"],
       }.items()
       for name in names
       for out in ("", ", out=")),
     *((f"align{out}", "band", "2**40") for out in ("", ", out=")),
     *((call, "seed", kind)
-      for call in ("sample", "sample, out=", "log_noise")
+      for call in ("sample", "sample, out=", "candidates", "candidates, out=", "log_noise")
       for kind in ("2**40", "2**63")),
     *((f"verify{out}", "temperature", kind)
       for out in ("", ", out=")
@@ -105,6 +106,7 @@ def to_arrays(value: Any) -> Any:
 RECORDED = {
     "verify": "draft_ids",
     "sample": "logits",
+    "candidates": "logits",
 }
 
 

@@ -22,6 +22,7 @@ import torch  # noqa: F401
 
 from tokentiming.ops import forks  # noqa: F401
 from tokentiming.ops.align import Alignment, align
+from tokentiming.ops.candidates import Candidates, candidates
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.sample import log_noise, sample
@@ -35,10 +36,12 @@ __all__ = [
     "ArgumentTypeError",
     "ArgumentValueError",
     "ByteTable",
+    "Candidates",
     "Transfer",
     "Verification",
     "VocabularyMap",
     "align",
+    "candidates",
     "has_cuda",
     "log_noise",
     "restrict",
