@@ -15,11 +15,11 @@ using Unsigned = Register<std::uint32_t>;
 inline Floats log2_survival(Unsigned words) {
   const auto half = std::bit_cast<Integers>(words >> 1);
   const Floats below = __builtin_convertvector(half, Floats) + 0.5f;
-  const Floats above = __builtin_convertvector(0x7FFFFFFF - half, Floats) + 0.5f;
-  const auto bits = std::bit_cast<Integers>(above);
-  const Integers exponent = (bits - kScaledSqrtHalf) >> 23;
-  const auto mantissa = std::bit_cast<Floats>(bits - (exponent << 23));
-  const Floats t = exponent == 0 ? below * -0x1p-31f : mantissa * 0x1p-31f - 1.0f;
+  const Floats above = __builtin_convertvector(0x7FFFFFFF - half, Floats);
+  const Integers bits = std::bit_cast<Integers>(above) - kScaledSqrtHalf;
+  const Integers exponent = bits >> 23;
+  const auto mantissa = std::bit_cast<Floats>((bits & kFraction) + kSqrtHalf);
+  const Floats t = exponent == 0 ? below * -0x1p-31f : mantissa - 1.0f;
   const Floats series =
       polynomial<kLog2Coefficients, float, 0, std::size(kLog2Coefficients)>(t, t * t);
   return __builtin_convertvector(exponent, Floats) + t * series;
