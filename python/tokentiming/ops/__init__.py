@@ -22,6 +22,7 @@ import torch  # noqa: F401
 
 from tokentiming.ops import forks  # noqa: F401
 from tokentiming.ops.align import Alignment, align
+from tokentiming.ops.candidates import Candidates, candidates
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.sample import log_noise, sample
@@ -36,11 +37,13 @@ __all__ = [
     "ArgumentTypeError",
     "ArgumentValueError",
     "ByteTable",
+    "Candidates",
     "Transfer",
     "Verification",
     "VocabularyMap",
     "Walk",
     "align",
+    "candidates",
     "has_cuda",
     "log_noise",
     "restrict",
