@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from tokentiming.runners.base import ModelRunner
+from tokentiming.tokens.tree import TEXT, Tree
 
 _PROMPT = 6
 _NEW = 3
@@ -26,13 +27,17 @@ _quiet = Lock()
 
 _checked: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
+_forests: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Whether a model gives the same logits for several texts, and in trees with branches."""
+
 
 def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
     """Refuse a model that gives other logits here than in ``generate``.
 
     The runner reads a short text piece by piece and rolls wrong tokens back, as the rounds of
     speculative decoding do. Models that count positions from a padding id, or that use no cache,
-    then give other logits.
+    then give other logits. A model that gives other logits only for several texts, or for a tree
+    with branches, is not refused: ``runner.forests`` becomes False.
 
     Args:
         model: borrowed; each is tried once.
@@ -43,16 +48,25 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
         ValueError: the logits differ, or the model cannot be read so at all.
     """
     too_short = runner.max_length is not None and runner.max_length < _PROMPT + _NEW
-    if model in _checked or too_short:
+    if too_short:
         return
+    if model not in _checked or (runner.forests and model not in _forests):
+        _check(model, runner, caller)
+    runner.forests = runner.forests and _forests[model]
+
+
+def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
     name = type(model).__name__
+    tolerance = _ROUNDED if _is_rounded(model) else _TOLERANCE
     try:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
-        runner.logits(text[:2])
-        runner.logits([*text[:4], *wrong])
-        runner.logits([*text[:-1], wrong[0]], keep=2)
-        found = runner.logits(text, keep=_NEW).to(expected.device)
+        if runner.forests:  # before the chain, which a runner may read in another way if it cannot
+            runner.forests = _forests[model] = (
+                _forest_gap(runner, text, wrong, expected) <= tolerance
+            )
+            runner.reset()
+        gap = _distance(_read_in_pieces(runner, text, wrong).to(expected.device), expected)
     except Exception as error:  # an architecture may fail in any way
         raise ValueError(
             f"{caller}: {name} cannot be read piece by piece ({type(error).__name__}: {error}); "
@@ -60,14 +74,38 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
         ) from error
     finally:
         runner.reset()
-    gap = _distance(found, expected)
-    if gap > (_ROUNDED if _is_rounded(model) else _TOLERANCE):
+    if gap > tolerance:
         raise ValueError(
             f"{caller}: {name} gives other logits when a text is read piece by piece than in "
             f"generate (they differ by {gap:.1%} of their spread): its positions or its cache do "
             "not allow speculative decoding; call model.generate, or pass another model"
         )
     _checked[model] = True
+
+
+def _read_in_pieces(runner: ModelRunner, text: list[int], wrong: list[int]) -> torch.Tensor:
+    """Logits ``[_NEW, V]`` of the text's last tokens."""
+    runner.read([text[:2]], [Tree()])
+    runner.read([text[:4]], [Tree.chain(wrong)])
+    runner.read([text[:_PROMPT]], [Tree.chain([*text[_PROMPT:-1], wrong[0]])])
+    return runner.read([text[:_PROMPT]], [Tree.chain(text[_PROMPT:])])[0]
+
+
+def _forest_gap(
+    runner: ModelRunner, text: list[int], wrong: list[int], expected: torch.Tensor
+) -> float:
+    """Greatest difference of logits in a tree with branches, of a second text, and after a path."""
+    right, last = text[_PROMPT:]
+    tree = Tree([wrong[0], right, wrong[1], last], [TEXT, TEXT, 0, 1])
+    try:
+        texts, trees = [text[:_PROMPT], text[: _PROMPT + 1]], [tree, Tree.chain([last])]
+        branched, beside = runner.read(texts, trees)
+        found = [branched[[0, 2, 4]], beside, *runner.read([text, text], [Tree(), Tree()])]
+    except Exception:  # an architecture may fail in any way
+        return math.inf
+    rows = torch.cat(found).to(expected.device)
+    pairs = zip(rows, expected[[0, 1, 2, 1, 2, 2, 2]], strict=True)
+    return max(_distance(row[None], own[None]) for row, own in pairs)  # one row may be wrong alone
 
 
 def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:
