@@ -34,6 +34,7 @@ from tokentiming.cli import demo_models as models
 from tokentiming.noise import Noise, State
 from tokentiming.runners.torch import TorchRunner
 from tokentiming.tokens.transcode import Context, unfinished
+from tokentiming.tokens.tree import Tree
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 LANGUAGES = ("english", "code", "chinese", "russian")
@@ -60,7 +61,8 @@ class Draft:
     def scores(self, written: tuple[int, ...] = ()) -> torch.Tensor:
         if written not in self._known:
             ids = [*self._prompt, *self._written, *written]
-            row = self._runner.logits(ids)[0, : len(self.vocabulary)]
+            (logits,) = self._runner.read([ids], [Tree()])
+            row = logits[0, : len(self.vocabulary)]
             self._known[written] = row.float()
         return self._known[written]
 
@@ -87,9 +89,9 @@ def target_rows(model, ids: list[int]):
     """Scores before each position, in the target's own reading of the text."""
     runner = TorchRunner(model)
     for start in range(0, len(ids), CHUNK):
-        part = ids[: start + CHUNK]
-        keep = len(part) - start
-        for j, row in enumerate(runner.logits(part, keep)):
+        chunk = ids[start : start + CHUNK]
+        (logits,) = runner.read([ids[: start + 1]], [Tree.chain(chunk[1:])])
+        for j, row in enumerate(logits):
             yield start + j + 1, row.float()
 
 
