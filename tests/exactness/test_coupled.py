@@ -5,23 +5,27 @@ drafts.
 from __future__ import annotations
 
 from tests.support import toys
+from tokentiming.engine.budget import FixedBudget
 
 TARGET = toys.letters(["<eos>", "a", "b", "ab", "ba", "c"])
 DRAFT = toys.letters(["<eos>", "b", "a", "aa", "c", "bc", "abc"])
 
 
 def test_a_seed_gives_one_text_whatever_the_drafter():
-    target, waiting = toys.TableModel(len(TARGET), 1), toys.TableModel(len(TARGET), 1)
-    waiting.synchronizes = True
+    target = toys.TableModel(len(TARGET), 1)
+    tree = FixedBudget(depth=3, nodes=8, width=3, candidates=3)
     for seed in range(300):
         drafters = [
             None,
             toys.RandomDrafter(DRAFT, seed),
             toys.RandomDrafter(TARGET, seed),
+            toys.RandomDrafter(DRAFT, seed, branches=True),
             toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
         ]
         texts = [toys.decode(target, TARGET, d, seed=seed, remaining=12) for d in drafters]
-        texts.append(toys.decode(waiting, TARGET, drafters[-1], seed=seed, remaining=12))
+        for drafter in drafters[-2:]:
+            options = {"seed": seed, "remaining": 12, "budget": tree}
+            texts.append(toys.decode(target, TARGET, drafter, **options))
         assert all(text == texts[0] for text in texts)
 
 

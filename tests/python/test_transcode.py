@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.support import references, toys
 from tokentiming import Vocabulary
 from tokentiming.tokens.transcode import Context, proxies, unfinished
+from tokentiming.tokens.tree import Tree
 
 LEFT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b"), ("ab", "c"), ("æ", "Ĺ")]))
 RIGHT = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("b", "c"), ("a", "bc"), ("Ġ", "a")]))
@@ -31,23 +32,30 @@ def test_unfinished_counts_the_bytes_of_a_cut_character(data, cut):
     assert unfinished(data) == reference_unfinished(data)
 
 
+def proxies_of(drafted: list[int], target: Vocabulary = RIGHT) -> list[int]:
+    """The target's tokens for a chain of LEFT's."""
+    tree, _ = proxies(Tree.chain(drafted), [1.0] * len(drafted), LEFT, target)
+    assert list(tree.parents) == list(range(-1, len(tree) - 1))
+    return list(tree.tokens)
+
+
 @settings(max_examples=200)
 @given(st.text(max_size=20), st.booleans())
 def test_proxies_cover_exactly_the_drafted_bytes(text, ends):
     drafted = LEFT.encode(text.encode())
-    ids = proxies(drafted, LEFT.eos_ids[0] if ends else None, LEFT, RIGHT)
+    ids = proxies_of(drafted + [LEFT.eos_ids[0]] * ends)
     assert RIGHT.decode(ids) == text.encode()
     assert (ids[-1:] == [RIGHT.eos_ids[0]]) == ends
 
 
 def test_an_unfinished_character_is_not_proposed():
     drafted = LEFT.encode("a日".encode()[:-1])
-    assert RIGHT.decode(proxies(drafted, None, LEFT, RIGHT)) == b"a"
+    assert RIGHT.decode(proxies_of(drafted)) == b"a"
 
 
 def test_between_equal_vocabularies_tokens_stay_as_they_are():
     odd = [LEFT.byte_ids[ord("a")], LEFT.byte_ids[ord("b")]]
-    assert proxies(odd, None, LEFT, LEFT) == odd
+    assert proxies_of(odd, LEFT) == odd
 
 
 @settings(max_examples=200)
