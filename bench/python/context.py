@@ -22,6 +22,7 @@ from timing import summary
 from token_cases import vocabulary
 from tokentiming import Vocabulary
 from tokentiming.tokens.transcode import Context, proxies
+from tokentiming.tokens.tree import Tree
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 COMMITTED, DRAFTED = 5, 8  # target tokens and draft tokens of a round
@@ -55,7 +56,7 @@ class Rounds:
             drafted = (right + self.draft.encode(b" something else altogether"))[:DRAFTED]
             start = time.perf_counter()
             extend(drafted)
-            proxies(drafted, None, self.draft, self.target)
+            proxies(Tree.chain(drafted), [1.0] * DRAFTED, self.draft, self.target)
             samples[-1] += time.perf_counter() - start
         return samples[1:]
 
