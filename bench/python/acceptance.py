@@ -31,9 +31,10 @@ import typer
 import tokentiming as tt
 from tokentiming import ops
 from tokentiming.cli import demo_models as models
-from tokentiming.noise import Noise, State
+from tokentiming.noise import Noise, Place, State, race
 from tokentiming.runners.torch import TorchRunner
 from tokentiming.tokens.transcode import Context, unfinished
+from tokentiming.tokens.tree import NO_TREE, Tree
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 LANGUAGES = ("english", "code", "chinese", "russian")
@@ -60,8 +61,8 @@ class Draft:
     def scores(self, written: tuple[int, ...] = ()) -> torch.Tensor:
         if written not in self._known:
             ids = [*self._prompt, *self._written, *written]
-            row = self._runner.logits(ids)[0, : len(self.vocabulary)]
-            self._known[written] = row.float()
+            row = self._runner.read([ids], [NO_TREE])[0][0]
+            self._known[written] = row[: len(self.vocabulary)].float()
         return self._known[written]
 
     def spells(self, goal: bytes, choose) -> bool:
@@ -87,15 +88,14 @@ def target_rows(model, ids: list[int]):
     """Scores before each position, in the target's own reading of the text."""
     runner = TorchRunner(model)
     for start in range(0, len(ids), CHUNK):
-        part = ids[: start + CHUNK]
-        keep = len(part) - start
-        for j, row in enumerate(runner.logits(part, keep)):
+        chunk = Tree.chain(ids[start + 1 : start + CHUNK])
+        for j, row in enumerate(runner.read([ids[: start + 1]], [chunk])[0]):
             yield start + j + 1, row.float()
 
 
 def raced(noise: Noise, scores, vocabulary, offset: int) -> int:
     """The token that wins at a place in the text."""
-    return int(noise.race(scores[None], vocabulary, State(offset).on(scores.device)))
+    return int(race(scores[None], vocabulary, [Place(noise, State(offset))]))
 
 
 def drawn(draft: Draft, target, row, temperature: float, seeds: int, offset: int) -> dict:
@@ -103,17 +103,17 @@ def drawn(draft: Draft, target, row, temperature: float, seeds: int, offset: int
     accepted = dict.fromkeys(("coupled", "slem"), 0)
     for seed in range(seeds):
         shared = Noise(seed)
-        stream = Noise(seed, offset).stream("draft")
+        stream = Noise(seed, offset).draft
         goal = target.token_bytes(raced(shared, row / temperature, target, offset))
 
-        def race(scores, data, shared=shared):
+        def coupled(scores, data, shared=shared):
             return raced(shared, scores / temperature, draft.vocabulary, offset + len(data))
 
         def draw(scores, data, stream=stream):
             return int(stream.draw(torch.softmax(scores[None] / temperature, 1)))
 
         if goal:
-            accepted["coupled"] += draft.spells(goal, race)
+            accepted["coupled"] += draft.spells(goal, coupled)
             accepted["slem"] += draft.spells(goal, draw)
     return {name: count / seeds for name, count in accepted.items()}
 

@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pairs import vocabularies
 from timing import summary
-from token_cases import vocabulary
 from tokentiming import Vocabulary
 from tokentiming.tokens.transcode import Context, proxies
+from tokentiming.tokens.tree import Tree
 
 TEXTS = Path(__file__).parent.parent / "data" / "texts"
 COMMITTED, DRAFTED = 5, 8  # target tokens and draft tokens of a round
@@ -55,13 +56,13 @@ class Rounds:
             drafted = (right + self.draft.encode(b" something else altogether"))[:DRAFTED]
             start = time.perf_counter()
             extend(drafted)
-            proxies(drafted, None, self.draft, self.target)
+            proxies(Tree.chain(drafted), [1.0] * len(drafted), self.draft, self.target)
             samples[-1] += time.perf_counter() - start
         return samples[1:]
 
 
 def main(rounds: int = 200) -> None:
-    draft, target = vocabulary("smollm2-135m"), vocabulary("gemma-3-270m")
+    draft, target = vocabularies()
     table = Table(title="re-encoding a round, microseconds (quartiles)")
     for heading in ("tokens before", "context kept", "whole text", "whole / kept"):
         table.add_column(heading, justify="right")

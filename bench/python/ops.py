@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from case import Case
-from row_cases import call_case, sample_case, verify_case
+from race_cases import candidates_case, sample_case
+from row_cases import call_case, verify_case
 from timing import Seconds, copy_bandwidth, interleaved
 from token_cases import align_case, restrict_case, transfer_case
 from tokentiming import ops
@@ -45,6 +46,7 @@ CASES: dict[str, Cases] = {
         "call": [call_case],
         "align": [align_case, partial(align_case, tokens=64, count=16)],
         "sample": [partial(sample_case, dtype=dtype) for dtype in DTYPES],
+        "candidates": [candidates_case, partial(candidates_case, rows=1, columns=49_152)],
         "verify": [
             *(partial(verify_case, dtype=dtype) for dtype in DTYPES),
             partial(verify_case, rejected_at=4),
@@ -61,6 +63,10 @@ CASES: dict[str, Cases] = {
         "sample": [
             partial(sample_case, "cuda", HALF, 512, sets=2),
             partial(sample_case, "cuda", HALF, 8, sets=40),
+        ],
+        "candidates": [
+            partial(candidates_case, "cuda", HALF, 512, sets=2),
+            partial(candidates_case, "cuda", HALF, 8, sets=40),
         ],
         "align": [partial(align_case, "cuda", count=256)],
         "transfer": [partial(transfer_case, "cuda")],

@@ -7,17 +7,15 @@ with a GPU may have none and takes random ones.
 from __future__ import annotations
 
 import itertools
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prompts import chosen
 from tokentiming import Vocabulary, ops
 
-PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 DRAFT, TARGET = 49_152, 262_144  # tokens of SmolLM2 and of Gemma
 
 
@@ -44,8 +42,8 @@ def real_windows(tokens: int, count: int) -> list[tuple[list[int], list[int]]]:
 
     draft_vocab, target_vocab = vocabularies()
     windows = []
-    for line in PROMPTS.read_text().splitlines():
-        text = json.loads(line)["prompt"].encode()
+    for prompt in chosen():
+        text = prompt["prompt"].encode()
         draft, target = draft_vocab.encode(text), target_vocab.encode(text)
         target_starts = starts(target_vocab, target)
         for byte, i in starts(draft_vocab, draft).items():

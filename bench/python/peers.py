@@ -205,6 +205,16 @@ class EveryPath:
         return picked.gather(1, self._rows[best]), accepted
 
 
+# ---- candidates ----
+
+
+def torch_candidates(logits: Tensor, exponentials: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The tokens that lead the race, and their shares."""
+    weights = logits.softmax(-1).div_(exponentials)
+    best, ids = weights.topk(count)
+    return ids, best / weights.sum(-1, keepdim=True)
+
+
 # ---- transfer ----
 
 

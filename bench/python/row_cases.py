@@ -15,69 +15,10 @@ from tokentiming import ops
 from verify_peers import GPU_PEERS, Chains, accepted_by, transformers
 
 HEAD = 151_936  # Qwen2.5's vocabulary
-INSTRUCTIONS_A_LOGIT = 48  # counted in csrc/cuda/sample.cu
 
 
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-# ---- sample ----
-
-
-def sample_case(
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    rows: int = 9,
-    columns: int = HEAD,
-    sets: int = 0,
-) -> Case:
-    least = dtype.itemsize * rows * columns + 8 * columns
-    sets = sets or cold_sets(least)
-    generator = torch.Generator(device).manual_seed(0)
-    keys = torch.randint(-(2**63), 2**63 - 1, (columns,), generator=generator, device=device)
-    states = torch.zeros(rows, 3, dtype=torch.int64, device=device)
-    states[:, 0] = torch.arange(rows)
-    states[:, 1] = torch.arange(rows) % 7
-
-    def inputs(seed: int) -> Tensor:
-        options: Any = {"generator": generator.manual_seed(seed), "device": device}
-        # In the dtype of the rows on a GPU, whose memory holds few sets of floats.
-        drawn = torch.randn(
-            rows, columns, dtype=torch.float32 if device == "cpu" else dtype, **options
-        )
-        return (3 * drawn).to(dtype)
-
-    logits = [inputs(seed) for seed in range(sets)]
-    outs = [torch.empty(rows, dtype=torch.int64, device=device) for _ in range(sets)]
-
-    def ours(k: int) -> Tensor:
-        return ops.sample(logits[k], keys, seed=0, states=states, out=outs[k])
-
-    def plain(k: int) -> Tensor:
-        row = logits[k].float()
-        return peers.torch_sample(row, peers.torch_exponentials(row))
-
-    def check() -> None:
-        if device != "cpu":
-            some = slice(0, 8)
-            on_cpu = ops.sample(
-                logits[0][some].cpu(), keys.cpu(), seed=0, states=states[some].cpu()
-            )
-            require(torch.equal(ours(0)[some].cpu(), on_cpu), "the CPU: ids")
-            return
-        for seed, row in enumerate(logits):
-            exponentials = ops.log_noise(keys, seed=seed, states=states).exp().float()
-            expected = ops.sample(row, keys, seed=seed, states=states)
-            drawn = peers.torch_sample(row.float(), exponentials)
-            require(torch.equal(drawn, expected), "torch: ids")
-
-    name = "torch: softmax, exponential_, argmax"
-    return Case(
-        "sample", f"{rows} x {columns:,}, {name_of(dtype)}",
-        {"ours, out=": ours, name: plain}, check, sets, least,
-        instructions=INSTRUCTIONS_A_LOGIT * rows * columns, synchronizing=frozenset({name}),
-    )  # fmt: skip
 
 
 # ---- verify ----

@@ -30,9 +30,9 @@ from rich.table import Table
 
 import tokentiming as tt
 from clock import Clock
+from prompts import chosen, sampling_at
 from tokentiming.cli import demo_models as models
 
-PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
 console = Console(width=110)
 
 
@@ -170,14 +170,6 @@ def cells(found: dict) -> list[str]:
     ]
 
 
-def sampling_at(temperature: float) -> dict:
-    """Arguments of ``generate`` that override the model's own settings for sampling."""
-    if not temperature:
-        return {"do_sample": False, "repetition_penalty": 1.0}
-    distribution = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    return {"do_sample": True, **distribution}
-
-
 def main(
     target: Annotated[str, typer.Option(help="Target model.")] = "qwen2.5-coder-1.5b",
     draft: Annotated[str, typer.Option(help="Draft model.")] = "smollm2-135m",
@@ -201,8 +193,7 @@ def main(
     decoders = {"alone": tt.SpeculativeDecoder(*parts)}
     for method in methods.split(","):
         decoders[method] = tt.SpeculativeDecoder(*parts, drafter, method=method)
-    prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
-    prompts = [p for p in prompts if not only or p["name"] in only.split(",")]
+    prompts = chosen(only)
     clock = Clock(steady, retries, parts[0].device)
     run = {"target": target, "draft": draft, "dtype": dtype, "device": device, "length": length}
     rows: list[dict] = []

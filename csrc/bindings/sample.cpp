@@ -1,5 +1,6 @@
 #include "tokentiming/sample.h"
 
+#include "noise.h"
 #include "operations.h"
 #include "rows.h"
 #include "run.h"
@@ -11,22 +12,6 @@ namespace {
 constexpr const char* kSample = "sample";
 constexpr const char* kLogNoise = "log_noise";
 
-// The same 64 bits under another name: torch has no arithmetic on uint64 to make keys with.
-std::span<const std::uint64_t> as_unsigned(std::span<const std::int64_t> keys) {
-  return {reinterpret_cast<const std::uint64_t*>(keys.data()), keys.size()};
-}
-
-std::span<const State> as_states(const Tensor& states) {
-  static_assert(sizeof(State) == 3 * sizeof(std::int64_t));
-  states.require_dimensions(2, "[R, 3]");
-  if (states.size(1) != 3) {
-    states.refuse("must have 3 columns (row, byte offset, empty tokens), got " +
-                  std::to_string(states.size(1)));
-  }
-  const auto elements = states.elements<std::int64_t>();
-  return {reinterpret_cast<const State*>(elements.data()), elements.size() / 3};
-}
-
 void sample_tensors(py::handle logits_object, py::handle keys_object, py::handle seed_object,
                     py::handle states_object, py::handle out_object) {
   Place place;
@@ -35,9 +20,8 @@ void sample_tensors(py::handle logits_object, py::handle keys_object, py::handle
   const Tensor states(states_object, kSample, "states", &place);
   const Tensor out(out_object, kSample, "out", &place);
   logits.require_dimensions(2, "[R, V]");
-  keys.require_dimensions(1, "[N]");
   out.require_dimensions(1, "[R]");
-  const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
+  const auto token_keys = as_keys(keys);
   const auto draws = as_states(states);
   const auto ids = out.writable_elements<std::int64_t>();
   require_apart({&out}, {&logits, &keys, &states});
@@ -58,9 +42,8 @@ void log_noise_tensors(py::handle keys_object, py::handle seed_object, py::handl
   const Tensor keys(keys_object, kLogNoise, "keys", &place);
   const Tensor states(states_object, kLogNoise, "states", &place);
   const Tensor out(out_object, kLogNoise, "out", &place);
-  keys.require_dimensions(1, "[N]");
   out.require_dimensions(2, "[R, N]");
-  const auto token_keys = as_unsigned(keys.elements<std::int64_t>());
+  const auto token_keys = as_keys(keys);
   const auto draws = as_states(states);
   const auto values = out.writable_elements<double>();
   require_apart({&out}, {&keys, &states});

@@ -1,18 +1,13 @@
 #include "tokentiming/sample.h"
 
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <bit>
-#include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "exponential.h"
 #include "parallel.h"
+#include "race.h"
 #include "sample_checks.h"
 #include "simd/dispatch.h"
 #include "widen.h"
@@ -24,45 +19,11 @@ namespace {
 
 // ---- the race ----
 
-// Tokens of a chunk, the unit of work of a thread: large against the cost of waking it, small
-// enough that one row occupies several threads and that a chunk's keys stay in cache from row to
-// row.
-constexpr std::size_t kChunk = 8192;
-
-// Tokens widened at a time.
-constexpr std::size_t kBlock = 1024;
-
 struct Best {
   double score = -std::numeric_limits<double>::infinity();
   std::int64_t id = -1;
   bool invalid = false;  // a logit was NaN or +inf
 };
-
-// A lower bound of the score of a row's winner, raised by all threads that race the row.
-class Threshold {
- public:
-  float value() const { return value_.load(std::memory_order_relaxed); }
-
-  // Rounds down, so that no token that could still win or tie has a bound below it.
-  void raise_to(double score) {
-    const float rounded =
-        std::nextafter(static_cast<float>(score), -std::numeric_limits<float>::infinity());
-    float current = value();
-    while (current < rounded && !value_.compare_exchange_weak(current, rounded)) {
-    }
-  }
-
- private:
-  // Finite, so that -inf never reaches it.
-  std::atomic<float> value_ = std::numeric_limits<float>::lowest();
-};
-
-// The logit as a float, rounded up if it is no float.
-inline float round_up(double logit) {
-  const auto rounded = static_cast<float>(logit);
-  if (!(double{rounded} < logit)) return rounded;
-  return std::nextafter(rounded, std::numeric_limits<float>::infinity());
-}
 
 // The race over one chunk. Only the candidates, the few tokens whose upper bound reaches the best
 // score so far, are scored exactly: every other token is below that score. When the threads see
@@ -70,15 +31,14 @@ inline float round_up(double logit) {
 template <class Logit>
 class Race {
  public:
-  Race(Noise noise, Threshold& threshold) : noise_(noise), threshold_(threshold) {}
+  Race(Noise noise, RaceThreshold& threshold) : noise_(noise), threshold_(threshold) {}
 
   Best run(const Logit* logits, const std::uint64_t* keys, std::size_t begin, std::size_t end) {
     const simd::FirstCandidate first_candidate = simd::fastest_kernels().first_candidate;
-    const simd::NoiseWords words{{noise_.key()[0], noise_.key()[1]},
-                                 {noise_.byte_offset(), noise_.empty_tokens()}};
-    for (std::size_t block = begin; block < end && !best_.invalid; block += kBlock) {
-      const std::size_t count = std::min(kBlock, end - block);
-      const float* const bounds = upper_bounds(logits + block, count);
+    const simd::NoiseWords words = noise_words(noise_);
+    for (std::size_t block = begin; block < end && !best_.invalid; block += kRaceBlock) {
+      const std::size_t count = std::min(kRaceBlock, end - block);
+      const float* const bounds = block_.round_up(logits + block, count);
       for (std::size_t k = 0; k < count; ++k) {
         k += first_candidate(words, keys + block + k, bounds + k, count - k, threshold_.value());
         if (k < count) score_token(logits[block + k], keys[block + k], block + k);
@@ -88,20 +48,6 @@ class Race {
   }
 
  private:
-  // A block of logits as floats: a pointer to them, or widened.
-  const float* upper_bounds(const Logit* logits, std::size_t count) {
-    if constexpr (std::is_same_v<Logit, float>) {
-      return logits;
-    } else if constexpr (std::is_same_v<Logit, double>) {
-      std::transform(logits, logits + count, widened_.begin(), round_up);
-    } else if constexpr (std::is_same_v<Logit, Half>) {
-      simd::fastest_kernels().float_blocks.widen_half(logits, count, widened_.data());
-    } else {
-      simd::fastest_kernels().float_blocks.widen_bfloat16(logits, count, widened_.data());
-    }
-    return widened_.data();
-  }
-
   void score_token(Logit narrow, std::uint64_t key, std::size_t token) {
     const auto logit = widen(narrow);
     if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) {
@@ -117,25 +63,10 @@ class Race {
   }
 
   Noise noise_;
-  Threshold& threshold_;
+  RaceThreshold& threshold_;
   Best best_;
-  std::array<float, std::is_same_v<Logit, float> ? 0 : kBlock> widened_;
+  FloatBlock<Logit> block_;
 };
-
-void check_states(const char* operation, std::span<const State> states) {
-  constexpr std::int64_t kLimit = std::int64_t{1} << 32;
-  for (std::size_t r = 0; r < states.size(); ++r) {
-    const State& s = states[r];
-    if (s.row < 0 || s.byte_offset < 0 || s.byte_offset >= kLimit || s.empty_tokens < 0 ||
-        s.empty_tokens >= kLimit) {
-      throw std::invalid_argument(
-          std::string(operation) + ": states[" + std::to_string(r) + "] is (" +
-          std::to_string(s.row) + ", " + std::to_string(s.byte_offset) + ", " +
-          std::to_string(s.empty_tokens) +
-          "); the row must not be negative, byte offset and empty tokens must be in [0, 2^32)");
-    }
-  }
-}
 
 }  // namespace
 
@@ -160,17 +91,16 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   check_sample_sizes(logits.rows, logits.columns, keys.size(), states.size(), ids.size());
   check_states("sample", states);
 
-  const std::size_t chunks = (keys.size() + kChunk - 1) / kChunk;
+  const std::size_t chunks = (keys.size() + kRaceChunk - 1) / kRaceChunk;
   std::vector<Best> bests(chunks * logits.rows);
-  std::vector<Threshold> thresholds(logits.rows);
+  std::vector<RaceThreshold> thresholds(logits.rows);
   // All rows of a chunk come before the next chunk, so that its keys are read from memory once.
-  const std::size_t grain =
-      std::max<std::size_t>(1, kChunk / std::max<std::size_t>(1, keys.size()));
-  parallel_for(bests.size(), grain, [&](std::size_t task) {
-    const std::size_t begin = task / logits.rows * kChunk;
+  parallel_for(bests.size(), race_grain(keys.size()), [&](std::size_t task) {
+    const std::size_t begin = task / logits.rows * kRaceChunk;
     const std::size_t row = task % logits.rows;
     Race<Logit> race(Noise(seed, states[row]), thresholds[row]);
-    bests[task] = race.run(logits[row], keys.data(), begin, std::min(begin + kChunk, keys.size()));
+    bests[task] =
+        race.run(logits[row], keys.data(), begin, std::min(begin + kRaceChunk, keys.size()));
   });
 
   // Chunks in ascending order and a strict comparison: of equal scores the lowest id stays. The

@@ -15,10 +15,7 @@
 
 #include <limits>
 
-#include "device/launch.h"
-#include "device/rows.cuh"
-#include "exponential.h"
-#include "race_bound.h"
+#include "device/race.cuh"
 #include "sample_checks.h"
 #include "tokentiming/sample.h"
 
@@ -29,12 +26,6 @@ constexpr const char* kSample = "sample";
 constexpr const char* kLogNoise = "log_noise";
 
 }  // namespace
-
-inline constexpr unsigned kRaceThreads = 256;
-inline constexpr unsigned kRaceWarps = kRaceThreads / kWarp;
-inline constexpr int kMaxRowsPerBlock = 8;
-static_assert(kMaxRowsPerBlock <= kWarp);
-inline constexpr std::int64_t kRaceTile = kRaceThreads * kVectorSize;  // tokens per iteration
 
 // The best token so far. With no token the id is -1 and the score -inf; an invalid row has the id
 // -1 and the score +inf.
@@ -60,24 +51,6 @@ __device__ inline Best warp_best(Best mine) {
   return mine;
 }
 
-// A float as an unsigned number in the same order, for atomicMax. 0 is below every float.
-__device__ inline unsigned to_ordered(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ inline float from_ordered(unsigned bits) {
-  constexpr float kLowest = std::numeric_limits<float>::lowest();  // finite: -inf never reaches it
-  const float x =
-      std::bit_cast<float>(bits >> 31 ? bits & 0x7FFFFFFFu : ~static_cast<std::uint32_t>(bits));
-  return x > kLowest ? x : kLowest;
-}
-
-struct RowNoise {
-  Philox::Key key;
-  std::uint32_t byte_offset;
-  std::uint32_t empty_tokens;
-};
-
 template <class Logit>
 struct RaceArguments {
   Rows<const Logit> logits;
@@ -98,12 +71,6 @@ struct RaceShared {
   Best bests[kRaceWarps][kMaxRowsPerBlock];
   bool last;
 };
-
-__device__ inline bool is_state(const State& s) {
-  constexpr std::int64_t kLimit = std::int64_t{1} << 32;
-  return s.row >= 0 && s.byte_offset >= 0 && s.byte_offset < kLimit && s.empty_tokens >= 0 &&
-         s.empty_tokens < kLimit;
-}
 
 template <class Logit>
 class Race {
@@ -135,10 +102,7 @@ class Race {
   __device__ void initialise() {
     const auto row = static_cast<int>(threadIdx.x);
     if (row < rows_) {
-      const State state = a_.states[first_row_ + row];
-      shared_.noise[row] = {noise_key(a_.seed, state.row),
-                            static_cast<std::uint32_t>(state.byte_offset),
-                            static_cast<std::uint32_t>(state.empty_tokens)};
+      shared_.noise[row] = RowNoise::at(a_.seed, a_.states[first_row_ + row]);
     }
     if (threadIdx.x < kRaceWarps * kMaxRowsPerBlock) {
       shared_.bests[threadIdx.x / kMaxRowsPerBlock][threadIdx.x % kMaxRowsPerBlock] = Best::none();
@@ -150,7 +114,7 @@ class Race {
   // warp that reaches a row after others finds its threshold raised, and scores few tokens.
   __device__ void race(std::int64_t at) {
     std::uint64_t keys[kVectorSize];
-    load_keys(at, keys);
+    load_keys(a_.keys, at, end_, keys);
     int next_row =
         static_cast<int>((blockIdx.y + threadIdx.x / kWarp) % static_cast<unsigned>(rows_));
     auto next = logits_of(next_row, at);
@@ -177,24 +141,9 @@ class Race {
     }
   }
 
-  __device__ void load_keys(std::int64_t at, std::uint64_t (&keys)[kVectorSize]) const {
-    const auto vector = Vector<std::uint64_t>::load(a_.keys, at, end_, 0);
-#pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) keys[k] = vector[k];
-  }
-
   __device__ Vector<Logit> logits_of(int row, std::int64_t at) const {
     return Vector<Logit>::load(a_.logits[static_cast<std::size_t>(first_row_ + row)], at, end_,
                                lowest_logit<Logit>());
-  }
-
-  // The logit as a float, rounded up.
-  __device__ static float round_up(Logit logit) {
-    if constexpr (std::is_same_v<Logit, double>) {
-      return __double2float_ru(logit);
-    } else {
-      return widen(logit);
-    }
   }
 
   // One bit for each token whose bound is not below the threshold. NaN is a candidate.
@@ -204,11 +153,7 @@ class Race {
     unsigned mask = 0;
 #pragma unroll
     for (int k = 0; k < kVectorSize; ++k) {
-      const auto w = static_cast<float>(
-          noise_bits(noise.key, keys[k], noise.byte_offset, noise.empty_tokens) >> 40);
-      const auto bits = static_cast<float>(std::bit_cast<std::int32_t>(w));
-      const float gain = kBoundOffset - kBoundSlope * bits;
-      if (!(__fadd_ru(round_up(logits[k]), gain) < threshold)) mask |= 1u << k;
+      if (!(score_bound(logits[k], noise.bits(keys[k])) < threshold)) mask |= 1u << k;
     }
     return mask;
   }
@@ -216,9 +161,7 @@ class Race {
   __device__ Best score(int row, std::int64_t token) const {
     const auto logit = widen(a_.logits[static_cast<std::size_t>(first_row_ + row)][token]);
     if (!(logit < std::numeric_limits<Wide<Logit>>::infinity())) return Best::invalid();
-    const RowNoise noise = shared_.noise[row];
-    const std::uint64_t bits =
-        noise_bits(noise.key, a_.keys[token], noise.byte_offset, noise.empty_tokens);
+    const std::uint64_t bits = shared_.noise[row].bits(a_.keys[token]);
     return {static_cast<double>(logit) - log_exponential_of(bits), token};
   }
 
@@ -295,27 +238,16 @@ __global__ void __launch_bounds__(kNoiseThreads)
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kNoiseThreads + threadIdx.x;
   if (at >= a.size) return;
   const State state = a.states[at / a.count];
-  a.noise[at] =
-      is_state(state)
-          ? log_exponential_of(noise_bits(noise_key(a.seed, state.row), a.keys[at % a.count],
-                                          static_cast<std::uint32_t>(state.byte_offset),
-                                          static_cast<std::uint32_t>(state.empty_tokens)))
-          : std::numeric_limits<double>::quiet_NaN();
+  a.noise[at] = is_state(state)
+                    ? log_exponential_of(RowNoise::at(a.seed, state).bits(a.keys[at % a.count]))
+                    : std::numeric_limits<double>::quiet_NaN();
 }
 
 // ---- host ----
 
-namespace {
-
-std::size_t block_count(std::size_t keys, std::size_t tokens_per_block) {
-  return std::max<std::size_t>(1, (keys + tokens_per_block - 1) / tokens_per_block);
-}
-
-}  // namespace
-
 std::size_t sample_workspace(std::size_t rows, std::size_t keys) {
   return 2 * Workspace::size<unsigned>(rows) +
-         Workspace::size<Best>(rows * block_count(keys, kRaceTile));
+         Workspace::size<Best>(rows * race_blocks(keys, kRaceTile));
 }
 
 template <class Logit>
@@ -327,42 +259,24 @@ void sample(const Rows<const Logit>& logits, std::span<const std::uint64_t> keys
   if (logits.rows == 0) return;
   const DeviceGuard guard(kSample, stream);
 
-  // A block takes as many rows as leaves enough blocks to occupy every multiprocessor, and two
-  // tiles if there would be twice as many blocks as that.
-  const std::size_t min_blocks = 4 * multiprocessors(kSample, stream.device);
-  const auto blocks = [&](std::size_t rows_per_block, std::size_t tokens_per_block) {
-    return (logits.rows + rows_per_block - 1) / rows_per_block *
-           block_count(keys.size(), tokens_per_block);
-  };
-  std::size_t rows_per_block = kMaxRowsPerBlock;
-  while (rows_per_block > 1 && blocks(rows_per_block, kRaceTile) < min_blocks) rows_per_block /= 2;
-  std::size_t tokens_per_block = kRaceTile;
-  if (blocks(rows_per_block, 2 * tokens_per_block) >= 2 * min_blocks) tokens_per_block *= 2;
-  const std::size_t groups = (logits.rows + rows_per_block - 1) / rows_per_block;
+  const RaceGrid grid = RaceGrid::of(kSample, logits.rows, keys.size(), stream.device);
 
   Workspace parts(kSample, workspace);
-  const auto counters = parts.allocate<unsigned>(logits.rows + groups);
-  const auto bests = parts.allocate<Best>(logits.rows * block_count(keys.size(), tokens_per_block));
+  const auto counters = parts.allocate<unsigned>(logits.rows + grid.groups);
+  const auto bests = parts.allocate<Best>(logits.rows * grid.blocks);
   const RaceArguments<Logit> arguments{logits,
                                        keys.data(),
                                        static_cast<std::int64_t>(keys.size()),
                                        seed,
                                        states.data(),
                                        ids.data(),
-                                       static_cast<int>(rows_per_block),
-                                       static_cast<std::int64_t>(tokens_per_block),
+                                       static_cast<int>(grid.rows_per_block),
+                                       static_cast<std::int64_t>(grid.tokens_per_block),
                                        counters.data(),
                                        counters.data() + logits.rows,
                                        bests.data()};
   zero(kSample, counters, stream);
-  // The blocks of one tile start together: they share its keys in the cache, and the blocks of the
-  // next tile find the thresholds raised. Rows go along x, which may have 2^31 - 1 blocks; y may
-  // have 65535.
-  launch(kSample, race<Logit>,
-         {static_cast<unsigned>(groups),
-          static_cast<unsigned>(block_count(keys.size(), tokens_per_block)), kRaceThreads,
-          sizeof(RaceShared)},
-         stream, arguments);
+  launch(kSample, race<Logit>, grid.with(sizeof(RaceShared)), stream, arguments);
 }
 
 void log_noise(std::span<const std::uint64_t> keys, std::uint64_t seed,

@@ -55,10 +55,10 @@ struct ForestRows {
 // grouped queries. It keeps the keys and values of what it has read: of each sequence the committed
 // tokens, and pending nodes, which form a tree behind them.
 //
-// It is meant for drafting, where the output distribution does not depend on the logits. One token
-// costs one pass over the weights. Projections are copied with weights rounded to 8 bits and one
-// scale for each output; activations are float32. All other weights are borrowed and must outlive
-// this object, as must the biases.
+// It is meant for drafting, where the output distribution does not depend on the logits. All rows
+// of a call, up to 192 at a time, share one pass over the weights. Projections are copied with
+// weights rounded to 8 bits and one scale for each output; activations are float32. All other
+// weights are borrowed and must outlive this object, as must the biases.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.
@@ -75,7 +75,7 @@ class Transformer {
   std::size_t sequences() const;
   // The numbers of committed tokens and of pending nodes of a sequence.
   //
-  // Throws std::invalid_argument if there is no such sequence, as do all functions below.
+  // Throw std::invalid_argument if there is no such sequence, as do keep, truncate and drop.
   std::size_t length(std::size_t sequence) const;
   std::size_t pending(std::size_t sequence) const;
 

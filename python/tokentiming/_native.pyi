@@ -84,7 +84,7 @@ class Transformer:
         """Read rows, which become pending, and fill the logits of those that are wanted.
 
         A row attends to its sequence's committed tokens, its ancestors and itself. All rows share
-        one pass over the weights. The GIL is released. Nothing has been read if an argument is
+        passes over the weights. The GIL is released. Nothing has been read if an argument is
         refused.
 
         Args:

@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
 #include "tokentiming/align.h"
+#include "tokentiming/candidates.h"
 #include "tokentiming/sample.h"
 #include "tokentiming/transfer.h"
 #include "tokentiming/verify.h"
@@ -101,6 +103,20 @@ TEST_CASE("sample on several threads") {
     std::vector<std::int64_t> ids(3);
     tokentiming::sample(rows_of(logits.data(), 3), keys, 7, states, ids);
     return ids;
+  });
+}
+
+TEST_CASE("candidates on several threads") {
+  constexpr std::size_t kCount = 5;
+  const auto logits = numbers<float>(3 * kColumns, 16);
+  const auto keys = numbers<std::uint64_t>(kColumns, std::int64_t{1} << 32);
+  const std::vector<tokentiming::State> states{{0, 0, 0}, {0, 1, 0}, {1, 0, 0}};
+  check_threads([&] {
+    std::vector<std::int64_t> ids(3 * kCount);
+    std::vector<float> shares(3 * kCount);
+    tokentiming::candidates(rows_of(logits.data(), 3), keys, 7, states,
+                            {rows_of(ids.data(), 3, kCount), rows_of(shares.data(), 3, kCount)});
+    return std::pair(ids, shares);
   });
 }
 

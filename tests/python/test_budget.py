@@ -7,13 +7,13 @@ import random
 import pytest
 
 from tokentiming import Draft
+from tokentiming.drafters.base import Visit
 from tokentiming.engine.budget import (
     DEEPEST,
     AdaptiveBudget,
     Budget,
     FixedBudget,
     Outcome,
-    Visit,
     best_first,
 )
 from tokentiming.engine.costs import Costs, Line

@@ -27,6 +27,7 @@ FOREST = {"tokens": IDS, "parents": PARENTS, "offsets": OFFSETS}
 # Operators: the function, its arguments, and those given by name.
 OPERATORS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     (ops.sample, (LOGITS, KEYS), {"seed": 2**64 - 1, "states": STATES}),
+    (ops.candidates, (LOGITS, KEYS), {"seed": 2**64 - 1, "states": STATES, "count": 2}),
     (
         ops.verify,
         (IDS[None],),

@@ -80,6 +80,12 @@ def sample_call(generator: torch.Generator, rows: int | None = None) -> Call:
     return Call(ops.sample, arguments, {"seed": integer(generator, 0, 2**40), "states": states})
 
 
+def candidates_call(generator: torch.Generator, rows: int | None = None) -> Call:
+    call = sample_call(generator, rows)
+    options = call.options | {"count": integer(generator, 1, 17)}
+    return Call(ops.candidates, call.arguments, options)
+
+
 def verify_call(
     generator: torch.Generator, batch: int | None = None, drafted: int | None = None
 ) -> Call:
@@ -206,6 +212,7 @@ def walk_call(generator: torch.Generator, batch: int | None = None) -> Call:
 
 CALLS = {
     "sample": sample_call,
+    "candidates": candidates_call,
     "verify": verify_call,
     "align": align_call,
     "transfer": transfer_call,
@@ -233,6 +240,8 @@ def same(found: list[Tensor], expected: list[Tensor], name: str) -> None:
             one = one[:, : other.shape[1]]
         if name == "restrict":
             torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+        elif name == "candidates" and one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
         else:
             assert torch.equal(one, other)
 

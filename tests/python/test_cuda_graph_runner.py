@@ -1,4 +1,4 @@
-"""``CudaGraphRunner`` against ``TorchRunner``; its recordings are real where there is a GPU."""
+"""``CudaGraphRunner`` against full passes; its recordings are real where there is a GPU."""
 
 from __future__ import annotations
 
@@ -20,20 +20,28 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from tests.support.small_models import SIZES, random_ids
+from tests.support.forests import Rounds, full_pass
+from tests.support.small_models import SIZES
 from tokentiming.runners import NativeRunner, runner_for
 from tokentiming.runners import cuda_graph as cuda_graph_module
-from tokentiming.runners.cuda_graph import CudaGraphRunner, Pass, cuda_graph, cuda_graph_or_torch
+from tokentiming.runners.cuda_graph import CudaGraphRunner, Pass, cuda_graph
 from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens.tree import Tree
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+VOCABULARY = SIZES["vocab_size"]
 
 
 def make(kind: str, device: str) -> torch.nn.Module:
     torch.manual_seed(5)
+    sizes = SIZES | {"initializer_range": 0.2}
     if kind == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**SIZES)).to(device).eval()
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).to(device).eval()
+        return Qwen2ForCausalLM(Qwen2Config(**sizes)).to(device).eval()
+    if kind == "gemma3":
+        layers = ["sliding_attention", "full_attention", "sliding_attention"]
+        config = Gemma3TextConfig(**sizes, head_dim=8, sliding_window=5, layer_types=layers)
+        return Gemma3ForCausalLM(config).to(device).eval()
+    return LlamaForCausalLM(LlamaConfig(**sizes)).to(device).eval()
 
 
 def graphed(model: torch.nn.Module, capacity: int = 1024) -> CudaGraphRunner:
@@ -42,83 +50,46 @@ def graphed(model: torch.nn.Module, capacity: int = 1024) -> CudaGraphRunner:
     return CudaGraphRunner(model, record, capacity=capacity)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_logits_are_the_models_own(kind, device):
-    model = make(kind, device)
-    ours, reference = graphed(model, capacity=24), TorchRunner(model)  # it grows on the way
-    ids = random_ids(60)
-    asked = [
-        (ids[:1], 1),
-        (ids[:9], 2),
-        *((ids[:n], 1) for n in range(10, 20)),
-        ([*ids[:12], 7], 1),  # taken back, and on with another token
-        ([*ids[:12], 7, 8, 9], 3),
-        (ids[:14], 2),
-        *((ids[:n], 1) for n in range(20, 40)),
-        (ids, 5),
-        (ids, 1),  # all of it known
-        (random_ids(5), 1),
-    ]
-    for read, keep in asked:
-        expected = reference.logits(read, keep)
-        torch.testing.assert_close(ours.logits(read, keep), expected, rtol=1e-4, atol=1e-5)
-    assert ours.forwards == len(asked)
+def rounds(runner: TorchRunner, texts: int = 1, **options: Any) -> Rounds:
+    tolerance = 1e-5 if runner.device.type == "cpu" else 1e-3
+    reference = full_pass(runner.model)
+    return Rounds(
+        runner, reference, VOCABULARY, texts=texts, seed=texts, tolerance=tolerance, **options
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "make_runner",
-    [lambda model: graphed(model, capacity=20), TorchRunner],  # the first grows at a step
-    ids=["graphed", "torch"],
-)
-def test_steps_are_read_before_they_are_known(make_runner, device):
-    model = make("llama", device)
-    ours, reference = make_runner(model), TorchRunner(model)
-    ids = random_ids(40)
-
-    def check(logits: torch.Tensor, read: list[int]) -> None:
-        torch.testing.assert_close(logits, reference.logits(read), rtol=1e-4, atol=1e-5)
-
-    check(ours.logits(ids[:12]), ids[:12])
-    for n in range(12, 26):
-        check(ours.step(torch.tensor(ids[n : n + 1], device=device)), ids[: n + 1])
-    ours.identify([*ids[12:20], 100])  # of the rest it is never told
-    check(ours.logits(ids[:30]), ids[:30])
-    check(ours.logits([*ids[:16], 5, 6]), [*ids[:16], 5, 6])
-    check(ours.step(torch.tensor([7], device=device)), [*ids[:16], 5, 6, 7])
-    check(ours.logits(ids[:18]), ids[:18])  # nor what that was
+@pytest.mark.parametrize("texts", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3"])
+def test_logits_are_the_models_own(kind, texts, device):
+    runner = graphed(make(kind, device), capacity=24)  # it grows on the way
+    play = rounds(runner, texts)
+    play.play(6)
+    runner.reset()
+    play.texts = []
+    play.play(6)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_step_does_not_write_over_the_one_before(device):
-    ours = graphed(make("llama", device))
-    ids = random_ids(8)
-    ours.logits(ids[:6])
-    first = ours.logits(ids[:7])
+def test_chains_are_replayed_too(device):
+    rounds(graphed(make("llama", device), capacity=24), branches=False).play(12)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_pass_does_not_write_over_the_logits_of_the_one_before(device):
+    runner = graphed(make("llama", device))
+    (first,) = runner.read([[1, 2, 3]], [Tree()])
     kept = first.clone()
-    ours.logits(ids)
+    runner.read([[1, 2, 3, 4]], [Tree()])
     assert torch.equal(first, kept)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_after_a_reset_nothing_is_left(device):
-    model = make("qwen2", device)
-    ours = graphed(model)
-    ours.logits(random_ids(30))
-    ours.reset()
-    ids = random_ids(9)
-    torch.testing.assert_close(ours.logits(ids), TorchRunner(model).logits(ids))
-
-
-def test_only_models_on_a_gpu_that_attend_to_all_tokens_alike(monkeypatch):
-    llama = make("llama", "cpu")
-    assert not CudaGraphRunner.runs(llama)
-    gemma = Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=8))
-    for model in (llama, gemma):
+def test_only_models_on_a_gpu(monkeypatch):
+    for kind in ("llama", "gemma3"):
+        model = make(kind, "cpu")
+        assert not CudaGraphRunner.runs(model)
         monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    assert CudaGraphRunner.runs(llama)
-    assert not CudaGraphRunner.runs(gemma)  # its windows slide
+        assert CudaGraphRunner.runs(model)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +97,7 @@ def test_only_models_on_a_gpu_that_attend_to_all_tokens_alike(monkeypatch):
     [
         ("sdpa", True),
         ("eager", True),
-        ("flash_attention_2", False),  # it would attend to the whole of a static cache
+        ("flash_attention_2", False),  # it would attend to the whole of the cache
         ("flash_attention_3", False),
         ("kernels-community/flash-attn", False),
         ("flex_attention", False),
@@ -140,43 +111,69 @@ def test_only_attention_that_goes_by_a_mask(attention, runs, monkeypatch):
     assert CudaGraphRunner.runs(llama) is runs
 
 
-# ---- recordings that fail ----
+# ---- what is recorded, and when ----
 
 
-def refuse(run: Pass) -> Pass:
-    """Fails where a capture does: on the way, with a part of the pass done."""
-    run()
-    raise RuntimeError("not while the stream is capturing")
+class Recorder:
+    """Counts recordings and replays."""
+
+    def __init__(self, fails_from: int = 99) -> None:
+        self.recordings = self.replays = 0
+        self.fails_from = fails_from
+
+    def __call__(self, run: Pass) -> Pass:
+        self.recordings += 1
+        if self.recordings > self.fails_from:
+            run()  # fails where a capture does: on the way, with a part of the pass done
+            raise RuntimeError("not while the stream is capturing")
+
+        def replay() -> torch.Tensor:
+            self.replays += 1
+            return run()
+
+        return replay
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "tokentiming.runners.cuda_graph"]
 
 
-def test_the_recording_is_made_with_the_model():
-    recorded: list[Pass] = []
+def test_passes_are_recorded_once_for_each_number_of_texts_and_rows():
+    recorder = Recorder()
+    runner = CudaGraphRunner(make("llama", "cpu"), recorder, capacity=64)
+    assert recorder.recordings == 0  # lazily
+    text = [1, 2, 3]
+    for count in (1, 2, 3, 4):  # rows: 4, then 2, 4, 4, 8, padded to powers of two
+        runner.read([text], [Tree.chain(range(count))])
+        text = [*text, 0]
+    assert (recorder.recordings, recorder.replays) == (2, 4)
+    runner.read([text, [4], [5]], [Tree()] * 3)  # padded to four texts
+    runner.read([text, [4, 5], [5, 6], [7]], [Tree()] * 4)
+    assert (recorder.recordings, recorder.replays) == (3, 6)
+    runner.reset()
+    runner.read([list(range(40))], [Tree()])  # more rows than any recording: an ordinary pass
+    assert (recorder.recordings, recorder.replays) == (3, 6)
+    runner.read([list(range(41))], [Tree()])
+    assert (recorder.recordings, recorder.replays) == (4, 7)
+    runner.read([list(range(65))], [Tree()])  # grows, so that all are recorded again
+    runner.read([list(range(66))], [Tree()])
+    assert recorder.recordings > 4
 
-    def record(run: Pass) -> Pass:
-        recorded.append(run)
-        return run
 
-    model = make("llama", "cpu")
-    ours = CudaGraphRunner(model, record)
-    assert len(recorded) == 1
-    assert ours.forwards == 0
-    ids = random_ids(4)
-    torch.testing.assert_close(ours.logits(ids), TorchRunner(model).logits(ids))
-    assert len(recorded) == 1
+def test_a_text_read_alone_does_not_write_over_others():
+    """Padding to four texts is for a pass over all of them only."""
+    recorder = Recorder()
+    runner = CudaGraphRunner(make("llama", "cpu"), recorder)
+    rounds(runner, 3).play(10)
+    assert recorder.replays
 
 
-def test_a_model_that_cannot_be_recorded_is_read_as_it_is(caplog):
-    model = make("llama", "cpu")
-    with pytest.raises(RuntimeError, match="capturing"):
-        CudaGraphRunner(model, refuse)
+def test_a_model_that_cannot_be_recorded_is_read_by_ordinary_passes(caplog):
+    recorder = Recorder(fails_from=0)
+    runner = CudaGraphRunner(make("llama", "cpu"), recorder)
     with caplog.at_level(logging.WARNING):
-        ours = cuda_graph_or_torch(model, refuse)
-        assert type(ours) is TorchRunner
-        ours.logits(random_ids(5))
+        rounds(runner, 2).play(6)
+    assert recorder.recordings == 1
     (warning,) = warnings_of(caplog)
     assert warning == (
         "LlamaForCausalLM cannot be recorded as a CUDA graph and is run without, which is slower "
@@ -184,70 +181,49 @@ def test_a_model_that_cannot_be_recorded_is_read_as_it_is(caplog):
     )
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_runner_of_a_model_is_known_when_it_is_made(fails, monkeypatch, caplog):
-    model = make("llama", "cpu")
-    monkeypatch.setattr(NativeRunner, "runs", lambda model: False)
-    monkeypatch.setattr(CudaGraphRunner, "runs", lambda model: True)
-    monkeypatch.setattr(
-        cuda_graph_module, "cuda_graph", lambda run, device: refuse(run) if fails else run
-    )
-    with caplog.at_level(logging.WARNING):
-        ours = runner_for(model)
-    assert type(ours) is (TorchRunner if fails else CudaGraphRunner)
-    assert len(warnings_of(caplog)) == fails
-    ids = random_ids(5)
-    torch.testing.assert_close(ours.logits(ids), TorchRunner(model).logits(ids))
-
-
-def test_a_copy_has_a_cache_and_a_recording_of_its_own(monkeypatch):
-    monkeypatch.setattr(cuda_graph_module, "cuda_graph", lambda run, device: run)
-    model = make("llama", "cpu")
-    ours = CudaGraphRunner(model)
-    ids = random_ids(20)
-    ours.logits(ids)
-    again = copy.copy(ours)
-    assert type(again) is CudaGraphRunner
-    assert again.model is model
-    again.logits(ids[10:])
-    torch.testing.assert_close(ours.logits([*ids, 3]), TorchRunner(model).logits([*ids, 3]))
-
-
 def test_where_a_later_recording_fails_the_logits_are_the_models_own(caplog):
-    model = make("qwen2", "cpu")
-    attempts = 0
-
-    def record(run: Pass) -> Pass:
-        nonlocal attempts
-        attempts += 1
-        return run if attempts == 1 else refuse(run)
-
-    ours, reference = CudaGraphRunner(model, record, capacity=10), TorchRunner(model)
-    ids = random_ids(60)
-
-    def check(logits: torch.Tensor, read: list[int]) -> None:
-        torch.testing.assert_close(logits, reference.logits(read), rtol=1e-4, atol=1e-5)
-
+    recorder = Recorder(fails_from=2)
+    runner = CudaGraphRunner(make("qwen2", "cpu"), recorder, capacity=10)
     with caplog.at_level(logging.WARNING):
-        for n in range(6, 14):  # grows at logits
-            check(ours.logits(ids[:n]), ids[:n])
-        for n in range(13, 60):  # grows at a step, twice
-            check(ours.step(torch.tensor(ids[n : n + 1])), ids[: n + 1])
-        ours.identify(ids[13:])
-        check(ours.logits([*ids[:30], 7]), [*ids[:30], 7])
-    assert attempts == 2
+        rounds(runner, 2).play(10)
+    assert recorder.recordings == 3
+    assert recorder.replays
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_model_that_gives_other_logits_in_forests_is_read_without_masks():
+    recorder = Recorder()
+    runner = CudaGraphRunner(make("llama", "cpu"), recorder)
+    runner.forests = False
+    rounds(runner, branches=False).play(6)
+    assert recorder.recordings == 0
+
+
+def test_a_copy_has_a_cache_and_recordings_of_its_own(monkeypatch):
+    monkeypatch.setattr(cuda_graph_module, "cuda_graph", lambda run, device: run)
+    runner = CudaGraphRunner(make("llama", "cpu"))
+    runner.forests = False
+    play = rounds(runner, branches=False)
+    play.play(2)
+    other = copy.copy(runner)
+    assert (type(other), other.model, other.forests) == (CudaGraphRunner, runner.model, False)
+    other.read([[7, 8, 9]], [Tree()])
+    play.play(2)
+
+
 def test_the_cache_serves_inside_inference_mode_and_outside():
-    model = make("llama", "cpu")
-    ids = random_ids(24)
+    runner = graphed(make("gemma3", "cpu"), capacity=10)
+    play = rounds(runner, 2)
     with torch.inference_mode():
-        ours = graphed(model, capacity=10)
-        ours.logits(ids[:12])  # grows
-    for n in range(13, 24):
-        expected = TorchRunner(model).logits(ids[:n])
-        torch.testing.assert_close(ours.logits(ids[:n]), expected, rtol=1e-4, atol=1e-5)
+        play.play(3)
+    play.play(3)
+
+
+def test_the_runner_of_a_model_on_a_gpu(monkeypatch):
+    model = make("llama", "cpu")
+    monkeypatch.setattr(NativeRunner, "runs", lambda model: False)
+    monkeypatch.setattr(CudaGraphRunner, "runs", lambda model: True)
+    assert type(runner_for(model)) is CudaGraphRunner
 
 
 # ---- how a CUDA graph is recorded ----
@@ -344,5 +320,5 @@ def test_a_model_is_recorded_on_its_own_device(monkeypatch):
     monkeypatch.setattr(
         cuda_graph_module, "cuda_graph", lambda run, device: devices.append(device) or run
     )
-    CudaGraphRunner(make("llama", "cpu"))
+    CudaGraphRunner(make("llama", "cpu")).read([[1]], [Tree()])
     assert devices == [torch.device("cpu")]

@@ -34,5 +34,7 @@ def test_example(name: str) -> None:
 
 
 def test_every_operation_has_an_example() -> None:
-    operations = {"align", "log_noise", "restrict", "sample", "transfer", "verify", "walk"}
+    operations = {
+        "align", "candidates", "log_noise", "restrict", "sample", "transfer", "verify", "walk",
+    }  # fmt: skip
     assert operations | {"ByteTable", "VocabularyMap", "inverse"} <= set(EXAMPLES)

@@ -34,12 +34,13 @@ WELCOME = {
           "restrict": ["out"],
           "sample": ["out"],
           "walk": ["out"],
+          "candidates": ["out"],
       }.items()
       for name in names
       for out in ("", ", out=")),
     *((f"align{out}", "band", "2**40") for out in ("", ", out=")),
     *((call, "seed", kind)
-      for call in ("sample", "sample, out=", "log_noise")
+      for call in ("sample", "sample, out=", "candidates", "candidates, out=", "log_noise")
       for kind in ("2**40", "2**63")),
     *((f"verify{out}", "temperature", kind)
       for out in ("", ", out=")
@@ -107,6 +108,7 @@ RECORDED = {
     "verify": "draft_ids",
     "sample": "logits",
     "walk": "picked",
+    "candidates": "logits",
 }
 
 

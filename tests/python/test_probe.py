@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -10,8 +13,11 @@ from transformers import LlamaForCausalLM
 
 import tokentiming as tt
 from tests.support.small_models import HEAD, TOKENIZER, lively
+from tokentiming.runners import masks
+from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens.tree import TEXT, Tree
 
 BERT = {
     "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -99,6 +105,75 @@ def test_models_that_look_ahead_are_refused(name):
     """Encoders read both ways, so that a token changes what came before it."""
     with pytest.raises(ValueError, match="gives other logits"):
         tt.SpeculativeDecoder(make(name, BERT | {"is_decoder": False}), TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_models_that_count_positions_in_a_mask_read_no_forests(name):
+    """Bloom (ALiBi) needs a mask of two dimensions, in which a tree cannot be written."""
+    model = make(name, ACCEPTED[name])
+    for _ in range(2):  # tried once, and remembered
+        runner = TorchRunner(model)
+        require_same_logits(model, runner, "here")
+        assert runner.forests is (name != "Bloom")
+    if name == "Bloom":
+        with pytest.raises(ValueError, match=r"^read: BloomForCausalLM gives other logits"):
+            runner.read([[5]], [Tree([6, 7], [TEXT, TEXT])])
+
+
+class Sequential(LlamaForCausalLM):
+    """Ignores the mask that it is given, as an attention of its own might."""
+
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = torch.ones_like(attention_mask).tril(
+                attention_mask.shape[3] - attention_mask.shape[2]
+            )
+        return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+
+
+def test_forests_are_tested_and_not_a_list():
+    model = lively()
+    model.__class__ = Sequential
+    runner = TorchRunner(model)
+    require_same_logits(model, runner, "here")
+    assert not runner.forests
+    model = lively()
+    runner = TorchRunner(model)
+    runner.forests = False  # as with attention that takes no mask
+    require_same_logits(model, runner, "here")
+    assert not runner.forests
+    runner = TorchRunner(model)
+    require_same_logits(model, runner, "here")
+    assert runner.forests
+
+
+def seen_by_siblings(parents):
+    """Two nodes see one another if both follow the same."""
+    own = ANCESTORS(parents)
+    return own | (np.equal.outer(parents, parents) & np.tri(len(parents), dtype=bool))
+
+
+def positions_by_row(*arguments):
+    rows = ROWS(*arguments)
+    return dataclasses.replace(rows, positions=rows.columns)
+
+
+ANCESTORS, ROWS = masks.ancestors, masks.Rows.of
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "wrong"),
+    [
+        (masks, "ancestors", seen_by_siblings),
+        (masks.Rows, "of", staticmethod(positions_by_row)),
+        (ForestCache, "keep", lambda *_: None),
+    ],
+)
+def test_one_wrong_row_of_a_forest_is_noticed(owner, name, wrong, monkeypatch):
+    monkeypatch.setattr(owner, name, wrong)
+    runner = TorchRunner(lively())
+    require_same_logits(runner.model, runner, "here")
+    assert not runner.forests
 
 
 LONGROPE = {

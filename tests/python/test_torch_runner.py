@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import doctest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -227,6 +228,15 @@ def test_an_extension_by_nothing_reads_nothing():
     before = runner.forwards
     assert [logits.shape for logits in runner.extend([Tree(), Tree()])] == [(0, VOCABULARY)] * 2
     assert runner.forwards == before
+
+
+def test_the_examples():
+    for thing in (TorchRunner, masks.ancestors):
+        (example,) = doctest.DocTestFinder(recurse=False).find(
+            thing, globs=globals() | {"model": make("llama"), "ancestors": masks.ancestors}
+        )
+        assert example.examples
+        assert not doctest.DocTestRunner().run(example).failed
 
 
 # ---- interruptions ----

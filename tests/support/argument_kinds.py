@@ -220,6 +220,7 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     states = torch.zeros(3, 3, dtype=torch.int64)
     noise = {"keys": torch.arange(2), "seed": 1, "states": states}
     drawn = torch.zeros(3, dtype=torch.int64)
+    led = ops.Candidates(torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2))
     restrict = {"draft_probs": rows, "vocabulary_map": same, "columns": 4}
     forest = {
         "picked": torch.tensor([0, 1, 0, 1, 0, 1]),
@@ -244,6 +245,8 @@ def good_calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "restrict, out=": (ops.restrict, restrict | {"out": torch.zeros(3, 4)}),
         "sample": (ops.sample, noise | {"logits": rows}),
         "sample, out=": (ops.sample, noise | {"logits": rows, "out": drawn}),
+        "candidates": (ops.candidates, noise | {"logits": rows, "count": 2}),
+        "candidates, out=": (ops.candidates, noise | {"logits": rows, "count": 2, "out": led}),
         "log_noise": (ops.log_noise, noise),
         "walk": (ops.walk, forest),
         "walk, out=": (ops.walk, forest | {"out": walked}),

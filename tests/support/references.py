@@ -95,6 +95,29 @@ def sample(
     return ids
 
 
+def candidates(
+    logits: Sequence[Sequence[float]],
+    keys: Sequence[int],
+    seed: int,
+    states: Sequence[Sequence[int]],
+    count: int,
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The tokens of the greatest logit - log E, and the softmax of that over each row."""
+    ids, shares = [], []
+    for row, state in zip(logits, states, strict=True):
+        finite = [v for v, logit in enumerate(row[: len(keys)]) if logit > -math.inf]
+        log_exponentials = {v: noise(seed, state, keys[v]) for v in finite}
+        best = sorted(finite, key=lambda v: (log_exponentials[v] - row[v], v))[:count]
+        # The noise is added after the greatest logit is subtracted, which loses none of it.
+        top = max(row[v] for v in finite)
+        weights = {v: math.exp(row[v] - top - log_exponentials[v]) for v in finite}
+        total = math.fsum(weights.values())
+        padding = count - len(best)
+        ids.append(best + [-1] * padding)
+        shares.append([weights[v] / total for v in best] + [0.0] * padding)
+    return ids, shares
+
+
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     """The distribution that logits stand for."""
     top = max(logits)

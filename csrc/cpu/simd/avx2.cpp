@@ -2,6 +2,7 @@
 
 #include "block_kernels.h"
 #include "race_kernel.h"
+#include "race_sum.h"
 
 namespace tokentiming::simd {
 namespace {
@@ -21,9 +22,15 @@ struct Words {
     low = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0)))};
     high = {_mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1)))};
   }
+  Words ordered() const { return {_mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0))}; }
+  static Words load(const std::uint32_t* from) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+  }
+  void store(std::uint32_t* to) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words);
+  }
   std::uint32_t candidates(const float* logits, float threshold) const {
-    const __m256i ordered = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
-    const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(ordered, 8));
+    const __m256 w = _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 8));
     const __m256 bits = _mm256_cvtepi32_ps(_mm256_castps_si256(w));
     const __m256 gain = _mm256_sub_ps(_mm256_set1_ps(kBoundOffset),
                                       _mm256_mul_ps(_mm256_set1_ps(kBoundSlope), bits));
@@ -45,8 +52,13 @@ inline Words operator^(Words a, Words b) { return {_mm256_xor_si256(a.words, b.w
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static constexpr Kernels kKernels{"avx2", block_kernels<float>(), block_kernels<double>(),
-                                    first_candidate<Words>};
+  static constexpr Kernels kKernels{"avx2",
+                                    block_kernels<float>(),
+                                    block_kernels<double>(),
+                                    first_candidate<Words>,
+                                    upper_words<Words>,
+                                    first_reaching<Words>,
+                                    race_sum};
   return kKernels;
 }
 

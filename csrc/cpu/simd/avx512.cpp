@@ -2,6 +2,7 @@
 
 #include "block_kernels.h"
 #include "race_kernel.h"
+#include "race_sum.h"
 
 namespace tokentiming::simd {
 namespace {
@@ -22,6 +23,9 @@ struct Words {
     low = {_mm512_permutex2var_epi32(first, even, second)};
     high = {_mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
   }
+  Words ordered() const { return *this; }
+  static Words load(const std::uint32_t* from) { return {_mm512_loadu_si512(from)}; }
+  void store(std::uint32_t* to) const { _mm512_storeu_si512(to, words); }
   std::uint32_t candidates(const float* logits, float threshold) const {
     const __m512 w = _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 8));
     const __m512 bits = _mm512_cvtepi32_ps(_mm512_castps_si512(w));
@@ -44,8 +48,13 @@ inline Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.words, b.w
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static constexpr Kernels kKernels{"avx512", block_kernels<float>(), block_kernels<double>(),
-                                    first_candidate<Words>};
+  static constexpr Kernels kKernels{"avx512",
+                                    block_kernels<float>(),
+                                    block_kernels<double>(),
+                                    first_candidate<Words>,
+                                    upper_words<Words>,
+                                    first_reaching<Words>,
+                                    race_sum};
   return kKernels;
 }
 

@@ -90,16 +90,16 @@ struct Format<double> {
                                              0x1.e79bb6fc55606p-32};
 };
 
-// Adds terms in pairs, which shortens the chain of dependent multiplications.
-template <class T, std::size_t kFirst, std::size_t kEnd>
+// c_first + c_(first + 1) x + ... Adds terms in pairs, which shortens the chain of dependent
+// multiplications.
+template <const auto& c, class T, std::size_t kFirst, std::size_t kEnd>
 inline Register<T> polynomial(Register<T> x, Register<T> square) {
-  constexpr auto& c = Format<T>::kCoefficients;
   if constexpr (kFirst + 1 == kEnd) {
     return broadcast(c[kFirst]);
   } else if constexpr (kFirst + 2 == kEnd) {
     return x * c[kFirst + 1] + c[kFirst];
   } else {
-    return polynomial<T, kFirst + 2, kEnd>(x, square) * square + (x * c[kFirst + 1] + c[kFirst]);
+    return polynomial<c, T, kFirst + 2, kEnd>(x, square) * square + (x * c[kFirst + 1] + c[kFirst]);
   }
 }
 
@@ -114,7 +114,8 @@ inline Register<T> exp2_approx(Register<T> z, Register<T> lowest) {
   // bias of an exponent to it.
   const Register<T> shifted = bounded + F::kRounder;
   const Register<T> rest = bounded - (shifted - F::kRounder);
-  const Register<T> series = polynomial<T, 0, std::size(F::kCoefficients)>(rest, rest * rest);
+  const Register<T> series =
+      polynomial<F::kCoefficients, T, 0, std::size(F::kCoefficients)>(rest, rest * rest);
   const auto exponent = std::bit_cast<Register<Bits>>(shifted) << F::kFraction;
   return series * std::bit_cast<Register<T>>(exponent);
 }

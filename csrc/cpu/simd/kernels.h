@@ -1,9 +1,9 @@
 // The kernels that exist once for each instruction set: what they compute.
 //
-// portable.cpp, avx2.cpp and avx512.cpp each compile block_kernels.h and race_kernel.h with the
-// options of their instruction set; dispatch.h chooses among them at run time. All variants return
-// the same bits. A variant's file calls no function that another file may share, because the linker
-// could keep the copy compiled for a newer processor.
+// portable.cpp, avx2.cpp and avx512.cpp each compile block_kernels.h, race_kernel.h and race_sum.h
+// with the options of their instruction set; dispatch.h chooses among them at run time. All
+// variants return the same bits. A variant's file calls no function that another file may share,
+// because the linker could keep the copy compiled for a newer processor.
 #pragma once
 
 #include <cstddef>
@@ -55,12 +55,35 @@ using FirstCandidate = std::size_t (*)(const NoiseWords& noise, const std::uint6
 std::size_t first_candidate_portable(const NoiseWords& noise, const std::uint64_t* keys,
                                      const float* logits, std::size_t count, float threshold);
 
+// The upper words of the tokens' noise bits.
+using UpperWords = void (*)(const NoiseWords& noise, const std::uint64_t* keys, std::size_t count,
+                            std::uint32_t* words);
+void upper_words_portable(const NoiseWords& noise, const std::uint64_t* keys, std::size_t count,
+                          std::uint32_t* words);
+
+// As FirstCandidate, given the upper words.
+using FirstReaching = std::size_t (*)(const std::uint32_t* words, const float* logits,
+                                      std::size_t count, float threshold);
+std::size_t first_reaching_portable(const std::uint32_t* words, const float* logits,
+                                    std::size_t count, float threshold);
+
+// The sum of exp(logit - maximum) / E.
+struct RaceSum {
+  float maximum;    // of the logits
+  double sum;       // NaN if a logit is NaN or +inf; unspecified if all are -inf
+  bool inaccurate;  // a word needs all bits (race_term.h), so that its term has few right ones
+};
+using SumRace = RaceSum (*)(const std::uint32_t* words, const float* logits, std::size_t count);
+
 // All kernels of one instruction set.
 struct Kernels {
   const char* name;
   BlockKernels<float> float_blocks;
   BlockKernels<double> double_blocks;
   FirstCandidate first_candidate;
+  UpperWords upper_words;
+  FirstReaching first_reaching;
+  SumRace race_sum;
 };
 
 const Kernels& portable_kernels();

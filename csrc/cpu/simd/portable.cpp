@@ -2,6 +2,7 @@
 
 #include "block_kernels.h"
 #include "race_kernel.h"
+#include "race_sum.h"
 
 namespace tokentiming::simd {
 namespace {
@@ -16,6 +17,9 @@ struct Words {
     low = {static_cast<std::uint32_t>(*keys)};
     high = {static_cast<std::uint32_t>(*keys >> 32)};
   }
+  Words ordered() const { return *this; }
+  static Words load(const std::uint32_t* from) { return {*from}; }
+  void store(std::uint32_t* to) const { *to = word; }
   // NaN compares false, and is a candidate.
   std::uint32_t candidates(const float* logit, float threshold) const {
     const auto w = static_cast<float>(word >> 8);
@@ -38,9 +42,24 @@ std::size_t first_candidate_portable(const NoiseWords& noise, const std::uint64_
   return first_candidate<Words>(noise, keys, logits, count, threshold);
 }
 
+void upper_words_portable(const NoiseWords& noise, const std::uint64_t* keys, std::size_t count,
+                          std::uint32_t* words) {
+  upper_words<Words>(noise, keys, count, words);
+}
+
+std::size_t first_reaching_portable(const std::uint32_t* words, const float* logits,
+                                    std::size_t count, float threshold) {
+  return first_reaching<Words>(words, logits, count, threshold);
+}
+
 const Kernels& portable_kernels() {
-  static constexpr Kernels kKernels{"portable", block_kernels<float>(), block_kernels<double>(),
-                                    first_candidate_portable};
+  static constexpr Kernels kKernels{"portable",
+                                    block_kernels<float>(),
+                                    block_kernels<double>(),
+                                    first_candidate_portable,
+                                    upper_words_portable,
+                                    first_reaching_portable,
+                                    race_sum};
   return kKernels;
 }
 

@@ -9,6 +9,9 @@ namespace tokentiming::cuda {
 __device__ inline double shuffle_xor(double value, unsigned other) {
   return __shfl_xor_sync(kAllLanes, value, other);
 }
+__device__ inline float shuffle_xor(float value, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, value, other);
+}
 __device__ inline int shuffle_xor(int value, unsigned other) {
   return __shfl_xor_sync(kAllLanes, value, other);
 }
@@ -29,6 +32,13 @@ struct Sum {
   template <class T>
   __device__ T operator()(T a, T b) const {
     return a + b;
+  }
+};
+
+struct Max {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
   }
 };
 

@@ -99,7 +99,7 @@ def compare(
         name,
         max(generate_speed, plain.stats.tokens_per_second),
         output.stats,
-        _difference(target, expected[0], output.sequences[0], ids.shape[1]),
+        difference(target, expected[0], output.sequences[0], ids.shape[1]),
     )
 
 
@@ -121,9 +121,17 @@ class _Streamer:
 
 
 @torch.inference_mode()
-def _difference(
+def difference(
     target: Any, left: torch.Tensor, right: torch.Tensor, prompt: int
 ) -> Difference | None:
+    """Where two runs differ first; None if one begins with the other.
+
+    Args:
+        target: the target model.
+        left: ids ``[L]`` of a run, the prompt's included.
+        right: the same of the other run.
+        prompt: number of the prompt's ids.
+    """
     shorter = min(len(left), len(right))
     unequal = (left[:shorter] != right[:shorter]).nonzero()
     if not len(unequal):

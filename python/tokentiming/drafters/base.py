@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +34,15 @@ class Candidates(NamedTuple):
             (self.ids.double(), self.confidences.double()), 2
         )  # holds any id exactly
         return [[(int(token), value) for token, value in row] for row in both.tolist()]
+
+
+class Visit(NamedTuple):
+    """A node of a draft that the target reached and whose children were drafted."""
+
+    confidences: Sequence[float]
+    """Of its children, the likeliest first."""
+    emitted: int | None
+    """Which of them the target emitted; None if none."""
 
 
 @dataclass
@@ -122,6 +131,21 @@ class Draft:
                 if offset + len(piece) > longest:
                     longest, best = reached[node]
         return best
+
+    def visits(self, data: bytes, vocabulary: Vocabulary) -> Iterator[Visit]:
+        """What became of the nodes along the bytes that the target emitted.
+
+        Whether a child that ``data`` only begins is emitted is not known yet, so there is no visit.
+        """
+        path = self.along(data, vocabulary)
+        for node, onward in zip([TEXT, *path], [*path, None], strict=True):
+            children = [child for child, parent in enumerate(self.parents) if parent == node]
+            spelled = [vocabulary.token_bytes(self.ids[child]) for child in children]
+            if onward is not None:
+                yield Visit([self.confidences[c] for c in children], children.index(onward))
+                data = data[len(vocabulary.token_bytes(self.ids[onward])) :]
+            elif children and not any(piece.startswith(data) for piece in spelled):
+                yield Visit([self.confidences[c] for c in children], None)
 
     def keep_valid(self, vocabulary: Vocabulary) -> None:
         """Forget everything from the first token on that ``check`` would raise for."""

@@ -6,23 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.base import Draft, Visit
 from tokentiming.engine.costs import Costs
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
 
 DEEPEST = 12
 """Most levels drafted in a round; beyond it one rejection wastes too many."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A node of a draft whose children were drafted, and that the target did reach."""
-
-    confidences: Sequence[float]
-    """Of its children, the likeliest first."""
-    emitted: int | None
-    """Which of them the target emitted; None if none."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from tokentiming.devices import send
-from tokentiming.drafters.base import Asked, Draft, Drafter
+from tokentiming.drafters.base import Asked, Draft
 from tokentiming.engine.request import Request
 from tokentiming.engine.rows import Rows
 from tokentiming.engine.stats import Stats
@@ -58,10 +58,10 @@ class Text:
     def finished(self) -> bool:
         return self.stats.finish_reason is not None
 
-    def asked(self, drafter: Drafter, limit: int) -> Asked:
+    def asked(self, draft_vocabulary: Vocabulary, limit: int) -> Asked:
         """The request for a draft of at most so many levels."""
         limit = max(min(limit, self.remaining - 1), 0)
-        draft = Draft(limit=limit, special_ids=drafter.vocabulary.special_ids)
+        draft = Draft(limit=limit, special_ids=draft_vocabulary.special_ids)
         return Asked(self._bytes, Place(self.request.noise, self._state), draft)
 
     def rows(self, logits: torch.Tensor, proposal: Proposal) -> Rows:

@@ -155,6 +155,8 @@ class BoundMethod(ABC):
 
     def transcode(self, draft: Draft, noise: Noise) -> Proposal:
         """The draft in the target's tokens: its bytes, re-encoded."""
+        if not draft.ids:
+            return Proposal()
         return Proposal(
             *transcode.proxies(
                 draft.tree, draft.confidences, self.draft_vocabulary, self.target_vocabulary

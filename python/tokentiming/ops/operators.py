@@ -29,7 +29,7 @@ compiling = torch.compiler.is_dynamo_compiling
 
 Shapes = dict[str, tuple[str, tuple[torch.dtype, ...]]]
 _shapes: dict[str, Shapes] = {}
-_LIMITS = {"seed": 2**64}
+_RANGES = {"seed": (range(2**64), "[0, 2**64)"), "count": (range(1, 17), "[1, 16]")}
 
 
 def traced(tensor: Any) -> bool:
@@ -178,10 +178,10 @@ def integer(function: str, name: str, value: Any) -> int | torch.SymInt:
         raise ArgumentTypeError(
             f"{function}: {name} must be an integer, got {type(value).__name__}"
         ) from error
-    if not 0 <= found < _LIMITS[name]:
-        limit = f"2**{_LIMITS[name].bit_length() - 1}"
+    allowed, interval = _RANGES[name]
+    if found not in allowed:
         shown = found if abs(found) < 2**64 else "beyond 64 bits"
-        raise ArgumentValueError(f"{function}: {name} is {shown}; it must be in [0, {limit})")
+        raise ArgumentValueError(f"{function}: {name} is {shown}; it must be in {interval}")
     return found
 
 

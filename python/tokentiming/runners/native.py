@@ -23,9 +23,9 @@ _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 class NativeRunner(ForestRunner):
     """Runs a bfloat16 model of Llama's architecture with weights rounded to 8 bits.
 
-    In torch, the overhead of many small operations takes most of a small model's time. Here the
-    rows of a call, of all texts together, cost about one pass over the weights, which are a rounded
-    copy. The logits, float32, differ from the model's own by that rounding. This is for drafting,
+    In torch, the overhead of many small operations takes most of a small model's time. Here one
+    token costs about one pass over the weights, a rounded copy, and the rows of all texts share
+    passes. The logits, float32, differ from the model's own by that rounding. This is for drafting,
     where the output distribution does not depend on them.
 
     Args:

@@ -30,6 +30,14 @@ class TorchRunner(ForestRunner):
         context: entered around each forward pass; ``runners.linear.native_linear(embedding)`` lets
             ``tokentiming._native`` compute the linear layers. By default they are torch's own.
         prefill_chunk: most tokens of a text that are read in one pass before its last ones.
+
+    Example:
+        >>> runner = TorchRunner(model)
+        >>> tree = Tree([5, 6, 7], [TEXT, TEXT, 1])  # 5, or 6 and then 7
+        >>> (logits,) = runner.read([[1, 2, 3]], [tree])
+        >>> logits.shape == (4, model.config.vocab_size)  # after 3, 5, 6 and 7
+        True
+        >>> (logits,) = runner.read([[1, 2, 3, 6, 7, 9]], [Tree()])  # reads 9 alone
     """
 
     def __init__(

@@ -50,6 +50,16 @@ class Tree:
         """The child of a node, or of the text, with this token; None if there is none."""
         return self._children.get((node, token))
 
+    def follow(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens, from the first on, are nodes along a path."""
+        node = TEXT
+        for count, token in enumerate(tokens):
+            child = self.child(node, token)
+            if child is None:
+                return count
+            node = child
+        return len(tokens)
+
     def path(self, node: int) -> list[int]:
         """Nodes from the first after the text to this one; none for the text itself."""
         nodes: list[int] = []

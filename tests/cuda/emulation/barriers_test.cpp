@@ -16,6 +16,7 @@
 #include "memory.h"
 #include "numbers.h"
 #include "tokentiming/align.h"
+#include "tokentiming/candidates.h"
 #include "tokentiming/sample.h"
 #include "tokentiming/transfer.h"
 #include "tokentiming/verify.h"
@@ -84,6 +85,27 @@ TEST_CASE("barriers: sample" * doctest::skip(kSanitized)) {
     cuda::sample<float>(logits.here(), device_keys.span(), 3, device_states.span(), ids.span(),
                         workspace.span(), {});
     return ids.read();
+  });
+}
+
+TEST_CASE("barriers: candidates" * doctest::skip(kSanitized)) {
+  constexpr std::size_t kCount = 3;
+  const auto logits = random_rows(20, 5000, 1);
+  std::vector<std::uint64_t> keys(5000);
+  std::mt19937_64 random(1);
+  for (auto& key : keys) key = random();
+  check_each_barrier([&] {
+    const DeviceArray device_keys(keys);
+    std::vector<State> states(20);
+    for (std::size_t r = 0; r < 20; ++r) states[r].row = static_cast<std::int64_t>(r);
+    const DeviceArray device_states(states);
+    const DeviceArray ids(std::vector<std::int64_t>(20 * kCount, -7));
+    const DeviceArray shares(std::vector<float>(20 * kCount, -7.0f));
+    const DeviceArray workspace(garbage_workspace(cuda::candidates_workspace(20, 5000, kCount)));
+    cuda::candidates<float>(logits.here(), device_keys.span(), 3, device_states.span(),
+                            {{ids.data(), 20, kCount, kCount}, {shares.data(), 20, kCount, kCount}},
+                            workspace.span(), {});
+    return std::pair(ids.read(), shares.read());
   });
 }
 

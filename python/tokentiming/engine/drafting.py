@@ -1,0 +1,133 @@
+"""The drafter in a batch: which texts it knows, and what happens when it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from tokentiming.drafters import Asked, Candidates, Draft, Drafter
+from tokentiming.engine.budget import Budget
+from tokentiming.engine.text import Text
+from tokentiming.methods import BoundMethod
+from tokentiming.noise import Place
+
+logger = logging.getLogger(__name__)
+
+
+class Drafting:
+    """Asks a drafter for drafts of several texts. A failing draft costs speed and nothing else.
+
+    Args:
+        drafter: the source of drafts; it starts without texts.
+        method: chooses the draft's tokens.
+        budget: decides how deep to draft and which nodes to grow.
+        target_tokenizer: for the drafter, which converts prompts.
+
+    Attributes:
+        levels: passes of the draft in the last round.
+    """
+
+    def __init__(
+        self, drafter: Drafter, method: BoundMethod, budget: Budget, target_tokenizer: Any
+    ) -> None:
+        self.levels = 0
+        self._drafter = drafter
+        self._method = method
+        self._budget = budget
+        self._target_tokenizer = target_tokenizer
+        self._texts: list[Text] = []  # those that the drafter knows, in its order
+        drafter.reset()
+
+    @property
+    def forwards(self) -> int:
+        return self._drafter.forwards
+
+    def begin(self, text: Text) -> None:
+        """Have a text drafted for."""
+        request = text.request
+        try:
+            self._drafter.begin(request.prompt, self._target_tokenizer, request.warpers)
+            self._texts.append(text)
+        except Exception as error:
+            _continue_without_draft([text], error)
+
+    def end(self, text: Text) -> None:
+        """Forget a text."""
+        if text in self._texts:
+            index = self._texts.index(text)
+            drop(self._texts, index)
+            self._drafter.drop(index)
+
+    def drafts(self, texts: Sequence[Text]) -> list[Draft]:
+        """A draft for each text; an empty one if none is worth it, or could be made."""
+        self.levels = 0
+        limit = self._budget.begin_round(len(texts)) if self._texts else 0
+        asked = [text.asked(self._drafter.vocabulary, limit) for text in self._texts]
+        made = {id(text): one.draft for text, one in zip(self._texts, asked, strict=True)}
+        if limit and asked:
+            self._propose(asked)
+        return [made.get(id(text), Draft()) for text in texts]
+
+    def _propose(self, asked: Sequence[Asked]) -> None:
+        """Have drafts filled. After an error they keep what was drawn.
+
+        Tokens that were drawn are verified even then: whether they are proposed must not depend on
+        what was drawn, or rejection sampling is biased.
+        """
+        refusals: list[Exception] = []
+
+        def choose(scores: torch.Tensor, places: Sequence[Place]) -> Candidates:
+            return self._method.choose_draft(scores, places, self._budget.candidates)
+
+        def grow(drafts: Sequence[Draft]) -> list[list[int]]:
+            self.levels += 1
+            try:
+                return self._method.grow(drafts, self._budget.grow)
+            except Exception as error:  # the user's settings, not the draft, are at fault
+                refusals.append(error)
+                raise
+
+        try:
+            returned: object = self._drafter.propose(asked, choose, grow)  # type: ignore[func-returns-value]
+            if returned is not None:
+                raise TypeError(
+                    f"propose returned a {type(returned).__name__}; fill the drafts it is given"
+                )
+            for one in asked:
+                one.draft.check(self._drafter.vocabulary)
+        except Exception as error:
+            if refusals:
+                raise
+            for one in asked:
+                one.draft.keep_valid(self._drafter.vocabulary)
+            _continue_without_draft(self._texts, error)
+            self._texts = []
+            with suppress(Exception):  # it has failed already
+                self._drafter.reset()
+
+
+def _continue_without_draft(texts: Sequence[Text], error: Exception) -> None:
+    for text in texts:
+        text.stats.draft_failure = failure(error)
+    logger.warning(
+        "generate: the draft failed and the target goes on alone (%s)",
+        failure(error),
+        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+    )
+
+
+def drop(items: list[Any], index: int) -> None:
+    """Remove an item; the last one takes its index."""
+    items[index] = items[-1]
+    items.pop()
+
+
+def failure(error: Exception) -> str:
+    """The class of an error, and what it says."""
+    with suppress(Exception):  # not every error can say what it is about
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
