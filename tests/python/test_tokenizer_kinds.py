@@ -13,6 +13,7 @@ from tests.support.tokenizer_kinds import BYTES_COME_BACK, REAL, TRAINED, tokeni
 from tokentiming import VocabularyMap
 from tokentiming.methods.tokentiming import byte_spans, warped_spans
 from tokentiming.tokens.transcode import proxies, unfinished
+from tokentiming.tokens.tree import Tree
 
 ALL = (*REAL, *TRAINED)
 TEXT = st.text(max_size=24)
@@ -84,7 +85,9 @@ def test_text_that_looks_like_a_special_token_is_never_one(name, data):
 def test_proxies_cover_exactly_the_drafted_bytes(pair, data, ends):
     draft, target = pair
     assume(draft.can_spell(data) and target.can_spell(data))
-    ids = proxies(draft.encode(data), draft.eos_ids[0] if ends else None, draft, target)
+    drafted = Tree.chain(draft.encode(data) + [draft.eos_ids[0]] * ends)
+    tree, _ = proxies(drafted, [1.0] * len(drafted), draft, target)
+    ids = list(tree.tokens)
     assert target.decode(ids) == data[: len(data) - unfinished(data)]
     assert (ids[-1:] == [target.eos_ids[0]]) == ends
 

@@ -286,6 +286,31 @@ def test_an_interrupted_move_of_columns_leaves_the_kept_ones(monkeypatch):
     play.read([Tree()])
 
 
+def test_a_text_without_ids_is_left_as_it_is():
+    model = make("llama")
+    runner, reference = TorchRunner(model), full_pass(model)
+    runner.read([[1, 2, 3], [4]], [Tree(), Tree()])
+    none, logits = runner.read([[], [4, 5]], [Tree(), Tree.chain([6])])
+    assert none.shape == (0, VOCABULARY)
+    torch.testing.assert_close(logits, path_logits(reference, [4, 5], Tree.chain([6])))
+    read = []
+    model.register_forward_pre_hook(lambda model, inputs: read.append(inputs[0].shape[1]))
+    logits, none = runner.read([[1, 2, 3, 7], []], [Tree(), Tree()])
+    assert read == [1]  # the new token alone
+    assert none.shape == (0, VOCABULARY)
+    torch.testing.assert_close(logits, path_logits(reference, [1, 2, 3, 7], Tree()))
+
+
+def test_a_text_that_was_never_read_can_be_dropped():
+    """As when a text ends before its draft was asked for."""
+    model = make("llama")
+    runner = TorchRunner(model)
+    runner.read([[1, 2], [3]], [Tree(), Tree()])
+    runner.drop(2)
+    (logits, _) = runner.read([[1, 2, 4], [3, 5]], [Tree(), Tree()])
+    torch.testing.assert_close(logits, path_logits(full_pass(model), [1, 2, 4], Tree()))
+
+
 # ---- refusals ----
 
 
@@ -294,7 +319,7 @@ def test_an_interrupted_move_of_columns_leaves_the_kept_ones(monkeypatch):
     [
         ([], [], "at least one text"),
         ([[1]], [], "a tree for each"),
-        ([[1], []], [Tree(), Tree()], "an empty one"),
+        ([[], []], [Tree(), Tree()], "all texts are empty"),
         ([[1]], [Tree()], "call drop"),
     ],
 )
@@ -305,8 +330,6 @@ def test_texts_that_do_not_fit_are_refused(texts, trees, message):
         runner.read(texts, trees)
     with pytest.raises(ValueError, match=r"^extend: 1 trees, for 2 texts"):
         runner.extend([Tree()])
-    with pytest.raises(IndexError, match=r"^drop: index is 2"):
-        runner.drop(2)
     with pytest.raises(ValueError, match=r"^TorchRunner: prefill_chunk is 0"):
         TorchRunner(runner.model, prefill_chunk=0)
 
