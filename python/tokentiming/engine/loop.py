@@ -78,9 +78,11 @@ class Decoding:
                 self._begin(request)
             if not self._texts:
                 return
-            self._round()
-            ended = [index for index, text in enumerate(self._texts) if text.finished]
-            finished += [self._end(index) for index in reversed(ended)]
+            try:
+                self._round()
+            finally:  # a text that ended before an error is whole
+                ended = [index for index, text in enumerate(self._texts) if text.finished]
+                finished += [self._end(index) for index in reversed(ended)]
 
     def _round(self) -> None:
         """One pass of the target for all texts."""

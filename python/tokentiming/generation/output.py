@@ -46,7 +46,7 @@ class SpeculativeOutput(ModelOutput):
         """The output of a call.
 
         Args:
-            results: at least one.
+            results: at least one, unless ``batch``.
             tokenizer: the target's.
             device: of ``sequences``.
             batch: whether ``text`` and ``stats`` are lists.
@@ -58,7 +58,12 @@ class SpeculativeOutput(ModelOutput):
             for result in results
         ]
         stats = [result.stats for result in results]
-        sequences = pad([result.ids for result in results], results[0].config, device)
+        rows = [result.ids for result in results]
+        sequences = (
+            pad(rows, results[0].config, device)
+            if rows
+            else torch.empty((0, 0), dtype=torch.int64, device=device)
+        )
         if batch:
             return cls(sequences=sequences, text=texts, stats=stats)
         return cls(sequences=sequences, text=texts[0], stats=stats[0])
