@@ -9,35 +9,55 @@ import torch
 from scipy.stats import chisquare, kstest
 
 from tests.support import references, toys
-from tokentiming import ops
-from tokentiming.noise import Noise, State, draw_seed
+from tokentiming import noise, ops
+from tokentiming.noise import Noise, Place, State, Stream, draw_seed
 
 VOCABULARY = toys.letters(["<eos>", "a", "b", "ab", "ba", "c"])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_lead_is_that_of_the_naive_race(seed):
-    scores = torch.randn(9, generator=torch.Generator().manual_seed(seed))  # 3 pad the head
-    state = State(offset=seed * 7, zero_byte_tokens=seed % 2)
-    noise = Noise(seed, row=seed % 3)
-    finish = sorted(
-        (float(score) - references.noise(seed, (noise.row, *state), key), token)
-        for token, (score, key) in enumerate(zip(scores, VOCABULARY.keys.tolist(), strict=False))
+def finish(scores: torch.Tensor, place: Place) -> list[tuple[float, int]]:
+    """Scores of the race of one row ``[V]`` and their tokens, the winner first."""
+    own, state = place
+    return sorted(
+        (
+            (float(score) - references.noise(own.seed, (own.row, *state), key), token)
+            for token, (score, key) in enumerate(
+                zip(scores, VOCABULARY.keys.tolist(), strict=False)
+            )
+        ),
+        reverse=True,
     )
-    rows, states = scores[None], torch.tensor([state])
-    winner = noise.race(rows, VOCABULARY, states)
-    assert winner.tolist() == [finish[-1][1]]
-    expected = finish[-1][0] - finish[-2][0]
-    lead = noise.lead(rows, VOCABULARY, states, winner)
-    assert lead.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_token_without_rivals_leads_by_infinity():
+def places(count: int, seed: int) -> list[Place]:
+    """Places of several texts, whose seeds and rows may be the same."""
+    noises = [Noise(seed), Noise(seed, 1), Noise(seed + 1), Noise(seed, 2)]
+    return [Place(noises[i % 4], State(offset=seed * 7 + i, zero_byte_tokens=i % 2)) for i in
+            range(count)]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_winners_and_candidates_are_those_of_the_naive_race(seed, count):
+    """Each row by the noise of its own text, its seed and its row."""
+    scores = torch.randn(8, 9, generator=torch.Generator().manual_seed(seed))  # 3 pad the head
+    where = places(len(scores), seed)
+    expected = [finish(row, place) for row, place in zip(scores, where, strict=True)]
+    winners = noise.race(scores, VOCABULARY, where)
+    assert winners.tolist() == [race[0][1] for race in expected]
+    ids, shares = noise.candidates(scores, VOCABULARY, where, count)
+    assert ids.tolist() == [[token for _, token in race[:count]] for race in expected]
+    for row, race in zip(shares.tolist(), expected, strict=True):
+        odds = references.softmax([score for score, _ in race])
+        assert row == pytest.approx(odds[:count], rel=1e-5)
+
+
+def test_a_token_without_rivals_has_all_of_the_share():
     scores = torch.full((1, 6), -torch.inf)
     scores[0, 2] = -1e30
-    states = torch.zeros((1, 2), dtype=torch.int64)
-    lead = Noise(0).lead(scores, VOCABULARY, states, torch.tensor([2]))
-    assert lead.tolist() == [math.inf]
+    ids, shares = noise.candidates(scores, VOCABULARY, places(1, 0), 2)
+    assert ids.tolist() == [[2, -1]]
+    assert shares.tolist() == [[1.0, 0.0]]
 
 
 def test_log_noise_is_the_references():
@@ -63,19 +83,21 @@ def test_states_never_come_twice():
 
 
 def test_streams_are_fixed_by_seed_row_and_purpose_and_never_repeat():
-    def beginning(noise: Noise, purpose: str) -> list[float]:
-        stream = noise.stream(purpose)
+    def beginning(seed: int, row: int, purpose: str) -> list[float]:
+        stream = Stream.of(seed, row, purpose)
         return [float(u) for _ in range(3) for u in stream.uniforms(4)]
 
-    noises = [Noise(5, 2), Noise(5, 3), Noise(6, 2)]
-    drawn = [beginning(noise, purpose) for noise in noises for purpose in ("draft", "verify")]
-    assert drawn[0] == beginning(Noise(5, 2), "draft")
+    texts = [(5, 2), (5, 3), (6, 2)]
+    drawn = [beginning(*text, purpose) for text in texts for purpose in ("draft", "verify")]
+    assert drawn[0] == beginning(5, 2, "draft")
+    assert drawn[0][:4] == Noise(5, 2).draft.uniforms(4).tolist()
+    assert drawn[1][:4] == Noise(5, 2).verify.uniforms(4).tolist()
     together = [u for uniforms in drawn for u in uniforms]
     assert len(set(together)) == len(together)
 
 
 def test_a_stream_draws_by_a_distribution_and_its_uniforms_are_uniform():
-    stream = Noise(1).stream("draft")
+    stream = Noise(1).draft
     distribution = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
     counts = torch.bincount(
         torch.cat([stream.draw(distribution[None]) for _ in range(8000)]), minlength=5
@@ -90,6 +112,22 @@ def test_a_stream_draws_by_a_distribution_and_its_uniforms_are_uniform():
     assert uniforms.dtype == torch.float64
     assert 0 <= float(uniforms.min()) <= float(uniforms.max()) < 1
     assert kstest(uniforms.numpy(), "uniform").pvalue > 1e-3
+
+
+def test_draws_without_replacement_are_by_the_distribution_of_what_is_left():
+    """Pairs of three tokens, of which the one with the score -inf is drawn after no other."""
+    scores = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]], dtype=torch.float64)
+    stream = Noise(1).draft
+    drawn = [tuple(stream.draws(scores, 2)[0].tolist()) for _ in range(8000)]
+    p = references.softmax([0.0, 1.0, -math.inf, 2.0])
+    expected = {
+        (a, b): p[a] * p[b] / (1 - p[a]) * 8000 for a in (0, 1, 3) for b in (0, 1, 3) if a != b
+    }
+    assert set(drawn) == set(expected)
+    assert (
+        chisquare([drawn.count(pair) for pair in expected], list(expected.values())).pvalue > 1e-3
+    )
+    assert stream.draws(scores, 4)[0, 3] == -1
 
 
 def test_seeds_come_from_torchs_generator():

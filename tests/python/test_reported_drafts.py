@@ -36,6 +36,7 @@ from tests.support.reported import (
 from tokentiming.drafters import Asked, Candidates
 from tokentiming.engine.budget import FixedBudget
 from tokentiming.noise import Noise, Place, State
+from tokentiming.tokens.prompts import Prompt
 
 REPORTS = Reports(
     {
@@ -280,8 +281,7 @@ def test_the_cost_of_a_round_does_not_grow_with_the_text(monkeypatch):
     costs = []
     for context in (100, 8000):
         drafter = tt.ModelDrafter(draft, plain)
-        decoder = tt.SpeculativeDecoder(tiny(), TOKENIZER, drafter, draft_length=1)
-        decoder.generate("ab", max_new_tokens=1)  # begins a text
+        drafter.begin(Prompt(plain("ab").input_ids, text="ab"), plain, lambda ids, scores: scores)
         costs.append(work_per_round(drafter, context, monkeypatch))
     (short_bytes, short_tokens), (long_bytes, long_tokens) = costs
     assert 0 < long_bytes <= short_bytes + 8

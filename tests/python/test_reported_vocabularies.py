@@ -6,6 +6,8 @@ and the outcome are told in our words, and the tests use inputs of our own.
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tokenizers import processors
@@ -29,6 +31,7 @@ from tests.support.reported import (
     written,
 )
 from tokentiming import methods
+from tokentiming.engine.budget import AdaptiveBudget, FixedBudget
 from tokentiming.tokens import vocabulary_map
 
 REPORTS = Reports(
@@ -149,14 +152,14 @@ def test_equal_ids_that_mean_different_tokens(target):
     assert output.stats.drafted > 10
 
 
-@pytest.mark.parametrize("draft_length", [None, 1, 6])
+@pytest.mark.parametrize("budget", [AdaptiveBudget, partial(FixedBudget, depth=1),
+                                    partial(FixedBudget, depth=6)])  # fmt: skip
 @pytest.mark.parametrize("method", ["coupled", "pushforward", "tli", "tokentiming"])
 @REPORTS.met("vllm-project/vllm#51561")
-def test_no_option_goes_around_the_map(target, method, draft_length):
+def test_no_option_goes_around_the_map(target, method, budget):
     draft = twin(target, [-i % len(TOKENIZER) for i in range(len(TOKENIZER))])
-    decoder = decoder_of(
-        target, draft, renumbered(TOKENIZER), method=method, draft_length=draft_length
-    )
+    chains = budget(candidates=1)
+    decoder = decoder_of(target, draft, renumbered(TOKENIZER), method=method, budget=chains)
     stats = decoder.generate(PROMPT, do_sample=True, seed=5, max_new_tokens=30).stats
     assert stats.acceptance_rate > 0.9
     assert stats.proposed > 0

@@ -209,7 +209,7 @@ def test_objects_are_free_after_an_error_and_while_others_are_held():
 def test_copies_work_and_have_state_of_their_own(how, dtype):
     """In bfloat16 the core runs the draft, with weights of its own."""
     drafter = tt.ModelDrafter(lively(1).to(dtype), TOKENIZER)
-    original = tt.SpeculativeDecoder(lively().to(dtype), TOKENIZER, drafter)
+    original = tt.SpeculativeDecoder(lively().to(dtype), TOKENIZER, drafter, draft_length=3)
     expected = original.generate("ab", **OPTIONS)
     copied = how(original)
     assert copied.target_model is not original.target_model
