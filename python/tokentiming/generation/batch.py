@@ -173,7 +173,8 @@ def requests_of(
     for batch in batches:
         batch.check(target)
     size = sum(len(batch.rows) for batch in batches)
-    noises = _noises(seed, size, prompts=len(batches) if len(batches) > 1 else size)
+    prompts = sum(len(b.rows) // (b.config.num_return_sequences or 1) for b in batches)
+    noises = _noises(seed, size, prompts=prompts)
     rows = [(batch, *row) for batch in batches for row in batch.split(alone=size == 1)]
     return [
         Request(
