@@ -34,6 +34,7 @@ FOREST = {
     "offsets": OFFSETS,
 }
 WALK = ops.Walk(FOREST["picked"].clone(), *torch.zeros(2, 2, dtype=torch.int32))
+LED = ops.Candidates(torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 2))
 ARRAY, KEYS = ROWS[0].numpy(), IDS.numpy()
 
 
@@ -63,6 +64,10 @@ CASES: dict[str, tuple[int, Callable[[], object]]] = {
     "restrict": (CALLS, lambda: ops.restrict(ROWS[0], MAP, columns=2)),
     "sample": (CALLS, lambda: ops.sample(ROWS[0], IDS, seed=0, states=STATES, out=DRAWN)),
     "walk": (CALLS, lambda: ops.walk(**FOREST, out=WALK)),
+    "candidates": (
+        CALLS // 2,
+        lambda: ops.candidates(ROWS[0], IDS, seed=0, states=STATES, count=2, out=LED),
+    ),
     "NumPy arrays": (CALLS // 2, lambda: ops.sample(ARRAY, KEYS, seed=0, states=STATES, out=DRAWN)),
     "tables and maps": (CALLS // 20, lambda: (table_of([b"ab", b"c"]), map_of([[0], [1]]))),
     "refusals": (CALLS // 20, refused),
