@@ -16,7 +16,7 @@ from tokentiming.engine.costs import Costs, Line
 from tokentiming.methods import Proposal
 
 ALONE = "alone"
-CHAINS = {"cpu": "adaptive-chain", "gpu": "gpu-adaptive-chain"}
+CHAINS = {"cpu": "adaptive-chain", "gpu": "gpu-chain"}
 """The shapes that others are compared with, by the model of costs."""
 SAMPLES = 3
 """Sizes measured less often do not count, unless all are."""

@@ -50,7 +50,7 @@ from tokentiming.tokens.prompts import parse
 
 TIE = 0.5
 """Largest difference of two bfloat16 logits, of 16 and more, that rounding can reverse."""
-console = Console(width=120)
+console = Console(width=132)
 
 
 def fixed(**shape: int) -> Shape:
@@ -73,7 +73,7 @@ def all_shapes() -> dict[str, Shape]:
         **{f"tree{n}": fixed(depth=6, nodes=n, width=n, candidates=8) for n in (8, 16, 32)},
         "adaptive-chain": adaptive(1, Costs()),
         "adaptive": adaptive(4, Costs()),
-        "gpu-adaptive-chain": adaptive(1, known[0.0], GPU),
+        "gpu-chain": adaptive(1, known[0.0], GPU),
         "gpu-adaptive": adaptive(4, known[1 / GPU_ROWS], GPU),
     }
 
@@ -149,8 +149,8 @@ def new_table(title: str) -> Table:
     for column in ("tok/fwd", "levels", "draft rows", "rows"):
         table.add_column(column, justify="right")
     for model in CHAINS:
-        table.add_column(f"{model}: alone", justify="right")
-        table.add_column("chain", justify="right")
+        table.add_column(f"{model}/alone", justify="right")
+        table.add_column(f"{model}/chain", justify="right")
     table.add_column("ids", justify="right")
     return table
 
