@@ -21,10 +21,12 @@ from tests.support.batches import (
     SOURCES,
     TREE,
     alone,
+    ids_of,
     new_ids,
     padded,
 )
 from tests.support.small_models import TOKENIZER, tiny
+from tokentiming.runners import TorchRunner
 
 LIVELY = {"initializer_range": 0.2, "vocab_size": len(TOKENIZER), "pad_token_id": PAD}
 KINDS = {
@@ -114,3 +116,34 @@ def test_the_default_runs_texts_together(target):
     options = GREEDY | {"eos_token_id": None, "max_new_tokens": 10}
     decoder.generate([PROMPTS[0]] * 6, **options)
     assert decoder.runner.forwards - passes == 10
+
+
+class Counted(TorchRunner):
+    """Counts the rows that it reads, padding left out."""
+
+    rows = 0
+
+    def _read(self, rows, first, wanted):
+        self.rows += sum(map(len, rows))
+        return super()._read(rows, first, wanted)
+
+
+def test_no_token_is_read_twice(target):
+    """Where texts end and others take their places, by the target and by a draft that is right."""
+    runner, drafting = Counted(target), Counted(target)
+    drafter = tt.ModelDrafter(target, TOKENIZER, drafting)
+    for source in (None, drafter):
+        decoder = tt.SpeculativeDecoder(target, TOKENIZER, source, budget=CHAIN, runner=runner)
+        runner.rows = drafting.rows = 0
+        output = decoder.generate(list(PROMPTS), batch_size=3, **GREEDY)
+        lengths = [
+            len(ids_of(prompt)) + stats.tokens
+            for prompt, stats in zip(PROMPTS, output.stats, strict=True)
+        ]
+        if source is None:
+            assert runner.rows == sum(length - 1 for length in lengths)
+        else:
+            for stats in output.stats:  # only the last draft of a text is not accepted whole
+                assert sum(n for kept, n in stats.accepted_per_round.items() if kept < 4) <= 1
+            assert runner.rows <= sum(lengths) + 4 * len(PROMPTS)  # drafts beyond an end
+            assert drafting.rows <= sum(lengths) + 4 * len(PROMPTS)

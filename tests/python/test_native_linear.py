@@ -150,13 +150,14 @@ from tokentiming.runners import runner_for
 from tokentiming.runners.linear import native_linear
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.torch import TorchRunner
+from tokentiming.tokens.tree import Tree
 
 torch.backends.cpu.get_cpu_capability = lambda: "AVX2"
 model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16).eval()
 assert native_linear(model.get_input_embeddings().weight) is None
 assert not NativeRunner.runs(model)
 assert type(runner_for(model)) is TorchRunner
-assert TorchRunner(model).logits([1, 2, 3]).isfinite().all()
+assert TorchRunner(model).read([[1, 2, 3]], [Tree()])[0].isfinite().all()
 try:
     NativeRunner(model)
 except RuntimeError as error:
