@@ -102,6 +102,12 @@ class SpeculativeDecoder:
         )
         self.runner = exact_runner_for(target_model) if runner is None else runner
         require_same_logits(target_model, self.runner, "SpeculativeDecoder")
+        if budget is not None and budget.candidates > 1 and not self._forests:
+            raise ValueError(
+                f"SpeculativeDecoder: the budget has {budget.candidates} candidates, but the "
+                "target or the draft reads chains only; give a budget of 1 candidate, or load both "
+                'models with attn_implementation="sdpa"'
+            )
 
     @classmethod
     def from_pretrained(

@@ -7,8 +7,8 @@ import torch
 
 import tokentiming as tt
 from tests.support import prompts, toys
+from tokentiming import noise
 from tokentiming.methods import METHODS, Coupled
-from tokentiming.noise import Noise
 
 MARGIN = 1e-3
 """A pass over several tokens and one over a single token differ by up to 1e-4 in a logit."""
@@ -84,23 +84,20 @@ def check_greedy(target, draft, texts, length, methods=()) -> None:
     assert all(accepted.values()), "drafts are never accepted: nothing was tested"
 
 
-def coupled_margin(choices: list[tuple[torch.Tensor, ...]], vocabulary, seed: int) -> float:
-    """Least lead of a race's winner over the second."""
-    noise = Noise(seed)
-    return min(
-        float(noise.lead(scores, vocabulary, states, noise.race(scores, vocabulary, states)))
-        for scores, states in choices
-    )
+def coupled_margin(choices: list[tuple[torch.Tensor, list]], vocabulary) -> float:
+    """Least lead of a race's winner over the second, in nats."""
+    shares = [noise.candidates(scores, vocabulary, at, 2).shares for scores, at in choices]
+    return min(float((first / second).log()) for first, second in torch.cat(shares))
 
 
 def check_coupled(target, draft, texts, length, monkeypatch) -> None:
     model, tokenizer = target
-    choices: list[tuple[torch.Tensor, ...]] = []
+    choices: list[tuple[torch.Tensor, list]] = []
     choose = Coupled.bound.choose_target
 
-    def recording(self, scores, states):
-        choices.append((scores.clone(), states))
-        return choose(self, scores, states)
+    def recording(self, scores, places):
+        choices.append((scores.clone(), places))
+        return choose(self, scores, places)
 
     decoder = tt.SpeculativeDecoder(model, tokenizer, draft_length=3)
 
@@ -117,7 +114,7 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
             with monkeypatch.context() as patch:
                 patch.setattr(Coupled.bound, "choose_target", recording)
                 expected = generate(None, text, seed)
-            if coupled_margin(choices, decoder.vocabulary, seed) > MARGIN:
+            if coupled_margin(choices, decoder.vocabulary) > MARGIN:
                 break
         else:
             pytest.fail(f"{text!r} has a margin below {MARGIN} for every seed")

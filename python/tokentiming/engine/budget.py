@@ -14,6 +14,10 @@ from tokentiming.tokens.tree import TEXT
 DEEPEST = 12
 """Most levels drafted in a round; beyond it one rejection wastes too many."""
 
+_WIDEST = 16
+"""Most nodes grown in a level of a text, and a fourth of the most proposed. Where rows cost
+nothing, as on a GPU, nothing else would limit them."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -183,6 +187,7 @@ class AdaptiveBudget:
         for draft, of_nodes in zip(drafts, odds, strict=True):
             gains = {node: of_nodes[node] * odds_of_child for node in draft.open_nodes()}
             worth = [node for node, more in gains.items() if more > rate * (draft_row + row)]
+            worth = sorted(sorted(worth, key=lambda node: -of_nodes[node])[:_WIDEST])
             gain += sum(gains[node] for node in worth)
             cost += len(worth) * (draft_row + row)
             grown.append(worth)
@@ -241,7 +246,7 @@ class AdaptiveBudget:
         while True:
             more = sum(of_nodes[rows] for of_nodes in ordered if len(of_nodes) > rows)
             cost = row * self._texts
-            if more <= 0 or more * spent <= tokens * cost:
+            if more <= 0 or more * spent <= tokens * cost or rows == 4 * _WIDEST:
                 return tokens / spent, rows
             tokens, spent, rows = tokens + more, spent + cost, rows + 1
 

@@ -62,9 +62,11 @@ def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
         if runner.forests:  # before the chain, which a runner may read in another way if it cannot
-            runner.forests = _forests[model] = (
-                _forest_gap(runner, text, wrong, expected) <= tolerance
-            )
+            gap = _forest_gap(runner, text, wrong, expected)
+            runner.reset()
+            # Single rows vary more than all together: in bfloat16, those of a chain do too.
+            chain = _greatest_gap(_read_in_pieces(runner, text, wrong), expected)
+            runner.forests = _forests[model] = gap <= max(tolerance, 2 * chain)
             runner.reset()
         gap = _distance(_read_in_pieces(runner, text, wrong).to(expected.device), expected)
     except Exception as error:  # an architecture may fail in any way
@@ -103,9 +105,13 @@ def _forest_gap(
         found = [branched[[0, 2, 4]], beside, *runner.read([text, text], [Tree(), Tree()])]
     except Exception:  # an architecture may fail in any way
         return math.inf
-    rows = torch.cat(found).to(expected.device)
-    pairs = zip(rows, expected[[0, 1, 2, 1, 2, 2, 2]], strict=True)
-    return max(_distance(row[None], own[None]) for row, own in pairs)  # one row may be wrong alone
+    return _greatest_gap(torch.cat(found), expected[[0, 1, 2, 1, 2, 2, 2]])
+
+
+def _greatest_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The greatest distance of a row, for one may be wrong alone."""
+    pairs = zip(found.to(expected.device), expected, strict=True)
+    return max(_distance(row[None], own[None]) for row, own in pairs)
 
 
 def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:
