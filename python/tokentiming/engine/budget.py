@@ -12,21 +12,21 @@ from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
 
 DEEPEST = 12
-"""Most levels drafted in a round; beyond it one rejection wastes too many."""
+"""Maximum number of levels drafted in a round. One rejection would waste too many beyond it."""
 
 _WIDEST = 16
-"""Most nodes grown in a level of a text, and a fourth of the most proposed. Where rows cost
-nothing, as on a GPU, nothing else would limit them."""
+"""Maximum number of nodes grown in a level of a text; four times as many may be proposed. It is the
+only limit where rows cost almost nothing, as on a GPU."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a round went."""
+    """Counts and times of a round."""
 
     texts: int
     """Texts in the round."""
     rows: int
-    """Rows of the target's pass."""
+    """Rows of the target's forward pass."""
     tokens: int
     """Target tokens committed."""
     drafting: float
@@ -34,9 +34,9 @@ class Outcome:
     total: float
     """Seconds of the whole round."""
     levels: int = 0
-    """Passes of the draft."""
+    """Forward passes of the draft model."""
     draft_rows: int = 0
-    """Rows in them."""
+    """Rows in these passes."""
     visits: Sequence[Visit] = field(default_factory=tuple)
 
 
@@ -44,29 +44,29 @@ class Budget(Protocol):
     """Decides what is proposed; the emitted distribution does not depend on it."""
 
     candidates: int
-    """Most children of a node; 1 for chains."""
+    """Maximum number of children of a node; 1 for chains."""
 
     def begin_round(self, texts: int) -> int:
         """The deepest level to draft in the next round; 0 for no draft."""
 
     def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
-        """The nodes of each draft whose children are worth a further level; none ends drafting."""
+        """Choose the nodes of each draft to grow in a further level; none ends drafting."""
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The nodes that are worth their rows in the target's pass."""
+        """Keep the nodes that are worth a row in the target's forward pass."""
 
     def observe(self, outcome: Outcome) -> None:
         """Record a round."""
 
 
 class FixedBudget:
-    """The same shape of tree in every round.
+    """Proposes the same shape of tree in every round.
 
     Args:
         depth: levels to draft.
-        nodes: most target tokens proposed for each text; by default ``depth``.
-        width: most nodes grown in a level of a text; 1 is a chain, or with several candidates a
-            comb.
+        nodes: maximum number of target tokens proposed for each text; by default ``depth``.
+        width: maximum number of nodes grown in a level of a text; 1 gives a chain, or a comb if
+            there are several candidates.
         candidates: children drafted for each node that is grown; 1 makes chains.
 
     Raises:
@@ -120,26 +120,26 @@ class FixedBudget:
 
 
 class AdaptiveBudget:
-    """Proposes what is expected to gain more than it costs, by costs measured as it runs.
+    """Proposes nodes whose expected gain exceeds their cost, which is measured during generation.
 
-    With B texts a round is expected to commit B tokens and one for each proposed node times the
-    probability that its path is emitted. A level is drafted, and a node verified, if it adds more
-    tokens than the round makes on average in the time that it takes. If rounds with a draft yield
-    less than the target alone, drafting pauses; a probe follows after a while, twice as long after
+    A round over B texts is expected to commit B tokens and, for each proposed node, the probability
+    that its path is emitted. A level is drafted, and a node is verified, if it increases the
+    expected tokens per second of the round. Drafting pauses if rounds with a draft commit fewer
+    tokens per second than the target alone. A probe follows each pause, and the pause doubles after
     each probe that fails.
 
     Args:
         costs: shared by all texts of a decoder.
-        candidates: most children of a node; 1 for chains.
+        candidates: maximum number of children of a node; 1 for chains.
 
-    Source: best-first trees after DySpec, arXiv 2410.11744; the yardstick of tokens per second
+    Source: best-first trees after DySpec, arXiv 2410.11744; tokens per second as the objective
     after SmartSpec, arXiv 2406.14066.
     """
 
     _PRIOR_ACCEPTANCE = 0.6
     _PRIOR_WEIGHT = 30.0
     _TOKEN_MEMORY = 0.97
-    _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, in units of a pass that proposes nothing
+    _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, relative to a target pass without a proposal
     _ROUND_MEMORY = 0.9
     _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
     _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
@@ -164,7 +164,7 @@ class AdaptiveBudget:
         self._levels, self._draft_rows = 0, 0
         self._rounds += 1
         if self._rounds >= 2 and self._costs.plain(texts) is None:
-            return 0  # measure a plain step, which a draft has to beat
+            return 0  # measure a step without a draft, as the baseline
         self._probing = self._rounds_paused == 1
         if self._rounds_paused:
             self._rounds_paused -= 1
@@ -204,7 +204,7 @@ class AdaptiveBudget:
     def observe(self, outcome: Outcome) -> None:
         verifying = outcome.total - outcome.drafting
         self._costs.observe_target(outcome.texts, outcome.rows, verifying)
-        if outcome.levels and not self._probing:  # a probe first reads all tokens of the pause
+        if outcome.levels and not self._probing:  # a probe also reads all tokens of the pause
             self._costs.draft.observe(outcome.levels, outcome.draft_rows, outcome.drafting)
         for visit in outcome.visits:
             keep = self._TOKEN_MEMORY
@@ -219,7 +219,7 @@ class AdaptiveBudget:
 
     @property
     def _factor(self) -> float:
-        """What confidences are multiplied by, for the emissions observed so far."""
+        """The factor that calibrates confidences to the emissions observed so far."""
         return self._emitted / max(self._trusted, 1e-9)
 
     def _odds(self, proposal: Proposal) -> list[float]:
@@ -233,9 +233,9 @@ class AdaptiveBudget:
         return odds
 
     def _best(self, odds: Sequence[Sequence[float]]) -> tuple[float, int]:
-        """The best rate that these nodes allow, and how many of each text it takes.
+        """The highest expected tokens per second, and the number of nodes per text that reaches it.
 
-        A row more for one text is a row more for all: passes are as wide as the widest text.
+        A pass is padded to the text with the most rows, so a further row costs one for each text.
         """
         level, draft_row, row = self._steps()
         plain = self._costs.plain(self._texts) or self._costs.target.base or 1.0
@@ -259,7 +259,7 @@ class AdaptiveBudget:
         return gained * plain > texts * (level + texts * (draft_row + row))
 
     def _steps(self) -> tuple[float, float, float]:
-        """Seconds of a level of drafting, of a row in it, and of a row of the target's pass."""
+        """Seconds for a level of drafting, for a row in it, and for a row of the target's pass."""
         target, draft = self._costs.target, self._costs.draft
         plain = self._costs.plain(self._texts) or (target.base if target.known else 1.0)
         level, draft_row = self._PRIOR_LEVEL * plain, self._PRIOR_ROW * plain
@@ -271,7 +271,7 @@ class AdaptiveBudget:
 def path_odds(
     parents: Sequence[int], confidences: Sequence[float], factor: float = 1.0
 ) -> list[float]:
-    """The probability of each node's path, from confidences given the parent, times a factor."""
+    """The probability of each node's path: the product of its confidences, each times a factor."""
     odds: list[float] = []
     for parent, confidence in zip(parents, confidences, strict=True):
         odds.append(min(confidence * factor, 1.0) * (1.0 if parent == TEXT else odds[parent]))
@@ -279,5 +279,5 @@ def path_odds(
 
 
 def best_first(odds: Sequence[float]) -> list[int]:
-    """Nodes by falling odds; a parent comes before its children."""
+    """Nodes by decreasing probability; a parent comes before its children."""
     return sorted(range(len(odds)), key=lambda node: -odds[node])
