@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def drafts_work(request, caplog):
-    """Let no test pass while its draft fails unseen: the target would go on alone."""
+    """Fail a test whose draft fails unnoticed, since the target would continue alone."""
     yield
     failures = [r for r in caplog.get_records("call") if "the draft failed" in r.getMessage()]
     if failures and not request.node.get_closest_marker("draft_fails"):

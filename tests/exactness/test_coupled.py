@@ -1,5 +1,5 @@
-"""What coupling promises beyond the target's distribution: one text for a seed, and more accepted
-drafts.
+"""Properties of coupling besides the target's distribution: a seed determines the text, and more
+drafts are accepted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ TARGET = toys.letters(["<eos>", "a", "b", "ab", "ba", "c"])
 DRAFT = toys.letters(["<eos>", "b", "a", "aa", "c", "bc", "abc"])
 
 
-def test_a_seed_gives_one_text_whatever_the_drafter():
+def test_a_seed_gives_the_same_text_with_any_drafter():
     target = toys.TableModel(len(TARGET), 1)
     tree = FixedBudget(depth=3, nodes=8, width=3, candidates=3)
     for seed in range(300):

@@ -1,4 +1,4 @@
-"""The distribution of what the real loop emits, over all its random choices, is the target's."""
+"""The output distribution of the real loop, over all its random choices, is the target's."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def distribution_and_target(method, pair: str, *, support: int = 4, **options):
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("draft_length", [1, 2])
 @pytest.mark.parametrize("method", slow_for("slrs, two tokens", "point mass"))
-def test_methods_that_judge_by_a_distribution_are_exact(method, pair, draft_length):
+def test_rejection_methods_are_exact(method, pair, draft_length):
     distribution, target = distribution_and_target(JUDGING[method], pair, draft_length=draft_length)
     assert distance(distribution, target) < EXACT
 
 
 @pytest.mark.parametrize("method", JUDGING)
-def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
+def test_a_draft_may_stop_after_an_unlikely_token(method):
     class Wary(FixedBudget):
         def grow(self, drafts):
             sure = [d.confidences[-1:] > [0.4] for d in drafts]
@@ -62,14 +62,14 @@ def test_a_draft_may_stop_after_a_token_that_it_is_not_sure_of(method):
 
 @pytest.mark.parametrize("pair", ["crossing", "merging"])
 @pytest.mark.parametrize("method", slow_for("slrs, two tokens", "point mass", "pushforward"))
-def test_rows_that_are_judged_one_by_one_are_exact(method, pair):
-    """As where a logits processor remembers its calls."""
+def test_row_by_row_verification_is_exact(method, pair):
+    """Rows are verified one by one if a logits processor keeps state between calls."""
     distribution, target = distribution_and_target(JUDGING[method], pair, emitted_only=True)
     assert distance(distribution, target) < EXACT
 
 
 class Fragile(toys.ToyModel):
-    """Fails after some of the tokens that it may draw, and never after others."""
+    """Fails after some of the tokens that it may draw, and does not fail after others."""
 
     def __init__(self, model: Gram, fatal: int) -> None:
         self._model = model
@@ -86,7 +86,7 @@ class Fragile(toys.ToyModel):
 @pytest.mark.draft_fails
 @pytest.mark.parametrize("fatal", [1, 2])
 @pytest.mark.parametrize("method", sorted(JUDGING.keys() - {"slrs"}))  # which reads nothing it drew
-def test_a_draft_that_fails_for_what_it_drew_leaves_the_output_exact(method, fatal):
+def test_a_failure_that_depends_on_the_draw_keeps_the_output_exact(method, fatal):
     model, draft_model = models("crossing")
     fragile = Fragile(draft_model, fatal)
     drafter = toys.TableDrafter(DRAFT, fragile)
@@ -106,8 +106,8 @@ def test_tokentiming_is_exact_between_equal_vocabularies(alignment):
 
 
 @pytest.mark.parametrize("method", [Coupled(), Slem()], ids=["coupled", "slem"])
-def test_matching_methods_are_exact_whatever_is_drafted(method):
-    """Every string of two tokens is an adversary of its own; no state is raced at twice."""
+def test_matching_methods_are_exact_for_any_draft(method):
+    """Each string of two tokens is proposed in turn; no state is used in two races."""
     model = Gram(len(TARGET), seed=1, support=4)
     expected = model.joint(3, TARGET.eos_ids)
     for drawn in product(range(len(DRAFT)), repeat=2):
@@ -117,14 +117,14 @@ def test_matching_methods_are_exact_whatever_is_drafted(method):
 
 
 @pytest.mark.parametrize("method", JUDGING)
-def test_methods_that_judge_take_drafters_without_distributions(method):
+def test_rejection_methods_accept_drafters_without_distributions(method):
     model = Gram(len(TARGET), seed=1, support=4)
     for drawn in [(1, 2), (3, 4), (5, 1), (4, 0), (0,)]:
         distribution = enumerated(JUDGING[method], model, TARGET, Adversary(DRAFT, drawn))
         assert distance(distribution, model.joint(3, TARGET.eos_ids)) < EXACT, drawn
 
 
-def test_the_pair_holds_what_could_go_wrong():
+def test_the_toy_pair_covers_all_difficult_cases():
     """Missed draws, ends of turn, expansions of several tokens, rejections in every place."""
     seen: Counter[str] = Counter()
 
@@ -154,7 +154,7 @@ def test_the_pair_holds_what_could_go_wrong():
         assert seen[f"rejected at {j}"] > 0
 
 
-def test_slrs_refuses_to_enumerate_more_than_it_may():
+def test_slrs_refuses_too_many_strings():
     with pytest.raises(ValueError, match=r"^Slrs: lookahead of 2 draft tokens makes at least"):
         distribution_and_target(Slrs(lookahead=2, strings=5), "crossing")
 
@@ -195,7 +195,7 @@ def test_trees_walked_row_by_row_are_exact(tree):
 
 @pytest.mark.parametrize("method", [Slem(), Tli(), Pushforward(), Slrs()])
 def test_two_texts_of_a_batch_are_exact_and_independent(method):
-    """The joint distribution of both is the product."""
+    """The joint distribution of both texts is the product of their distributions."""
     pair = "crossing" if isinstance(method, Slem) else "merging"
     draft, target = PAIRS[pair]
     target_model, draft_model = models(pair, 2)
@@ -269,7 +269,7 @@ def deviation_and_bound(alignment: str, pair: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("alignment", ["dtw", "bytes"])
 @pytest.mark.parametrize("pair", ["crossing", "merging"])
-def test_tokentiming_deviates_by_no_more_than_its_bound(pair, alignment):
+def test_tokentiming_stays_within_its_error_bound(pair, alignment):
     deviation, bound = deviation_and_bound(alignment, pair)
     assert 1e-3 < deviation < bound
 
@@ -282,6 +282,6 @@ def test_tokentiming_is_exact_where_nothing_merges(monkeypatch):
     assert bound < EXACT
 
 
-def test_no_method_is_left_out():
+def test_all_methods_are_covered():
     enumerated_here = {Coupled, Slem, TokenTiming, *map(type, JUDGING.values())}
     assert set(methods.METHODS.values()) <= enumerated_here

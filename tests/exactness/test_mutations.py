@@ -1,4 +1,4 @@
-"""The enumeration can fail: each known mistake makes it."""
+"""The enumeration detects each known mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = models("crossing")[0].joint(3, (0,))
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_mutation_is_caught(name):
+def test_a_mutation_is_detected(name):
     mutation = MUTATIONS[name]
     if name == "noise used twice":
         with pytest.raises(RevisitedError):
@@ -22,5 +22,5 @@ def test_a_mutation_is_caught(name):
 
 
 @pytest.mark.parametrize("method", sorted({m.method for m in MUTATIONS.values()}, key=repr))
-def test_without_a_switch_the_same_run_is_exact(method):
+def test_the_same_run_without_a_mutation_is_exact(method):
     assert distance(Mutation(method).distribution(mutated=False), EXPECTED) < 1e-12

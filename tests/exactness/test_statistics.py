@@ -1,6 +1,4 @@
-"""What the untouched loop emits, counted: no method is told from draws of the target's own
-distribution.
-"""
+"""Chi-square tests of the output of the unmodified loop against the target's own distribution."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def triples(method: str, draws: int) -> torch.Tensor:
 
 
 def distributions_of_triples() -> torch.Tensor:
-    """What the target alone does: ``[V * V, V * V * V]``."""
+    """The distributions of the target alone: ``[V * V, V * V * V]``."""
     distribution = MODEL.table.double().exp()
     then = distribution.clone()
     then[:, END] = torch.eye(len(TARGET), dtype=torch.float64)[END]
@@ -118,18 +116,18 @@ def counts() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_no_method_is_told_from_the_target(counts):
+def test_all_methods_pass_the_chi_square_tests(counts):
     found = {method: p_values(counts[method]) for method in EXACT}
     assert min(holm([p for ways in found.values() for p in ways])) > 0.01, found
 
 
 @pytest.mark.slow
-def test_draws_from_the_distribution_itself_pass_just_so(counts):
+def test_draws_from_the_true_distribution_pass(counts):
     nulls = [drawn_from_the_distribution(counts[method], seed) for seed, method in enumerate(EXACT)]
     assert min(holm([p for null in nulls for p in p_values(null)])) > 0.01
 
 
-def test_the_same_noise_used_twice_is_caught(monkeypatch):
+def test_reused_noise_is_detected(monkeypatch):
     race = Noise.race
     monkeypatch.setattr(
         Noise, "race", lambda noise, scores, table, states: race(noise, scores, table, 0 * states)
@@ -138,6 +136,6 @@ def test_the_same_noise_used_twice_is_caught(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["tli", "pushforward", "slrs"])
-def test_a_stream_that_repeats_is_caught(method, monkeypatch):
+def test_a_repeating_stream_is_detected(method, monkeypatch):
     monkeypatch.setattr(Stream, "_fresh", lambda stream: torch.tensor([[stream._row, 1, 0]]))
     assert min(p_values(triples(method, DRAWS // 10))) < 1e-9

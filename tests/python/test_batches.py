@@ -1,4 +1,4 @@
-"""Texts that run together are the texts that run alone, greedily."""
+"""Greedy texts of a batch equal the texts of separate calls."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_rows_are_those_of_generate(source, texts, batch_size, target, expected)
 
 
 @pytest.mark.parametrize("budget", [None, CHAIN], ids=["adaptive", "chain"])
-def test_budgets_change_nothing(budget, target, expected):
+def test_texts_do_not_depend_on_the_budget(budget, target, expected):
     decoder = decoder_of(target, "a model", budget)
     for _ in range(2):  # the second call knows the costs
         assert new_ids(decoder.generate(list(PROMPTS), batch_size=4, **GREEDY)) == expected
@@ -129,7 +129,7 @@ class Counted(TorchRunner):
 
 
 def test_no_token_is_read_twice(target):
-    """Where texts end and others take their places, by the target and by a draft that is right."""
+    """Neither the target nor an accurate draft does so when texts end and others start."""
     runner, drafting = Counted(target), Counted(target)
     drafter = tt.ModelDrafter(target, TOKENIZER, drafting)
     for source in (None, drafter):

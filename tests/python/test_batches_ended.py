@@ -1,4 +1,4 @@
-"""Texts of a batch end each by itself, and each is seen by itself."""
+"""Texts of a batch end independently, and criteria and processors see each text separately."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def expected(target) -> list[list[int]]:
 # ---- ends ----
 
 
-def test_texts_end_for_reasons_of_their_own(decoder):
+def test_each_text_has_its_own_end_reason(decoder):
     """A stop string for one text, an end of turn for another, the length for the rest."""
     readable = GREEDY | {"suppress_tokens": list(range(95, 259))}
     free = decoder.generate(list(PROMPTS), **readable)
@@ -63,7 +63,7 @@ def test_texts_end_for_reasons_of_their_own(decoder):
         assert single.stats.finish_reason == reasons[i]
 
 
-def test_rows_are_padded_behind_their_ends(decoder, expected):
+def test_rows_are_padded_after_their_ends(decoder, expected):
     ends = [row[n] for n, row in enumerate(expected)]
     output = decoder.generate(list(PROMPTS), eos_token_id=ends, batch_size=3, **GREEDY)
     assert len({stats.tokens for stats in output.stats}) > 3
@@ -72,7 +72,7 @@ def test_rows_are_padded_behind_their_ends(decoder, expected):
 
 
 class After(StoppingCriteria):
-    """Ends a text after some tokens, and counts in a way that a second text would disturb."""
+    """Ends a text after some tokens; its count would be wrong if several texts shared it."""
 
     def __init__(self, calls: int) -> None:
         self.calls = calls
@@ -82,7 +82,7 @@ class After(StoppingCriteria):
         return torch.full((len(input_ids),), self.calls == 0)
 
 
-def test_a_criterion_that_counts_counts_for_each_text(decoder, expected):
+def test_a_criterion_with_a_counter_has_one_for_each_text(decoder, expected):
     output = decoder.generate(list(PROMPTS), stopping_criteria=[After(5)], **GREEDY)
     assert new_ids(output) == [row[:5] for row in expected]
     assert {stats.finish_reason for stats in output.stats} == {"criterion"}
@@ -124,7 +124,7 @@ def test_rows_with_a_processor_of_the_users_own_are_those_of_generate(target, de
     assert sum(stats.accepted for stats in output.stats) > 20
 
 
-def test_rounds_tell_their_text(decoder, expected):
+def test_rounds_hold_the_index_of_their_text(decoder, expected):
     told: list[list[int]] = [[] for _ in PROMPTS]
     accepted: list[list[int]] = [[] for _ in PROMPTS]
 

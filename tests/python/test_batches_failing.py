@@ -1,4 +1,4 @@
-"""What ends a whole batch, what leaves it to the target, and what is refused before it runs."""
+"""Errors that end a batch, errors after which the target continues alone, and refused arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected(target) -> list[list[int]]:
 
 
 class Stop:
-    """Raises when it is told the last round of a number of texts."""
+    """Raises in the last round of a number of texts."""
 
     def __init__(self, error: type[BaseException], ended: int) -> None:
         self.error, self.left = error, ended
@@ -60,7 +60,7 @@ class Stop:
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize("ended", [1, 4])
 @pytest.mark.parametrize("size", [1, 3])
-def test_an_error_in_a_callback_hands_over_what_was_finished(size, ended, error, decoder, expected):
+def test_an_error_in_a_callback_returns_the_finished_texts(size, ended, error, decoder, expected):
     stop = Stop(error, ended)
     with pytest.raises(error) as caught:
         decoder.generate(list(PROMPTS), batch_size=size, watch=stop, **GREEDY)
@@ -92,7 +92,7 @@ class Failing(LogitsProcessor):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_an_error_in_a_processor_hands_over_what_was_finished(error, decoder, expected):
+def test_an_error_in_a_processor_returns_the_finished_texts(error, decoder, expected):
     failing = Failing(error, ids_of(PROMPTS[4]), calls=8)
     with pytest.raises(error) as caught:
         decoder.generate(list(PROMPTS), batch_size=2, logits_processor=[failing], **GREEDY)
@@ -104,7 +104,7 @@ def test_an_error_in_a_processor_hands_over_what_was_finished(error, decoder, ex
     assert new_ids(decoder.generate(list(PROMPTS), **GREEDY)) == expected
 
 
-def test_where_nothing_was_finished_the_partial_output_is_empty(decoder):
+def test_the_partial_output_is_empty_if_no_text_is_finished(decoder):
     def watch(round_):
         raise KeyboardInterrupt
 
@@ -115,8 +115,8 @@ def test_where_nothing_was_finished_the_partial_output_is_empty(decoder):
     assert partial.sequences.shape == (0, 0)
 
 
-def test_greedy_and_sampled_texts_that_were_finished_come_in_the_order_of_the_prompts(decoder):
-    """They run one kind after the other."""
+def test_finished_greedy_and_sampled_texts_keep_the_order_of_the_prompts(decoder):
+    """Greedy and sampled texts run one after the other."""
     stop = Stop(KeyboardInterrupt, 3)
     kinds = [False, True, False, True]
     options = GREEDY | {"do_sample": kinds, "seed": 1, "eos_token_id": 258}
@@ -163,7 +163,7 @@ def test_a_drafter_that_fails_in_a_batch_leaves_its_texts_to_the_target(method, 
 
 
 @pytest.mark.draft_fails
-def test_a_text_that_a_drafter_cannot_begin_goes_on_alone(target, expected):
+def test_a_text_that_a_drafter_cannot_begin_continues_without_it(target, expected):
     drafter = FailingDrafter(near(target), TOKENIZER)
     drafter.begins = 2
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, budget=TREE)
@@ -186,7 +186,7 @@ def test_a_text_that_a_drafter_cannot_begin_goes_on_alone(target, expected):
         (True, TypeError, "batch_size is True"),
     ],
 )
-def test_what_is_no_batch_size_is_refused(size, error, message, decoder, target):
+def test_invalid_batch_sizes_are_refused(size, error, message, decoder, target):
     with pytest.raises(error, match=rf"^generate: {message}"):
         decoder.generate(["a", "b"], batch_size=size, **GREEDY)
     rows = padded(["ab", "cd"], "left")

@@ -1,4 +1,4 @@
-"""Sampled texts that run together are the texts that run alone."""
+"""Sampled texts of a batch equal the texts of separate calls."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_rows_of_one_seed_are_independent(target, matching):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_a_listed_seed_gives_the_text_of_its_prompt_alone(
+def test_a_listed_seed_gives_the_same_text_as_its_prompt_alone(
     budget, batch_size, target, matching, of_seeds
 ):
     decoder = decoder_of(target, matching, BUDGETS[budget])
@@ -91,7 +91,7 @@ def test_a_listed_seed_gives_the_text_of_its_prompt_alone(
 
 
 @pytest.mark.parametrize("order", [range(7)[::-1], [3, 1, 6, 0, 5, 2, 4]])
-def test_the_order_of_prompts_changes_nothing(order, target, matching, of_seeds):
+def test_texts_do_not_depend_on_the_order_of_prompts(order, target, matching, of_seeds):
     decoder = decoder_of(target, matching)
     prompts, seeds = [PROMPTS[i] for i in order], [SEEDS[i] for i in order]
     found = texts(decoder, prompts, seed=seeds, batch_size=3)
@@ -113,7 +113,7 @@ def test_listed_seeds_of_a_padded_batch(side, target, matching, of_seeds):
 
 @pytest.mark.parametrize("drafter", [another_vocabulary, often_right])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_a_text_of_a_batch_what_it_gives_it_alone(method, drafter, target):
+def test_every_method_gives_the_same_text_in_a_batch_and_alone(method, drafter, target):
     decoder = decoder_of(target, method, CHAIN, drafter)
     options = SAMPLED | {"top_k": 4}
     together = decoder.generate(list(PROMPTS), seed=SEEDS, batch_size=4, **options)
@@ -179,7 +179,7 @@ def test_a_list_of_a_wrong_length_is_refused_by_name(name, target):
             target.generate(**rows, custom_generate=decoder, seed=values, **SAMPLED)
 
 
-def test_torchs_generator_fixes_the_texts_of_a_batch(target):
+def test_torchs_generator_determines_the_texts_of_a_batch(target):
     decoder = decoder_of(target)
     torch.manual_seed(4)
     first = texts(decoder)

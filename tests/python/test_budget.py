@@ -1,4 +1,4 @@
-"""Budgets on a simulated clock: what pays is done, what does not is left."""
+"""Budgets on a simulated clock: they draft and verify where it pays."""
 
 from __future__ import annotations
 
@@ -129,27 +129,27 @@ def best_chain(**world) -> float:
 
 @pytest.mark.parametrize("odds", [0.0, 0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("draft", [0.05, 0.2, 0.5, 1.5])
-def test_near_the_best_chain_and_never_much_slower_than_alone(odds, draft):
+def test_speed_is_near_the_best_chain_and_not_far_below_no_draft(odds, draft):
     speed = World(odds=odds, draft=draft).speed(AdaptiveBudget(candidates=1))
     assert speed > 0.94
     assert speed > 0.8 * best_chain(odds=odds, draft=draft)
 
 
 @pytest.mark.parametrize("draft", [0.05, 0.2])
-def test_runners_up_gain_where_they_are_emitted(draft):
+def test_further_candidates_pay_if_they_are_emitted(draft):
     world = {"odds": 0.5, "second": 0.3, "draft": draft, "row": 0.02}
     chain = World(**world).speed(AdaptiveBudget(candidates=1), 2000)
     assert World(**world).speed(AdaptiveBudget(candidates=2), 2000) > 1.05 * chain
 
 
-def test_a_draft_that_turns_good_is_taken_up_again():
+def test_drafting_resumes_when_the_draft_improves():
     budget = AdaptiveBudget(candidates=1)
     World(odds=0.0, draft=0.2).speed(budget, 200)
     world = {"odds": 0.9, "draft": 0.2}
     assert World(**world).speed(budget, 1000) > 0.8 * best_chain(**world)
 
 
-def test_a_cost_known_from_an_earlier_text_spares_the_first_drafts():
+def test_known_costs_avoid_drafts_that_do_not_pay():
     costs = Costs()
     world = {"odds": 0.5, "draft": 1.5}
     World(**world).speed(AdaptiveBudget(costs, candidates=1), 60)
@@ -157,8 +157,8 @@ def test_a_cost_known_from_an_earlier_text_spares_the_first_drafts():
     assert World(**world).speed(AdaptiveBudget(costs, candidates=1), 8) == 1.0
 
 
-def test_overconfidence_is_seen_through():
-    """The draft says twice the odds: drafts stay short."""
+def test_overconfidence_is_corrected():
+    """The draft's confidences are twice the true probabilities; drafts stay short."""
     budget = AdaptiveBudget(candidates=1)
     world = World(odds=0.5, draft=0.2, boast=1.98)
     lengths = []
@@ -170,7 +170,7 @@ def test_overconfidence_is_seen_through():
 
 @pytest.mark.parametrize("row", [0.01, 0.05, 0.125])
 def test_a_batch_proposes_less_where_rows_cost_more(row):
-    """At a large batch rows cost compute, and proposals shrink to nothing by themselves."""
+    """In a large batch rows are expensive, and the budget shrinks proposals to nothing."""
     world = World(odds=0.6, draft=0.1, row=row, texts=8)
     budget = AdaptiveBudget(candidates=1)
     assert world.speed(budget, 200) > 0.94
@@ -187,7 +187,7 @@ def test_a_line_fits_base_and_slope():
     assert line.slope == pytest.approx(0.1, rel=0.1)
 
 
-def test_a_line_of_one_number_of_rows_takes_its_share():
+def test_without_different_numbers_of_rows_the_slope_is_the_prior():
     line = Line(share=0.1)
     for _ in range(20):
         line.observe(1, 4, 1.4)
@@ -195,7 +195,7 @@ def test_a_line_of_one_number_of_rows_takes_its_share():
     assert line.slope == pytest.approx(0.1, rel=0.01)
 
 
-def test_falling_costs_are_taken_as_level():
+def test_a_negative_slope_is_replaced_by_zero():
     line = Line(share=0.1)
     for rows in (1, 8, 1, 8):
         line.observe(1, rows, 1.0 - 0.01 * rows)
@@ -232,6 +232,6 @@ def test_best_first_takes_parents_before_children():
 
 
 @pytest.mark.parametrize("wrong", [{"depth": -1}, {"depth": 1, "width": 0}])
-def test_shapes_without_meaning_are_refused(wrong):
+def test_invalid_shapes_are_refused(wrong):
     with pytest.raises(ValueError, match=r"^FixedBudget: depth is"):
         FixedBudget(**wrong)

@@ -1,4 +1,4 @@
-"""``ops.candidates``: its ranking and shares beside a slow twin, and what it refuses."""
+"""``ops.candidates``: its ranking and shares against a slow twin, and what it refuses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_shares_of_a_large_vocabulary(spread: float) -> None:
 # From 1e5 on, rounding of a logit's sum with a bound exceeds the bound's slack.
 @pytest.mark.parametrize("magnitude", [1e5, 1e6, 1e7, 1e30, 3e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_great_logits(magnitude: float, dtype: torch.dtype) -> None:
+def test_large_logits(magnitude: float, dtype: torch.dtype) -> None:
     rows, columns = 8, 1000
     generator = torch.Generator().manual_seed(1)
     spread = torch.tensor([3.0, 3.0, 1e-7 * magnitude, 1e-7 * magnitude]).repeat(2)[:, None]
@@ -111,7 +111,7 @@ def test_great_logits(magnitude: float, dtype: torch.dtype) -> None:
     assert_as_reference(logits, random_keys(columns), 2, states_of(rows), 4)
 
 
-def test_minus_infinity_and_padding_are_no_candidates() -> None:
+def test_minus_infinity_and_padding_are_never_candidates() -> None:
     logits = torch.full((500, 300), -math.inf)
     logits[:, 270] = torch.finfo(torch.float32).min
     logits[:, 280:] = math.nan  # padding is not even read

@@ -109,7 +109,7 @@ def test_compiled_equals_eager(
 
 @EACH_BREAKING
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of torch, about the graph that breaks
-def test_right_between_two_graphs(name: str) -> None:
+def test_results_are_right_between_two_graphs(name: str) -> None:
     function, arguments = BREAKING[name]
 
     def doubled(**given: Any) -> tuple[torch.Tensor, ...]:
@@ -125,7 +125,7 @@ def test_right_between_two_graphs(name: str) -> None:
 
 
 @NAMED
-def test_meta_tensors_have_shapes_alone(
+def test_meta_tensors_give_shapes_only(
     function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
     given = [*map(to_meta, arguments)], {name: to_meta(value) for name, value in options.items()}
@@ -152,7 +152,7 @@ def test_tensors_without_memory_are_refused_by_name(name: str, kind: str) -> Non
             function(**arguments | {changed: without})
 
 
-def test_out_is_refused_where_nothing_is_written() -> None:
+def test_out_is_refused_for_meta_tensors() -> None:
     out = ops.Verification(torch.zeros(1, 4).int(), torch.zeros(1).int())
     with pytest.raises(ValueError, match=r"^verify: out cannot be given"):
         ops.verify(IDS[None].to("meta"), target_logits=LOGITS[None, :4], temperature=0, out=out)

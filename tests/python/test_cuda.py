@@ -1,7 +1,7 @@
-"""The operations on a GPU beside the same on the CPU, which its own tests hold to references.
+"""The operations on a GPU against the CPU, which other tests compare with references.
 
-The kernels' comparisons over every type and every invalid input are in tests/cuda, in C++; they run
-by emulation where there is no GPU. Here it is what Python adds: devices, streams, strides, graphs.
+Comparisons of the kernels for every type and every invalid input are in tests/cuda, in C++; they
+run by emulation without a GPU. The tests here cover devices, streams, strides and graphs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def flat(result: Any) -> list[Tensor]:
 
 
 def apart(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """The same rows, by chance with something between them."""
+    """The same rows, randomly with memory between them."""
     gap = int(torch.randint(0, 9, (), generator=generator))
     wide = torch.zeros(*rows.shape[:-1], rows.shape[-1] + gap, dtype=rows.dtype)
     view = wide[..., : rows.shape[-1]]
@@ -224,7 +224,7 @@ EACH = pytest.mark.parametrize("make", CALLS.values(), ids=CALLS)
 
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
-    """Within, a wait of the host for the device is an error."""
+    """Within this context, synchronizing with the device is an error."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     yield
@@ -262,7 +262,7 @@ def test_equals_the_cpu(
 
 
 @EACH
-def test_nothing_to_do(make: Callable[..., Call], request: pytest.FixtureRequest) -> None:
+def test_empty_inputs(make: Callable[..., Call], request: pytest.FixtureRequest) -> None:
     call = make(torch.Generator().manual_seed(0), 0)
     same(flat(call.to_gpu().run()), call.on_cpu(), request.node.callspec.id)
 
@@ -274,7 +274,7 @@ def test_chains_without_drafted_tokens(request: pytest.FixtureRequest) -> None:
 
 
 @EACH
-def test_captured_in_a_graph_and_replayed_on_other_numbers(make: Callable[..., Call]) -> None:
+def test_a_captured_graph_is_replayed_on_other_values(make: Callable[..., Call]) -> None:
     call = make(torch.Generator().manual_seed(3), 4).to_gpu()
     first = flat(call.run())  # loads the kernels
     graph = torch.cuda.CUDAGraph()
@@ -296,7 +296,7 @@ def test_captured_in_a_graph_and_replayed_on_other_numbers(make: Callable[..., C
 
 @EACH
 @pytest.mark.filterwarnings("default:Synchronization debug mode")  # is torch's prototype, it says
-def test_the_host_does_not_wait(make: Callable[..., Call], no_waiting: None) -> None:
+def test_calls_do_not_synchronize(make: Callable[..., Call], no_waiting: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     call = make(torch.Generator().manual_seed(4), 4).to_gpu()
     call.run()
@@ -304,7 +304,7 @@ def test_the_host_does_not_wait(make: Callable[..., Call], no_waiting: None) -> 
     call.run()
 
 
-def test_goes_to_the_current_stream() -> None:
+def test_calls_run_on_the_current_stream() -> None:
     call = sample_call(torch.Generator().manual_seed(5), 8).to_gpu()
     expected = call.run().cpu()
     stream = torch.cuda.Stream()
@@ -349,7 +349,7 @@ def test_tensors_on_two_devices_are_refused() -> None:
         ops.sample(logits, keys, seed=0, states=states)
 
 
-def test_tables_and_maps_elsewhere_are_refused() -> None:
+def test_tables_and_maps_on_another_device_are_refused() -> None:
     call = restrict_call(torch.Generator().manual_seed(8), 2)
     probs, vocabulary_map = call.arguments
     with pytest.raises(ValueError, match=r"^restrict: vocabulary_map is in CPU memory, draft_pro"):

@@ -1,4 +1,4 @@
-"""``CudaGraphRunner`` against full passes; its recordings are real where there is a GPU."""
+"""``CudaGraphRunner`` against full passes; its recordings are real only on a GPU."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_only_models_on_a_gpu(monkeypatch):
         (None, False),
     ],
 )
-def test_only_attention_that_goes_by_a_mask(attention, runs, monkeypatch):
+def test_only_attention_that_accepts_a_mask(attention, runs, monkeypatch):
     llama = make("llama", "cpu")
     monkeypatch.setattr(type(llama), "device", torch.device("cuda"))
     llama.config._attn_implementation = attention
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_recorded_is_read_by_ordinary_passes(caplog):
     )
 
 
-def test_where_a_later_recording_fails_the_logits_are_the_models_own(caplog):
+def test_logits_are_right_after_a_later_recording_fails(caplog):
     recorder = Recorder(fails_from=2)
     runner = CudaGraphRunner(make("qwen2", "cpu"), recorder, capacity=10)
     with caplog.at_level(logging.WARNING):
@@ -230,7 +230,7 @@ def test_the_runner_of_a_model_on_a_gpu(monkeypatch):
 
 
 class Cuda:
-    """Stands in for what ``cuda_graph`` uses of ``torch.cuda``; keeps account of it."""
+    """Replaces the parts of ``torch.cuda`` that ``cuda_graph`` uses, and records the calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.current = 0

@@ -1,4 +1,4 @@
-"""The user's way in: prompts, outputs, statistics, and what is refused before any model runs."""
+"""The user's interface: prompts, outputs, statistics, and errors before any model runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tokentiming.tokens.tree import Tree
 
 
 class NeverRun(torch.nn.Module):
-    """Put in place of a model's first layer: fails should the model run."""
+    """Replaces a model's first layer, and fails if the model runs."""
 
     def forward(self, *args, **kwargs):
         raise AssertionError("the model ran before the arguments were checked")
@@ -50,7 +50,7 @@ def generate_alone(target, text: str, **options) -> torch.Tensor:
 # ---- what comes out ----
 
 
-def test_greedy_is_what_generate_gives(target, decoder):
+def test_greedy_ids_equal_those_of_generate(target, decoder):
     for text in ("a", "hello there", "日本"):
         expected = generate_alone(target, text, do_sample=False, max_new_tokens=20)
         assert torch.equal(
@@ -68,7 +68,7 @@ def test_greedy_is_what_generate_gives(target, decoder):
         {"eos_token_id": [0, 17]},
     ],
 )
-def test_transformers_own_processors_are_at_work(target, options):
+def test_transformers_own_processors_are_applied(target, options):
     own = toys.ProphetDrafter(decoder_vocabulary(target), b"")
     expected = generate_alone(target, "ab ab", do_sample=False, max_new_tokens=24, **options)
     own.continuation = own.vocabulary.decode(expected[0, 4:].tolist())
@@ -156,7 +156,7 @@ def test_statistics_add_up(decoder):
     assert stats.tokens_per_second > 0
 
 
-def test_seeds_and_torchs_own_generator_fix_the_text(decoder):
+def test_seeds_and_torchs_generator_determine_the_text(decoder):
     def sample(**options):
         return decoder.generate("x", do_sample=True, max_new_tokens=12, **options).sequences
 
@@ -176,7 +176,7 @@ def test_several_returns_differ_and_do_not_depend_on_the_drafter(target, decoder
     assert without.sequences.tolist() == rows
 
 
-def test_padding_of_the_head_never_wins(target):
+def test_padding_of_the_head_is_never_drawn(target):
     class Padding(LogitsProcessor):
         def __call__(self, input_ids, scores):
             scores = scores.clone()
@@ -288,7 +288,7 @@ def test_recurrent_states_are_refused_by_name():
         tt.SpeculativeDecoder(jamba, TOKENIZER)
 
 
-def test_models_that_cannot_be_driven_are_refused(target):
+def test_unsupported_models_are_refused(target):
     with pytest.raises(TypeError, match="model is a Linear"):
         tt.SpeculativeDecoder(torch.nn.Linear(2, 2), TOKENIZER)
     t5 = T5ForConditionalGeneration(

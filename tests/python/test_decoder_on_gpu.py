@@ -1,4 +1,4 @@
-"""The loop with its models on a GPU: every method runs there, and is what it is on the CPU."""
+"""The loop with its models on a GPU: every method runs, with the properties it has on the CPU."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_method_runs(method):
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.filterwarnings("always:called a synchronizing CUDA operation")
 @pytest.mark.filterwarnings("default:Synchronization debug mode")
-def test_a_round_waits_for_the_drafted_and_the_emitted_tokens_alone(method, monkeypatch):
+def test_a_round_synchronizes_for_drafted_and_emitted_tokens_only(method, monkeypatch):
     forward = LlamaForCausalLM.forward
 
     def unwatched(*args, **kwargs):

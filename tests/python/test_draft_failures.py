@@ -1,4 +1,4 @@
-"""A draft only costs speed: whatever goes wrong in it, the target goes on alone and says so."""
+"""After any failure of a draft the target continues alone and reports the failure."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_error_leaves_the_text_to_the_target(method, after, target, caplog):
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_no_draft_leaves_the_text_to_the_target(method, draft, target):
+def test_an_invalid_draft_leaves_the_text_to_the_target(method, draft, target):
     class Odd(toys.Drafter):
         def fill(self, text, filled):
             filled.extend(draft)
@@ -110,7 +110,7 @@ def test_logits_that_hold_nan(method, sampling, target):
 
 
 @pytest.mark.draft_fails
-def test_an_interruption_is_no_failure_of_the_draft(target):
+def test_an_interruption_is_not_a_failure_of_the_draft(target):
     class Interrupted(tt.ModelDrafter):
         def propose(self, *args):
             raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def test_a_draft_with_nothing_to_read_waits_for_text(method, dtype):
 
 
 class Templates:
-    """Chat templates of drafts that refuse what targets take."""
+    """Chat templates of drafts that refuse messages which targets accept."""
 
     NO_SYSTEM = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -222,7 +222,7 @@ def test_special_tokens_of_a_prompt_map_by_text_or_by_role():
     assert theirs.decode(prompt.ids_for(theirs, vocabulary, ending)) == "to be<eos>"
 
 
-def test_a_prompt_of_ids_gives_a_model_drafting_for_itself_everything():
+def test_a_model_that_drafts_for_itself_reads_a_prompt_of_ids_unchanged():
     tokenizer = chat_tokenizer("<|im_start|>")
     model = lively(vocab_size=len(tokenizer))
     decoder = tt.SpeculativeDecoder(
@@ -273,7 +273,7 @@ def test_a_map_that_cannot_be_written_is_kept_in_memory(
     assert "TOKENTIMING_CACHE" in caplog.text
 
 
-def test_a_cache_folder_without_a_home_is_no_failure(target, monkeypatch):
+def test_a_cache_folder_without_a_home_is_not_a_failure(target, monkeypatch):
     monkeypatch.setattr(vocabulary_map, "_WORTH_A_FILE", 0)
     for name in ("TOKENTIMING_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -293,7 +293,7 @@ class Recorder(torch.Tensor):
         return self
 
 
-def test_copies_to_the_host_are_waited_for():
+def test_copies_to_the_host_block():
     tensor = torch.zeros(2).as_subclass(Recorder)
     tensor.sent = []
     send(tensor, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The operations' errors: their classes, what they name, and what does not become one."""
+"""The operations' errors: their classes, the names in them, and exceptions that pass through."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_classes(call: Callable[[], Any], error: type[Exception], builtin: type[
 
 @pytest.mark.parametrize("out", [True, False])
 @pytest.mark.parametrize("call", ["align", "transfer", "verify, ragged", "walk"])
-def test_offsets_are_held_to_the_tokens_before_memory_is_asked_for(call: str, out: bool) -> None:
+def test_offsets_are_checked_before_memory_is_allocated(call: str, out: bool) -> None:
     function, arguments = good_calls()[call]
     name = "offsets" if "offsets" in arguments else "target_offsets"
     given = {"out": function(**arguments)} if out else {}
@@ -83,7 +83,7 @@ def test_columns_and_out_agree() -> None:
     assert function(**arguments, columns=2) is arguments["out"]
 
 
-def test_a_result_beyond_memory_is_the_arguments_fault() -> None:
+def test_a_result_too_large_for_memory_is_an_argument_error() -> None:
     function, arguments = good_calls()["restrict"]
     rows = torch.full((1, 2), 0.5).expand(2**20, 2)
     with pytest.raises(ValueError, match=r"^restrict: no result of .* draft_probs and columns"):
@@ -113,7 +113,7 @@ class Stubborn(Tensor):
         raise NotImplementedError("not asked yet\nnative stack")
 
 
-def test_what_other_libraries_hand_over() -> None:
+def test_invalid_tensors_of_other_libraries() -> None:
     function, arguments = good_calls()["sample"]
     logits = arguments["logits"]
     with pytest.raises(ValueError, match=r"^sample: logits cannot be read: .* no DLPack capsule"):
@@ -127,7 +127,7 @@ def test_what_other_libraries_hand_over() -> None:
 @pytest.mark.parametrize(
     ("call", "name"), [("sample", "logits"), ("sample", "seed"), ("verify", "temperature")]
 )
-def test_an_interrupt_goes_on(call: str, name: str) -> None:
+def test_an_interrupt_propagates(call: str, name: str) -> None:
     function, arguments = good_calls()[call]
     with pytest.raises(KeyboardInterrupt):
         function(**arguments | {name: Interrupted(torch.zeros(3))})
@@ -209,7 +209,7 @@ assert len(finished) == 4
 """
 
 
-def test_types_of_tensors_that_come_and_go() -> None:
+def test_tensor_types_are_freed() -> None:
     watched = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
     command = [sys.executable, "-c", MANY_TYPES]
     subprocess.run(command, env=os.environ | watched, check=True, timeout=120)

@@ -129,5 +129,5 @@ def test_memory_is_counted_and_freed():
         (DeepseekV32Config(num_hidden_layers=2), False),
     ],
 )
-def test_which_models_it_serves(config, holds):
+def test_supported_models(config, holds):
     assert ForestCache.holds(config) is holds

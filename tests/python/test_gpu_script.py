@@ -1,4 +1,4 @@
-"""``bench/gpu.sh`` with stand-ins for all that it calls: what it runs, and what it keeps."""
+"""``bench/gpu.sh`` with fakes for all commands that it calls: what it runs, and what it keeps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def call(tmp_path):
     return run
 
 
-def test_what_was_carried_comes_before_what_the_caller_names(call):
+def test_carried_paths_come_first(call):
     found, calls = call(PYTHONPATH="/the/callers")
     assert found.returncode == 0, found.stdout + found.stderr
     paths = [line.split(" | ")[0].split(":") for line in calls]
@@ -80,7 +80,7 @@ def test_what_was_carried_comes_before_what_the_caller_names(call):
     assert any(" | -m pytest -v --tb=short -n 4 -m gpu" in line for line in calls)
 
 
-def test_a_step_that_is_cut_short_keeps_what_it_said(call, tmp_path):
+def test_an_interrupted_step_keeps_its_output(call, tmp_path):
     found, _ = call(change=("step tests 80", "step tests 1"), PYTEST_SECONDS="20")
     assert found.returncode != 0
     assert "test_kernels[sample] FAILED" in (tmp_path / "gpu.log").read_text()
@@ -90,7 +90,7 @@ def test_a_step_that_is_cut_short_keeps_what_it_said(call, tmp_path):
     json.loads((tmp_path / "gpu.json").read_text())
 
 
-def test_limits_that_add_up_to_more_than_a_call_are_refused(call):
+def test_limits_that_exceed_a_call_are_refused(call):
     found, calls = call(change=("step tests 80", "step tests 480"))
     assert found.returncode == 2
     assert "more than the 540 s of a call" in found.stderr
@@ -98,7 +98,7 @@ def test_limits_that_add_up_to_more_than_a_call_are_refused(call):
 
 
 @pytest.mark.parametrize("what", ["sanitize", "speed"])
-def test_sanitizers_and_speed_are_calls_of_their_own(call, what, tmp_path):
+def test_sanitizers_and_speed_are_separate_calls(call, what, tmp_path):
     found, calls = call(what, TARGET="target", DRAFT="draft")
     assert found.returncode == 0, found.stdout + found.stderr
     assert (tmp_path / f"gpu_{what}.json").exists()

@@ -1,4 +1,4 @@
-"""What `generate` takes by either way in, what it refuses by name, and what it returns."""
+"""What both interfaces of `generate` accept, what they refuse by name, and what they return."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def llava():
     ).eval()
 
 
-def test_images_are_refused_by_either_way_in(llava):
+def test_images_are_refused_by_both_interfaces(llava):
     images = {"pixel_values": torch.zeros(1, 3, 8, 8)}
     with pytest.raises(ValueError, match=r"^generate: pixel_values is not used here"):
         llava.generate(**encoded(), **images, custom_generate=speculate(), **GREEDY)
@@ -110,7 +110,7 @@ def test_outputs_that_do_not_exist_here_are_refused(name, target):
         tt.SpeculativeDecoder(own, TOKENIZER).generate("to be", **GREEDY)
 
 
-def test_arguments_that_generate_keeps_back_are_refused(target):
+def test_arguments_that_generate_does_not_pass_on_are_refused(target):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
     with pytest.raises(ValueError, match=r"^generate: streamer does not reach custom_generate"):
         target.generate(**encoded(), custom_generate=speculate(), streamer=streamer, **GREEDY)
@@ -178,7 +178,7 @@ def test_a_target_put_in_training_mode_later_is_refused():
 # ---- lengths ----
 
 
-def test_lengths_come_from_where_generate_takes_them():
+def test_lengths_have_the_precedence_of_generate():
     prompt = encoded().input_ids.shape[1]
     own = lively()
     own.generation_config.max_new_tokens = 9
@@ -270,7 +270,7 @@ def test_what_a_tokenizer_returns_is_a_prompt(decoder):
         ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, ValueError, "prompt is empty"),
     ],
 )
-def test_what_is_no_prompt_is_refused(prompt, error, message, decoder):
+def test_invalid_prompts_are_refused(prompt, error, message, decoder):
     with pytest.raises(error, match=rf"^generate: .*{message}"):
         decoder.generate(prompt, **GREEDY)
 
@@ -390,7 +390,7 @@ READABLE = {"do_sample": False, "max_new_tokens": 20, "suppress_tokens": list(ra
 """ASCII alone, so that what is decoded is what is matched."""
 
 
-def test_stop_strings_from_everywhere_stop(target, decoder):
+def test_stop_strings_of_arguments_and_configs_end_the_text(target, decoder):
     free = decoder.generate("abc", **READABLE)
     stop = free.text[4:6]
     ends = free.text[: free.text.index(stop) + len(stop)]
@@ -414,7 +414,7 @@ def test_stop_strings_from_everywhere_stop(target, decoder):
         assert TOKENIZER.decode(new, clean_up_tokenization_spaces=False) == ends
 
 
-def test_no_stop_strings_stop_nothing(decoder):
+def test_empty_stop_strings_are_ignored(decoder):
     plain = decoder.generate("abc", **READABLE).text
     assert decoder.generate("abc", stop_strings=[], **READABLE).text == plain
 
@@ -497,7 +497,7 @@ def test_the_version_is_the_packages():
 
 
 @pytest.mark.parametrize("eos", [265, [0, 265], -1])
-def test_ends_of_turn_that_the_tokenizer_lacks_are_no_hindrance(eos):
+def test_eos_ids_that_the_tokenizer_lacks_are_ignored(eos):
     model = tiny()
     model.generation_config.eos_token_id = eos
     output = tt.SpeculativeDecoder(model, TOKENIZER).generate("ab", **GREEDY)

@@ -12,7 +12,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 
 
 @DTYPES
-def test_every_draft_token_is_where_it_goes(dtype: torch.dtype) -> None:
+def test_every_draft_token_is_listed_under_its_target_token(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
         size = int(torch.randint(0, 60, (), generator=generator))
@@ -26,7 +26,7 @@ def test_every_draft_token_is_where_it_goes(dtype: torch.dtype) -> None:
             assert draft_ids[start:end].tolist() == expected
 
 
-def test_nothing_goes_anywhere() -> None:
+def test_a_map_without_targets_has_an_empty_inverse() -> None:
     for targets in (torch.tensor([-1, -1]), torch.empty(0, dtype=torch.int32)):
         offsets, draft_ids = inverse(targets, "first")
         assert offsets.tolist() == [0]

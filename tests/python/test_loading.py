@@ -97,7 +97,7 @@ def test_an_unreachable_hub_is_a_value_error_without_demo_names() -> None:
     "place",
     ["", "./nowhere", "/no/where", "a/b/c", "a b", "~/nowhere-at-all", "a\0b", Path("gpt2")],
 )
-def test_what_is_not_there_is_named(place: str | Path) -> None:
+def test_missing_paths_are_named(place: str | Path) -> None:
     words = re.escape(f"load: '{place}' is not a folder, a .gguf file or a hub id; give an ")
     with pytest.raises(ModelError, match=f"^{words}"):
         loading.load(place)

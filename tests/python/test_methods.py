@@ -115,7 +115,7 @@ def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
     assert not draft.ids
 
 
-def test_what_the_core_cannot_draw_from_on_a_gpu_is_refused(monkeypatch):
+def test_distributions_that_the_core_cannot_draw_from_on_a_gpu_are_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"^Draft.take: the draft's scores hold NaN"):
         Draft().take(TEXT, [(-1, 0.0)])
 
@@ -170,7 +170,7 @@ def test_slrs_sums_over_every_string(lookahead):
     assert len(proposal) == 1
 
 
-def test_a_cut_does_not_tell_what_was_drawn_behind_it():
+def test_a_cut_does_not_depend_on_the_tokens_after_it():
     proposal = Proposal(Tree.chain([3, 1]), missed=True, probs=torch.rand(3, 4))
     assert proposal.cut(3).missed
     for length in range(3):
@@ -194,13 +194,13 @@ def test_byte_spans_are_the_tokens_that_share_bytes(text):
         start = end
 
 
-def test_the_end_of_turn_goes_with_the_draft_s_own():
+def test_the_end_of_turn_is_aligned_with_the_drafts_own():
     ids, proxies = [1, 2, 0], [3, 0]
     spans = byte_spans(torch.tensor(ids), torch.tensor(proxies), DRAFT, TARGET).tolist()
     assert spans == [[0, 2], [2, 3]]
 
 
-def test_statistics_tell_the_cases_of_the_transfer():
+def test_statistics_count_the_cases_of_the_transfer():
     target = toys.TableModel(len(TARGET), seed=1)
     watched = []
 
@@ -270,7 +270,7 @@ def test_a_seed_fixes_the_text_for_a_draft_length(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_good_draft_is_accepted_in_part(method):
-    """Target and draft of one distribution each: every method profits, or it is no method."""
+    """A target and a draft with a fixed distribution each: every method accepts some tokens."""
     single = toys.letters(["a", "b", "c", "d"])
     target = toys.TableModel(len(single), seed=1)
     drafter = toys.TableDrafter(single, target)

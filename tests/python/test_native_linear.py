@@ -99,7 +99,7 @@ def test_native_runner_runs_nothing_without_a_fast_variant(monkeypatch: pytest.M
     assert type(runner_for(model)) is TorchRunner
 
 
-def test_the_result_is_in_cpu_memory_whatever_torch_prefers(rows: list[int]) -> None:
+def test_the_result_is_in_cpu_memory_for_any_default_device(rows: list[int]) -> None:
     try:
         torch.set_default_device("meta")
         torch.set_default_dtype(torch.float64)

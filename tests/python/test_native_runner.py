@@ -100,7 +100,7 @@ def test_logits_of_trees_equal_those_of_the_twin(kind):
             torch.testing.assert_close(found[1 + node], expected, **NEAR)
 
 
-def test_truncated_tokens_leave_no_trace():
+def test_truncated_tokens_do_not_affect_later_logits():
     model, _ = pair("tied")
     ids = random_ids(40)
     expected = chain(NativeRunner(model), ids)

@@ -39,7 +39,7 @@ def places(count: int, seed: int) -> list[Place]:
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("seed", range(20))
 def test_winners_and_candidates_are_those_of_the_naive_race(seed, count):
-    """Each row by the noise of its own text, its seed and its row."""
+    """Each row uses the noise of its own text, which depends on the seed and the row."""
     scores = torch.randn(8, 9, generator=torch.Generator().manual_seed(seed))  # 3 pad the head
     where = places(len(scores), seed)
     expected = [finish(row, place) for row, place in zip(scores, where, strict=True)]
@@ -73,7 +73,7 @@ def test_log_noise_is_the_references():
         ops.log_noise(keys, seed=-1, states=states)
 
 
-def test_states_never_come_twice():
+def test_states_never_repeat():
     state = State()
     seen = {state}
     for data in (b"a", b"", b"", "日".encode(), b"b"):

@@ -136,7 +136,7 @@ def test_every_argument_beside_meta_tensors(call: str, place: str, kind: str) ->
 
 
 @pytest.mark.parametrize("call", good_calls())
-def test_arrays_give_tensors_in_cpu_memory_whatever_torch_prefers(call: str) -> None:
+def test_arrays_give_tensors_in_cpu_memory_for_any_default_device(call: str) -> None:
     function, arguments = good_calls()[call]
     expected = flat(function(**arguments))
     arrays = {name: to_arrays(v) for name, v in arguments.items() if name != "out"}

@@ -65,7 +65,7 @@ def make(name: str, settings: dict) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_models_that_are_read_otherwise_are_refused_by_name(name):
+def test_models_with_other_logits_in_pieces_are_refused_by_name(name):
     model = make(name, REFUSED[name])
     cause = "gives other logits when a text is read piece by piece|cannot be read piece by piece"
     for caller, construct in (
@@ -87,7 +87,7 @@ def test_other_models_give_the_ids_of_generate(name):
 
 
 @pytest.mark.parametrize("fill", [-1e4, torch.finfo(torch.float32).min, -torch.inf])
-def test_a_masked_part_of_the_head_hides_nothing(fill):
+def test_a_masked_part_of_the_head_does_not_hide_differences(fill):
     def mask(module, inputs, logits):
         return logits.masked_fill(torch.arange(logits.shape[-1]) >= HEAD // 2, fill)
 
@@ -101,8 +101,8 @@ def test_a_masked_part_of_the_head_hides_nothing(fill):
 
 
 @pytest.mark.parametrize("name", ["MegatronBert", "Ernie", "RoFormer"])
-def test_models_that_look_ahead_are_refused(name):
-    """Encoders read both ways, so that a token changes what came before it."""
+def test_bidirectional_models_are_refused(name):
+    """Encoders attend in both directions, so that a token changes the logits before it."""
     with pytest.raises(ValueError, match="gives other logits"):
         tt.SpeculativeDecoder(make(name, BERT | {"is_decoder": False}), TOKENIZER)
 
@@ -121,7 +121,7 @@ def test_models_that_count_positions_in_a_mask_read_no_forests(name):
 
 
 class Sequential(LlamaForCausalLM):
-    """Ignores the mask that it is given, as an attention of its own might."""
+    """Ignores the given mask, as a custom attention might."""
 
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
         if attention_mask is not None and attention_mask.ndim == 4:
@@ -131,7 +131,7 @@ class Sequential(LlamaForCausalLM):
         return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
 
 
-def test_forests_are_tested_and_not_a_list():
+def test_support_for_forests_is_probed():
     model = lively()
     model.__class__ = Sequential
     runner = TorchRunner(model)
@@ -182,8 +182,8 @@ LONGROPE = {
 }  # fmt: skip
 
 
-def test_texts_across_the_border_of_longrope_are_refused():
-    """Its rotary tables follow the greatest position of a pass, proposed ones included."""
+def test_texts_that_cross_the_longrope_limit_are_refused():
+    """Its rotary tables depend on the largest position of a pass, including proposed tokens."""
     model = make("Llama", LLAMA | {"rope_parameters": LONGROPE})
     decoder = tt.SpeculativeDecoder(model, TOKENIZER, tt.ModelDrafter(model, TOKENIZER))
     options = {"do_sample": False, "eos_token_id": 9}
@@ -197,7 +197,7 @@ def test_texts_across_the_border_of_longrope_are_refused():
 
 
 class Forgetful(LlamaForCausalLM):
-    """Ignores its cache, as a class that nobody has heard of might."""
+    """Ignores its cache, as an unknown class might."""
 
     def forward(self, input_ids=None, **kwargs):
         kwargs.pop("past_key_values", None)
@@ -216,7 +216,7 @@ class Stubborn(LlamaForCausalLM):
 
 
 @pytest.mark.parametrize("kind", [Forgetful, Stubborn])
-def test_the_rule_is_tested_and_not_a_list(kind):
+def test_support_for_reading_in_pieces_is_probed(kind):
     model = lively()
     model.__class__ = kind
     with pytest.raises(ValueError, match=rf"^SpeculativeDecoder: {kind.__name__} "):

@@ -26,7 +26,7 @@ LENGTH = 14
 
 
 def allowed_tokens(row: int, ids: torch.Tensor) -> list[int]:
-    """Each row has tokens of its own, so that a wrong row shows."""
+    """Each row has tokens of its own, so that a wrong row is detected."""
     return list(range(20 + 10 * row, 90 + 10 * row))
 
 
@@ -73,7 +73,7 @@ def target():
 
 @pytest.fixture(scope="module")
 def ending():
-    """A target that likes to end its turn."""
+    """A target with a high probability of ending its turn."""
     model = lively(attention_bias=False)
     with torch.no_grad():
         model.lm_head.weight[0] = model.lm_head.weight.mean(0) * 40
@@ -166,7 +166,7 @@ def test_every_processor_that_generate_makes_is_known():
 
 
 class Counting(LogitsProcessor):
-    """Remembers what it was shown; its k-th call moves the scores by its own pattern."""
+    """Records its inputs; its k-th call adds a pattern of its own to the scores."""
 
     def __init__(self, size: float = 8.0) -> None:
         self.size = size
@@ -178,7 +178,7 @@ class Counting(LogitsProcessor):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_processor_is_asked_once_for_each_emitted_position(method, target):
+def test_a_processor_is_called_once_for_each_emitted_position(method, target):
     ours, theirs = Counting(), Counting()
     inputs = TOKENIZER("to be or not", return_tensors="pt")
     options = {"do_sample": True, "top_k": 1, "max_new_tokens": LENGTH}
@@ -192,7 +192,7 @@ def test_a_processor_is_asked_once_for_each_emitted_position(method, target):
 
 
 @pytest.mark.parametrize("method", ["coupled", "tli"])
-def test_it_is_not_asked_behind_the_end(method, target):
+def test_it_is_not_called_after_the_end(method, target):
     processor = Counting(0.0)
     stop = []
 
@@ -213,7 +213,7 @@ def test_it_is_not_asked_behind_the_end(method, target):
 
 @pytest.mark.parametrize("method", ["coupled", "pushforward"])
 def test_rows_do_not_inherit_state(method, target):
-    """Neither the copies of one prompt, nor several prompts, nor the rows of a batch."""
+    """For copies of one prompt, for several prompts, and for the rows of a batch."""
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, tt.ModelDrafter(lively(), TOKENIZER),
                                     method=method, draft_length=4)  # fmt: skip
     options = {"do_sample": True, "top_k": 1, "max_new_tokens": 8, "seed": 0}
@@ -440,7 +440,7 @@ def test_a_subclass_of_a_warper_may_have_state():
     assert not processors.have_state([generation.TemperatureLogitsWarper(0.5)])
 
 
-def test_pad_tokens_that_are_given_come_out(ending):
+def test_given_pad_tokens_are_returned(ending):
     options = {"do_sample": True, "top_k": 1, "max_new_tokens": LENGTH, "pad_token_id": 77}
     expected = ending.generate(**batch(), **options)
     ours = ending.generate(**batch(), custom_generate=speculate(ending), **options)
@@ -449,7 +449,7 @@ def test_pad_tokens_that_are_given_come_out(ending):
 
 
 def test_toys_see_rows_one_by_one():
-    """The rejecting rules emit the same tokens whether rows are judged together or one by one."""
+    """Rejection methods emit the same tokens if rows are verified together or one by one."""
     vocabulary = toys.letters(["<eos>", "a", "b", "ab"])
     target, draft = toys.TableModel(4, 1), toys.TableModel(4, 2)
     for method in ("tli", "pushforward", "slrs", "tokentiming"):

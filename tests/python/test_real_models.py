@@ -1,4 +1,4 @@
-"""Real weights, float32: the ids are those of the target alone, whatever is drafted."""
+"""Real weights, float32: for any draft, the ids are those of the target alone."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_greedy(target, draft, texts, length, methods=()) -> None:
 
 
 def coupled_margin(choices: list[tuple[torch.Tensor, list]], vocabulary) -> float:
-    """Least lead of a race's winner over the second, in nats."""
+    """Smallest lead of a race's winner over the second token, in nats."""
     shares = [noise.candidates(scores, vocabulary, at, 2).shares for scores, at in choices]
     return min(float((first / second).log()) for first, second in torch.cat(shares))
 
@@ -123,7 +123,7 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
 
 
 def test_the_first_prompt(pairs, monkeypatch):
-    """What ``TestSmoke`` shows, at a length that every run can afford."""
+    """The checks of ``TestSmoke``, at a length that is fast enough for every run."""
     check_greedy(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6)
     check_coupled(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6, monkeypatch)
 
@@ -134,7 +134,7 @@ class TestSmoke:
     def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.SMOKE, 12)
 
-    def test_greedy_decoding_is_one_rule_for_all_methods(self, pairs, pair):
+    def test_greedy_decoding_is_the_same_for_all_methods(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.SMOKE[:1], 8, sorted(METHODS))
 
     def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
@@ -147,14 +147,14 @@ class TestMatrix:
     def test_greedy_ids_are_those_of_the_target_alone(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.CONTINUATIONS, 64)
 
-    def test_greedy_decoding_is_one_rule_for_all_methods(self, pairs, pair):
+    def test_greedy_decoding_is_the_same_for_all_methods(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.CONTINUATIONS, 16, sorted(METHODS))
 
     def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
         check_coupled(*pairs[pair], prompts.CONTINUATIONS[::3], 64, monkeypatch)
 
 
-def test_models_come_back_untouched(smollm2, gemma):
+def test_models_are_not_changed(smollm2, gemma):
     def fingerprint(model):
         return {
             name: (p.data_ptr(), float(p.detach().double().sum()))

@@ -1,7 +1,7 @@
-"""What users of other engines met with batches, other inputs, calls at once, and settings.
+"""Problems that users of other engines reported: batches, inputs, concurrent calls and settings.
 
-Each row of ``REPORTS`` is a public report, read in the issue tracker of its repository. The case
-and the outcome are told in our words, and the tests use inputs of our own.
+Each row of ``REPORTS`` is a public report in the issue tracker of its repository. The case and the
+outcome are described in our words, and the tests use inputs of our own.
 """
 
 from __future__ import annotations

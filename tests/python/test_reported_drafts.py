@@ -1,7 +1,7 @@
-"""What users of other engines met where a draft fails, outgrows its context, or is taken back.
+"""Problems that users of other engines reported: failing, too long and rejected drafts.
 
-Each row of ``REPORTS`` is a public report, read in the issue tracker of its repository. The case
-and the outcome are told in our words, and the tests use inputs of our own.
+Each row of ``REPORTS`` is a public report in the issue tracker of its repository. The case and the
+outcome are described in our words, and the tests use inputs of our own.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def test_a_draft_longer_than_its_own_sliding_window(attention):
 
 
 @REPORTS.met("ml-explore/mlx-lm#1109")
-def test_a_state_that_cannot_go_back_is_refused():
+def test_a_state_that_cannot_be_rolled_back_is_refused():
     shape = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
     config = MambaConfig(**shape, vocab_size=len(TOKENIZER), pad_token_id=0, eos_token_id=0)
     mamba = MambaForCausalLM(config).eval()
@@ -240,7 +240,7 @@ def test_a_static_cache_beside_a_draft(target):
 
 
 def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple[int, int]:
-    """Most bytes encoded, and most tokens looked up, in a round after so many tokens."""
+    """Maximum of bytes encoded and of tokens looked up in a round after so many tokens."""
     encoded, looked_up = [], []
     encode, token_bytes = tt.Vocabulary.encode, tt.Vocabulary.token_bytes
 

@@ -1,7 +1,7 @@
-"""What users of other engines met where a text ends or is streamed inside an accepted draft.
+"""Problems that users of other engines reported: ends and streaming inside an accepted draft.
 
-Each row of ``REPORTS`` is a public report, read in the issue tracker of its repository. The case
-and the outcome are told in our words, and the tests use inputs of our own.
+Each row of ``REPORTS`` is a public report in the issue tracker of its repository. The case and the
+outcome are described in our words, and the tests use inputs of our own.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def test_the_first_of_limit_and_stop_string_counts(target, free, limit, reason):
 
 @pytest.mark.parametrize("place", [2, 7, 11])
 @REPORTS.met("sgl-project/sglang#39826", "vllm-project/vllm#56101")
-def test_nothing_behind_the_end_is_counted(target, free, place):
+def test_nothing_after_the_end_is_counted(target, free, place):
     rounds = []
     decoder = told(target, free)
     ids, stats = written(decoder, PROMPT, eos_token_id=free[place], watch=rounds.append)
@@ -210,7 +210,7 @@ def test_nothing_behind_the_end_is_counted(target, free, place):
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 12, 13, 14])
 @REPORTS.met("huggingface/transformers#46993", "ikawrakow/ik_llama.cpp#2358")
-def test_the_length_is_the_one_asked_for(target, free, limit):
+def test_the_text_has_the_requested_length(target, free, limit):
     for draft_length in (1, 4, 12):
         decoder = told(target, free, draft_length)
         ids, stats = written(decoder, PROMPT, max_new_tokens=limit)
@@ -254,7 +254,7 @@ def test_drafts_accepted_in_part(target, right):
 
 
 class Writes(LogitsProcessor):
-    """The next byte of a text, whatever the scores."""
+    """Forces the next byte of a text for any scores."""
 
     def __init__(self, text: str, start: int) -> None:
         self._ids = [TOKENIZER.convert_tokens_to_ids(c) for c in TOKENIZER.tokenize(text)]

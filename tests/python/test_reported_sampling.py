@@ -1,7 +1,7 @@
-"""What users of other engines met with seeds, distributions and logits processors beside a draft.
+"""Problems that users of other engines reported: seeds, distributions and logits processors.
 
-Each row of ``REPORTS`` is a public report, read in the issue tracker of its repository. The case
-and the outcome are told in our words, and the tests use inputs of our own.
+Each row of ``REPORTS`` is a public report in the issue tracker of its repository. The case and the
+outcome are described in our words, and the tests use inputs of our own.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ REPORTS = Reports(
         ),
         "NVIDIA/TensorRT-LLM#19487": (
             "requests without a seed share one random stream and come out equal",
-            "each call and each row draws anew; torch's generator governs all",
+            "each call and each row draws anew; torch's generator determines all draws",
         ),
         "huggingface/transformers#32867": (
-            "a draft that is judged by probabilities it was not drawn from biases the text",
-            "the target's own distribution, for a draft with other favourites",
+            "a draft that is verified by probabilities it was not drawn from biases the text",
+            "the target's own distribution, for a draft with another distribution",
         ),
         "vllm-project/vllm#18902": (
-            "penalties are ignored, without a word, once there is a draft",
+            "penalties are silently ignored once there is a draft",
             "the ids of generate with the same penalty",
         ),
         "vllm-project/vllm#38202": (
@@ -155,7 +155,7 @@ def test_calls_and_rows_without_a_seed_differ(target, drafter):
 
 @pytest.mark.parametrize("method", ["coupled", "slem", "pushforward", "tli"])
 @REPORTS.met("huggingface/transformers#32867")
-def test_a_draft_with_other_favourites_does_not_bias_the_text(method):
+def test_a_draft_with_another_distribution_does_not_bias_the_text(method):
     """First tokens of 1,000 texts: total variation from the target's probabilities."""
     vocabulary = toys.letters(["a", "b", "c", "d"])
     target = toys.TableModel(4, seed=1, sharpness=0.7)
@@ -191,7 +191,7 @@ PROCESSED = {
 
 @pytest.mark.parametrize("number", PROCESSED)
 @REPORTS.met(*PROCESSED)
-def test_processors_have_the_last_word_over_a_draft(target, number):
+def test_processors_apply_to_drafted_tokens(target, number):
     plain = {"suppress_tokens": None, "no_repeat_ngram_size": 0}
     free = alone(target, PROMPT, **plain)
     options = {**plain, **PROCESSED[number]}
@@ -241,7 +241,7 @@ class NotTheOneBefore(LogitsProcessor):
 
 @pytest.mark.parametrize("way", ["decoder", "custom_generate"])
 @REPORTS.met("sgl-project/sglang#26330", "ml-explore/mlx-examples#1255")
-def test_a_processor_of_one_s_own_is_called_for_every_token(target, way):
+def test_a_users_own_processor_is_called_for_every_token(target, way):
     inputs = TOKENIZER(PROMPT, return_tensors="pt")
     options = {"do_sample": False, "max_new_tokens": 20}
     expected = target.generate(**inputs, **options, logits_processor=[NotTheOneBefore()])
@@ -260,7 +260,7 @@ def test_a_processor_of_one_s_own_is_called_for_every_token(target, way):
 
 
 class EveryOther(LogitsProcessor):
-    """Remembers its calls: at every other one it allows ids below 130 only."""
+    """Counts its calls: every other call allows only ids below 130."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -274,7 +274,7 @@ class EveryOther(LogitsProcessor):
 
 @pytest.mark.parametrize("method", ["greedy", "coupled", "pushforward", "tli"])
 @REPORTS.met("ml-explore/mlx-lm#1175")
-def test_a_processor_that_remembers_sees_each_place_once(target, method):
+def test_a_processor_with_state_sees_each_position_once(target, method):
     sampled = method != "greedy"
     options = {"do_sample": sampled, "max_new_tokens": 20, "eos_token_id": None}
     decoder = tt.SpeculativeDecoder(

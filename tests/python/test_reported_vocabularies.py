@@ -1,7 +1,7 @@
-"""What users of other engines met where the two models have different tokenizers or vocabularies.
+"""Problems that users of other engines reported: different tokenizers or vocabularies.
 
-Each row of ``REPORTS`` is a public report, read in the issue tracker of its repository. The case
-and the outcome are told in our words, and the tests use inputs of our own.
+Each row of ``REPORTS`` is a public report in the issue tracker of its repository. The case and the
+outcome are described in our words, and the tests use inputs of our own.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def test_equal_ids_that_mean_different_tokens(target):
                                     partial(FixedBudget, depth=6)])  # fmt: skip
 @pytest.mark.parametrize("method", ["coupled", "pushforward", "tli", "tokentiming"])
 @REPORTS.met("vllm-project/vllm#51561")
-def test_no_option_goes_around_the_map(target, method, budget):
+def test_no_option_bypasses_the_map(target, method, budget):
     draft = twin(target, [-i % len(TOKENIZER) for i in range(len(TOKENIZER))])
     chains = budget(candidates=1)
     decoder = decoder_of(target, draft, renumbered(TOKENIZER), method=method, budget=chains)
@@ -198,7 +198,7 @@ def test_tli_drafts_shared_tokens_by_the_draft_s_probabilities(target):
 
 
 @REPORTS.met("vllm-project/vllm#54780")
-def test_the_map_is_of_the_tokenizers_given(tmp_path, monkeypatch):
+def test_the_map_is_built_for_the_given_tokenizers(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENTIMING_CACHE", str(tmp_path))
     monkeypatch.setattr(vocabulary_map, "_WORTH_A_FILE", 1)
     ours = tt.Vocabulary.from_tokenizer(TOKENIZER)

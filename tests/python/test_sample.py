@@ -140,7 +140,7 @@ def test_far_apart_logits_and_rising_logits() -> None:
 # From 1e5 on, rounding of a logit's sum with a bound exceeds the bound's slack.
 @pytest.mark.parametrize("magnitude", [1e5, 1e6, 1e7, 1e30, 3e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_great_logits(magnitude: float, dtype: torch.dtype) -> None:
+def test_large_logits(magnitude: float, dtype: torch.dtype) -> None:
     rows, columns = 8, 1000
     generator = torch.Generator().manual_seed(1)
     spread = torch.tensor([3.0, 3.0, 1e-7 * magnitude, 1e-7 * magnitude]).repeat(2)[:, None]

@@ -1,4 +1,4 @@
-"""What has state serves one call at a time; a second is refused, and a copy has its own."""
+"""Objects with state serve one call at a time; a second call is refused; copies have own state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def decoder(**changes) -> tt.SpeculativeDecoder:
 
 
 @pytest.mark.parametrize("method", tt.methods.METHODS)
-def test_of_two_threads_each_text_is_right_or_refused(method):
+def test_with_two_threads_each_text_is_right_or_refused(method):
     shared = decoder(method=method)
     prompts = ["to be", "or not to be, that is"]
     expected = [shared.generate(prompt, **OPTIONS).sequences.tolist() for prompt in prompts]
@@ -107,7 +107,7 @@ def test_a_callback_may_not_use_the_same_decoder():
 
 
 @pytest.mark.parametrize("shared", ["drafter", "streamer"])
-def test_what_two_decoders_share_is_refused_by_name(shared):
+def test_shared_objects_of_two_decoders_are_refused_by_name(shared):
     class Streamer:
         def put(self, value):
             pass

@@ -1,6 +1,6 @@
 """``ops.ByteTable`` and ``ops.VocabularyMap``: what they hold, copies, and what they refuse.
 
-What takes the place of their tensors is in test_ops_arguments.
+test_ops_arguments replaces their tensors by other objects.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_tensors_live_as_long_as_the_table() -> None:
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["deep", "pickle"]
 )
-def test_copies_and_pickles_are_equal_and_apart(made: Any, copied: Any) -> None:
+def test_copies_and_pickles_are_equal_and_independent(made: Any, copied: Any) -> None:
     again = copied(made)
     assert type(again) is type(made)
     for name, tensor in parts_of(made).items():
@@ -77,7 +77,7 @@ def test_a_shallow_copy_shares_its_tensors(made: Any) -> None:
 
 
 @EACH
-def test_moving_to_where_it_is_gives_itself(made: Any) -> None:
+def test_moving_to_the_same_device_returns_the_object(made: Any) -> None:
     assert made.to("cpu") is made
     assert made.to(torch.device("cpu")) is made
     with pytest.raises(ops.ArgumentValueError, match=rf"^{type(made).__name__}: .* cannot be read"):

@@ -1,4 +1,4 @@
-"""What holds for any text, any bytes and every kind of tokenizer."""
+"""Properties of any text, any bytes and every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pair(request):
 @pytest.mark.parametrize("vocabulary", BYTES_COME_BACK, indirect=True)
 @thorough
 @given(data=BYTES)
-def test_bytes_come_back(vocabulary, data):
+def test_encoding_and_decoding_returns_the_bytes(vocabulary, data):
     assume(vocabulary.can_spell(data))
     assert vocabulary.decode(vocabulary.encode(data)) == data
 
@@ -49,7 +49,7 @@ def test_bytes_come_back(vocabulary, data):
 @pytest.mark.parametrize("vocabulary", BYTES_COME_BACK, indirect=True)
 @thorough
 @given(data=BYTES, cut=st.integers(0, 30))
-def test_bytes_come_back_in_two_parts_wherever_they_are_cut(vocabulary, data, cut):
+def test_encoding_in_two_parts_returns_the_bytes_for_any_cut(vocabulary, data, cut):
     assume(vocabulary.can_spell(data))
     parts = data[:cut], data[cut:]
     assert b"".join(vocabulary.decode(vocabulary.encode(part)) for part in parts) == data
@@ -58,7 +58,7 @@ def test_bytes_come_back_in_two_parts_wherever_they_are_cut(vocabulary, data, cu
 @pytest.mark.parametrize("vocabulary", ALL, indirect=True)
 @thorough
 @given(data=BYTES)
-def test_every_kind_encodes_whatever_it_gets(vocabulary, data):
+def test_every_kind_encodes_any_bytes(vocabulary, data):
     ids = vocabulary.encode(data)
     assert not vocabulary.special_ids & set(ids)
     assert vocabulary.encode_all([data, b"", data])[0] in (ids, vocabulary.encode(data))

@@ -156,7 +156,7 @@ def test_new_texts_come_last_and_the_last_takes_a_dropped_ones_index():
     torch.testing.assert_close(found[1][0], reference([4, 5])[-1], rtol=1e-5, atol=1e-5)
 
 
-def test_after_a_reset_nothing_is_left():
+def test_a_reset_forgets_everything():
     model = make("llama")
     runner = TorchRunner(model)
     runner.read([[1, 2, 3], [4, 5]], [Tree(), Tree()])
@@ -203,7 +203,7 @@ def test_the_context_gets_the_rows_of_each_pass():
     assert copy.copy(runner)._context is context
 
 
-def test_rotary_tables_that_follow_the_greatest_position_are_not_shared():
+def test_rotary_tables_that_depend_on_the_largest_position_are_not_shared():
     """With LongRoPE a long text would change the positions of a short one in the same pass."""
     rope = {
         "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
@@ -356,7 +356,7 @@ def test_attention_without_a_mask_reads_chains_only(attention):
         runner.extend([Tree([5], [0])])
 
 
-def test_windows_that_are_counted_in_columns_read_chains_only():
+def test_windows_measured_in_columns_read_chains_only():
     sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
     for kinds, forests in ((["global"], True), (["local"], False)):
         config = transformers.GPTNeoConfig(**sizes, attention_types=[[kinds, 2]])
@@ -405,7 +405,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_noticed(mistake, monkeypatch):
+def test_a_mistake_is_detected(mistake, monkeypatch):
     monkeypatch.setattr(*MISTAKES[mistake])
     runner = TorchRunner(make("gemma3"))
     with pytest.raises(AssertionError):

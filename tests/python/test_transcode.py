@@ -1,4 +1,4 @@
-"""From draft tokens to target tokens, and the draft's context along the way."""
+"""Re-encoding of draft tokens as target tokens, and the draft's context."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ PIECES = st.lists(st.tuples(st.text("abc é日", max_size=6), st.text("abc é日
 
 @settings(max_examples=200)
 @given(PIECES)
-def test_a_context_is_its_slow_twin_round_after_round(rounds):
-    """Each round commits some text and drafts some more, of which the next commits a part."""
+def test_a_context_equals_its_slow_twin_in_every_round(rounds):
+    """Each round commits some text and drafts more; the next round commits a part of the draft."""
     context, twin, text = Context(LEFT), [], b""
     for committed, drafted in rounds:
         text += committed.encode()
@@ -90,7 +90,7 @@ def test_a_context_is_its_slow_twin_round_after_round(rounds):
 
 
 class Words(toys.Letters):
-    """Knows no word but two, and nothing by its bytes: other words get the nearest encoding."""
+    """The vocabulary has two words and no byte tokens: other words get the nearest encoding."""
 
     def encode(self, data: bytes) -> list[int]:
         return [1 if word in (b"ab", b"cd") else 2 for word in data.split()]

@@ -101,7 +101,7 @@ def test_equals_the_reference(dtype: torch.dtype, ids: torch.dtype) -> None:
     assert (counts >= 30).all()  # every case was met
 
 
-def test_mass_is_kept_but_for_what_has_no_expansion() -> None:
+def test_mass_is_kept_except_for_tokens_without_an_expansion() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = random_rows(2, torch.float64, generator)
     missing = rows[:, [d for d, e in enumerate(EXPANSIONS) if not e]].sum(1)
@@ -117,7 +117,7 @@ def test_mass_is_kept_but_for_what_has_no_expansion() -> None:
     assert moved[0, 8] == -moved[0, 4]  # `ab` is one target token, where the mass came from
 
 
-def test_inside_a_token_the_distribution_is_conditioned_on_going_on() -> None:
+def test_inside_a_token_the_distribution_is_conditioned_on_further_tokens() -> None:
     draft = [b"xy", b"xyz", b"xw", b"x"]
     target = [b"x", b"y", b"z", b"w"]
     expansions = [encode(token, target) for token in draft]

@@ -47,7 +47,7 @@ def drafts(draw, most: int = 14) -> tuple[Tree, list[float]]:
 
 
 def path_to(tree: Tree, node: int) -> Path:
-    """By recursion over the parents."""
+    """Computed by recursion over the parents."""
     return () if node == TEXT else (*path_to(tree, tree.parents[node]), tree.tokens[node])
 
 
@@ -137,7 +137,7 @@ def beginnings(path: Path) -> list[Path]:
 @pytest.mark.parametrize("target", [RIGHT, LEFT], ids=["another vocabulary", "the same"])
 @settings(max_examples=150)
 @given(drafts())
-def test_each_path_is_spelled_as_the_chain_and_none_comes_twice(target, draft):
+def test_each_path_is_encoded_as_a_chain_and_occurs_once(target, draft):
     tree, confidences = draft
     proposed, _ = proxies(tree, confidences, LEFT, target)
     found = paths(proposed)
@@ -184,7 +184,7 @@ def test_the_likeliest_path_comes_first(draft):
     assert paths(proposed) == expected
 
 
-def test_paths_of_equal_bytes_meet_and_keep_the_greater_estimate():
+def test_paths_of_equal_bytes_are_merged_with_the_larger_estimate():
     a, b, ab = (LEFT.encode(data)[0] for data in (b"a", b"b", b"ab"))
     drafted = Tree([a, ab, b], [TEXT, TEXT, 0])
     proposed, estimates = proxies(drafted, [0.5, 0.25, 0.75], LEFT, RIGHT)

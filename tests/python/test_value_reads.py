@@ -1,4 +1,4 @@
-"""Reading values of a tensor waits for a GPU: once a level of drafting, and once a round."""
+"""Reading values of a tensor synchronizes with a GPU: once per level of drafting and per round."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def request(index: int, *, do_sample: bool, seed: int, watch) -> Request:
 @pytest.mark.parametrize(("texts", "seeds"), [(1, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", ["greedy", "coupled", "slem"])
-def test_a_round_reads_values_once_a_level_and_once_more(name, budget, texts, seeds, monkeypatch):
+def test_a_round_reads_values_once_per_level_and_once_more(name, budget, texts, seeds, monkeypatch):
     draft = lively(1, vocab_size=len(DRAFT_TOKENIZER))
     drafter = tt.ModelDrafter(draft, DRAFT_TOKENIZER, TorchRunner(draft))
     method = methods.Greedy() if name == "greedy" else methods.resolve(name)

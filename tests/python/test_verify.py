@@ -1,4 +1,4 @@
-"""``ops.verify``: equal to its naive twin, lossless, and what it refuses."""
+"""``ops.verify``: it equals its naive twin, it is lossless, and what it refuses."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_the_distribution_of_the_first_token_is_the_targets(
     assert torch.allclose(first_token_distribution(P, q, proposal, q), P, rtol=0, atol=1e-12)
 
 
-def test_a_wrong_proposal_is_seen() -> None:
+def test_a_wrong_proposal_distribution_is_detected() -> None:
     wrong = Q.roll(1)
     assert (first_token_distribution(P, Q, Q, wrong) - P).abs().max() > 1e-2
     # Missing mass declared, but never drawn.
@@ -264,7 +264,7 @@ def test_the_greatest_uniform_never_draws_a_token_without_mass() -> None:
     assert ops.verify(none, target_probs=p, uniforms=last * 0).tokens.tolist() == [[3]]
 
 
-def test_rows_that_the_rule_need_not_read_are_not_read() -> None:
+def test_unneeded_rows_are_not_read() -> None:
     p = torch.full((1, 4, 8), math.nan)
     p[0, :2] = 1 / 8
     q = p[:, :3].clone()

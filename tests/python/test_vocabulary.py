@@ -113,7 +113,7 @@ def test_added_tokens_have_their_literal_bytes_and_special_ones_none():
     assert vocabulary.decode(vocabulary.encode(b"<think>")) == b"<think>"
 
 
-def test_the_tokenizer_is_left_as_it_is():
+def test_the_tokenizer_is_not_changed():
     tokenizer = sentencepiece()
     before = tokenizer.to_str()
     Vocabulary.from_tokenizer(tokenizer).encode(b"ab")
@@ -135,7 +135,7 @@ def test_unknown_kinds_are_refused_by_name(decoder, name):
         Vocabulary.from_tokenizer(tokenizer)
 
 
-def test_tokenizers_that_are_none_are_refused():
+def test_objects_that_are_not_tokenizers_are_refused():
     with pytest.raises(TypeError, match="tokenizer is a dict"):
         Vocabulary.from_tokenizer({})
     with pytest.raises(ValueError, match="eos_token_ids holds 999"):

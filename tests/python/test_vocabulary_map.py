@@ -1,4 +1,4 @@
-"""The map between two vocabularies against `encode`, token by token."""
+"""The map between two vocabularies compared with `encode` for each token."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_special_tokens_map_by_role_only():
     assert VocabularyMap.build(draft, without_role).exact.tolist() == [-1, 1, -1]
 
 
-def test_of_equal_bytes_encoding_decides():
+def test_for_equal_bytes_the_encoding_decides():
     target = Vocabulary.from_tokenizer(toys.byte_level_tokenizer([("a", "b")]))
     target._tokens[2] = b"ab"  # another spelling, which encoding never gives
     draft = toys.letters(["ab"])
     assert VocabularyMap.build(draft, target).expansion(0) == target.encode(b"ab")
 
 
-def test_what_the_target_cannot_spell_has_no_expansion():
+def test_tokens_that_the_target_cannot_express_have_no_expansion():
     target = toys.letters(["a"])
     target.encode_all = lambda pieces: [[0] for _ in pieces]
     mapped = VocabularyMap.build(toys.letters(["a", "b"]), target)
@@ -79,7 +79,7 @@ def test_a_map_is_built_once(cached, monkeypatch):
         assert torch.equal(getattr(first, name), getattr(again, name))
 
 
-def test_a_file_cut_short_is_built_anew(cached):
+def test_a_truncated_file_is_rebuilt(cached):
     first = VocabularyMap.build(LEFT, RIGHT)
     (path,) = cached.iterdir()
     path.write_bytes(path.read_bytes()[:-5])

@@ -1,4 +1,4 @@
-"""``ops.walk``: equal to its naive twin, and what the target alone would emit; what it refuses."""
+"""``ops.walk`` against its naive twin and the target alone, and what it refuses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def paths(result: ops.Walk, sizes: Sequence[int]) -> list[tuple[list[int], list[
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    """A tree whose parents are near their nodes, so that it is deep, of few tokens."""
+    """A deep tree with few different tokens; parents are near their nodes."""
     few = st.integers(0, 2)
     tokens = draw(st.lists(few, max_size=12))
     parents = [draw(st.integers(max(-1, i - 3), i - 1)) for i in range(len(tokens))]

@@ -1,1 +1,1 @@
-"""What several tests share: models, vocabularies, references and proofs by enumeration."""
+"""Shared by several tests: models, vocabularies, references and proofs by enumeration."""

@@ -1,4 +1,4 @@
-"""Good calls of every operation, and what may stand where an argument belongs."""
+"""Valid calls of every operation, and valid and invalid replacements of their arguments."""
 
 from __future__ import annotations
 

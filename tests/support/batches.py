@@ -1,4 +1,4 @@
-"""Prompts of mixed lengths, sources of drafts for several texts, and the target alone."""
+"""Prompts of mixed lengths, drafters for several texts, and the target alone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Every way through the random choices of the real loop, each with its exact weight.
+"""All paths through the random choices of the real loop, each with its exact probability.
 
-A run asks for random choices one after another. The first run takes the first option each time, and
-later ones replay a beginning and then turn off, until all ways have been gone. What is random in
-production is replaced: races and draws by branches weighted with the distribution, uniforms by the
-intervals between the breakpoints of ``ops.verify``, which bisection finds in double.
+A run requests random choices one after another. The first run takes the first option each time.
+Each later run replays a prefix and then takes another option, until all paths have been visited.
+The random parts are replaced: races and draws by branches weighted with the distribution, uniforms
+by the intervals between the breakpoints of ``ops.verify``, which bisection finds in double.
 """
 
 from __future__ import annotations

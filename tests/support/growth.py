@@ -1,4 +1,4 @@
-"""How much the resident memory grows over many calls."""
+"""The growth of resident memory over many calls."""
 
 from __future__ import annotations
 

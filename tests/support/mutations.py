@@ -1,4 +1,4 @@
-"""Ways in which such methods go wrong, each as a switch to run the real code with."""
+"""Typical mistakes in such methods, each as a patch of the real code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Toy pairs that are not nested: what they hold between them is what could go wrong."""
+"""Toy pairs of vocabularies that are not nested, and together cover all difficult cases."""
 
 from __future__ import annotations
 

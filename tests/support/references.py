@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the core's operations: the oracles of the tests."""
+"""Slow, obvious twins of the core's operations, as oracles for the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of public reports share: a table of them, tiny models, a drafter that is told."""
+"""Shared by the tests of public reports: a table of them, tiny models, a drafter with a script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tests run by default, and one line about those that do not."""
+"""Selects the tests that run by default, and prints a line about the others."""
 
 from __future__ import annotations
 
