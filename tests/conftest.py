@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.selection import Selection
 
-# How long an example takes is no matter for a test.
+# The time that an example takes does not matter for a test.
 settings.register_profile("tokentiming", deadline=None)
 settings.load_profile("tokentiming")
 

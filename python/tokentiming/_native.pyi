@@ -81,7 +81,7 @@ class Transformer:
         wanted: Tensor,
         /,
     ) -> None:
-        """Read rows, which become pending, and fill the logits of those that are wanted.
+        """Read rows, which become pending, and fill the logits of the wanted rows.
 
         A row attends to its sequence's committed tokens, its ancestors and itself. All rows share
         passes over the weights. The GIL is released. Nothing has been read if an argument is

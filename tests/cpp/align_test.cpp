@@ -68,7 +68,7 @@ std::size_t textbook_levenshtein(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-TEST_CASE("levenshtein agrees with the textbook around the width of a machine word") {
+TEST_CASE("levenshtein agrees with the textbook algorithm around the width of a machine word") {
   std::mt19937 random(1);
   tokentiming::Levenshtein levenshtein;
   for (std::size_t pattern_size : {0, 1, 2, 7, 31, 63, 64, 65, 130}) {
@@ -88,7 +88,7 @@ TEST_CASE("levenshtein agrees with the textbook around the width of a machine wo
   }
 }
 
-TEST_CASE("eight patterns at a time agree with the textbook") {
+TEST_CASE("batches of eight patterns agree with the textbook algorithm") {
   using tokentiming::LevenshteinBatch;
   std::mt19937 random(2);
   LevenshteinBatch::Peq peq{};

@@ -68,7 +68,7 @@ struct Batch {
 
 }  // namespace
 
-TEST_CASE("of several exceptions the one of the lowest index is kept") {
+TEST_CASE("the exception of the lowest index is rethrown") {
   const auto thrown = [] {
     try {
       tokentiming::parallel_for(1000, 1, [](std::size_t k) {

@@ -113,7 +113,7 @@ TEST_CASE("walk: a tree, an empty one and a chain") {
   CHECK(found.accepted == std::vector<std::int32_t>{2, 0, 2});
 }
 
-TEST_CASE("walk: of siblings with one token the first is taken") {
+TEST_CASE("walk: of siblings with equal tokens the first is taken") {
   const Case<std::int32_t> one{{3, 8, 9, 0}, {3, 3, 9}, {-1, -1, 1}, {0, 3}};
   CHECK(one.walk() == Result{{3, 8, -1, -1}, {0, -1, -1}, {1}});
 }
@@ -123,7 +123,7 @@ TEST_CASE("walk: a node with a negative token is not accepted") {
   CHECK(one.walk() == Result{{0, 5, -1}, {1, -1}, {1}});
 }
 
-TEST_CASE("walk: random forests equal the rule written plainly") {
+TEST_CASE("walk: random forests equal the naive rule") {
   std::mt19937 random(1);
   CHECK(compare<std::int64_t>(random) > 5);
   CHECK(compare<std::int32_t>(random) > 5);
@@ -179,7 +179,7 @@ TEST_CASE("walk: outputs of other sizes are refused") {
           [](Result& result) { result.accepted.pop_back(); });
 }
 
-TEST_CASE("walk: more rows than 32 bits count are refused before any is read") {
+TEST_CASE("walk: more rows than fit in 32 bits are refused before any is read") {
   constexpr std::size_t kNodes = std::size_t{1} << 31;
   const std::vector<std::int64_t> offsets{0, kNodes};
   std::int64_t wide = 0;

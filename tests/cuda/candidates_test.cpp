@@ -92,7 +92,7 @@ void compare(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("candidates: ids equal those of the CPU, shares nearly") {
+TEST_CASE("candidates: ids equal those of the CPU, and shares up to rounding") {
   std::mt19937 random(1);
   for (int repeat = 0; repeat < 6; ++repeat) {
     compare<Half>(random);
@@ -102,7 +102,7 @@ TEST_CASE("candidates: ids equal those of the CPU, shares nearly") {
   }
 }
 
-TEST_CASE("candidates: great logits") {
+TEST_CASE("candidates: large logits") {
   constexpr std::size_t kRows = 4;
   constexpr std::size_t kColumns = 1500;
   std::mt19937 random(7);

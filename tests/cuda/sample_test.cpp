@@ -91,7 +91,7 @@ std::int64_t highest(const Matrix<float>& logits, std::size_t row,
 
 }  // namespace
 
-TEST_CASE("sample: great logits, whose sum with the bound rounds by more than the margin") {
+TEST_CASE("sample: large logits, where rounding exceeds the margin of the bound") {
   constexpr std::size_t kRows = 16;
   constexpr std::size_t kColumns = 1500;
   std::mt19937 random(7);

@@ -285,7 +285,7 @@ void compare_crowded(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("transfer: target tokens with many draft tokens, bit for bit") {
+TEST_CASE("transfer: target tokens with many draft tokens equal those of the CPU, bit for bit") {
   std::mt19937 random(4);
   compare_crowded<float>(random);
   compare_crowded<double>(random);

@@ -85,7 +85,7 @@ class Fragile(toys.ToyModel):
 
 @pytest.mark.draft_fails
 @pytest.mark.parametrize("fatal", [1, 2])
-@pytest.mark.parametrize("method", sorted(JUDGING.keys() - {"slrs"}))  # which reads nothing it drew
+@pytest.mark.parametrize("method", sorted(JUDGING.keys() - {"slrs"}))  # slrs draws after the draft
 def test_a_failure_that_depends_on_the_draw_keeps_the_output_exact(method, fatal):
     model, draft_model = models("crossing")
     fragile = Fragile(draft_model, fatal)

@@ -38,7 +38,7 @@ def triples(method: str, draws: int) -> torch.Tensor:
             MODEL, TARGET, drafter, method=method, row=row, remaining=remaining, draft_length=2
         )
         ids = [0, 0, *new, END, END]
-        starts = range(min(len(new), remaining - 2))  # where a triple fits, whatever it will be
+        starts = range(min(len(new), remaining - 2))  # positions where any triple fits
         for i in starts:
             a, b, c, d, e = ids[i : i + 5]
             counts[i % 3, a, b, (c * size + d) * size + e] += 1

@@ -33,7 +33,7 @@ def vocabularies(draw, kind: str):
     """A tokenizer whose ids have holes, or one with added tokens, special and not."""
     own = draw(st.lists(pieces[kind], unique=True, min_size=1, max_size=12))
     more = draw(st.lists(texts.filter(str.strip), max_size=3))
-    # Added tokens are numbered by how many there are, so that holes would make ids meet.
+    # Added tokens are numbered by their count, so that holes would lead to equal ids.
     holes = 0 if more else draw(st.integers(0, 4))
     ids = draw(st.permutations(range(len(own) + holes)))
     tokenizer = Tokenizer(models.WordLevel(dict(zip(own, ids, strict=False)), unk_token=own[0]))

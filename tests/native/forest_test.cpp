@@ -161,7 +161,7 @@ std::vector<Node> chain(std::size_t length) {
 
 }  // namespace
 
-TEST_CASE("siblings do not see each other, and have one position") {
+TEST_CASE("siblings do not attend to each other, and have the same position") {
   const Weights weights;
   for_each_usable([&](const Variant& variant) {
     Pair pair(weights, variant);
@@ -170,7 +170,7 @@ TEST_CASE("siblings do not see each other, and have one position") {
   });
 }
 
-TEST_CASE("a kept path in the middle of the tree is in its order") {
+TEST_CASE("a kept path in the middle of the tree keeps its order") {
   const Weights weights;
   for_each_usable([&](const Variant& variant) {
     Pair pair(weights, variant);
@@ -242,7 +242,7 @@ TEST_CASE("a forest of more rows than one pass reads") {
   });
 }
 
-TEST_CASE("a tree behind a long chain that is pending") {
+TEST_CASE("a tree after a long pending chain") {
   const Weights weights;
   for_each_usable([&](const Variant& variant) {
     Pair pair(weights, variant);

@@ -34,7 +34,7 @@ TEST_CASE("a processor without AVX2 and FMA is refused at construction") {
   for_each_usable([&](const Variant& variant) { CHECK(refusal(variant) == ""); });
 }
 
-TEST_CASE("tokens read one by one, together, or again after truncation give the same bits") {
+TEST_CASE("reading one by one, together, or again after truncation gives the same bits") {
   const Weights weights;
   for_each_usable([&](const Variant& variant) {
     Transformer together(*weights, variant);

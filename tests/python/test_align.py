@@ -38,7 +38,7 @@ def random_vocabulary(rng: random.Random, size: int) -> list[bytes]:
 def test_equals_the_reference(dtype: torch.dtype, band: int, longest: int) -> None:
     rng = random.Random(longest)
     draft_tokens, target_tokens = random_vocabulary(rng, 300), random_vocabulary(rng, 300)
-    # Long tokens are slow in the reference, and seldom drawn.
+    # Long tokens are slow in the reference, so they are drawn rarely.
     weights = [0.3 if len(t) > 60 else 1 for t in draft_tokens]
     drafts, targets = [], []
     for _ in range(1300):
@@ -75,7 +75,7 @@ def test_equals_the_reference(dtype: torch.dtype, band: int, longest: int) -> No
         )
         if b < 200:
             narrowed += cost != references.align(*sides, 100)[1]
-    # A narrow band must have cost something, or the test of it is empty.
+    # A narrow band must have changed a cost, or it is not tested.
     assert (narrowed > 0) == (band < 100)
 
 

@@ -125,7 +125,7 @@ def test_finished_greedy_and_sampled_texts_keep_the_order_of_the_prompts(decoder
     rows = caught.value.partial.sequences.tolist()
     begun = [next(i for i in range(4) if row[:len(ids_of(PROMPTS[i]))] == ids_of(PROMPTS[i]))
              for row in rows]  # fmt: skip
-    assert begun == [0, 1, 3]  # those that sample run first
+    assert begun == [0, 1, 3]  # sampled texts run first
 
 
 # ---- a drafter that fails ----

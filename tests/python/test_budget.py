@@ -221,7 +221,7 @@ def test_a_fixed_tree_takes_the_best_nodes():
     assert budget.grow([draft]) == [[0, 1]]
     draft.take(0, [(1, 0.9), (2, 0.05)])
     draft.take(1, [(1, 0.5), (2, 0.1)])
-    assert budget.grow([draft]) == [[]]  # as deep as it may be
+    assert budget.grow([draft]) == [[]]  # the draft has its maximum depth
     (trimmed,) = budget.trim([Proposal(draft.tree, _estimates(draft))])
     assert list(trimmed.tree.tokens) == [1, 2, 1]
     assert list(trimmed.tree.parents) == [TEXT, TEXT, 0]

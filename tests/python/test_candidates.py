@@ -98,7 +98,7 @@ def test_shares_of_a_large_vocabulary(spread: float) -> None:
     torch.testing.assert_close(found.shares.double(), shares, **SHARES)
 
 
-# From 1e5 on, rounding of a logit's sum with a bound exceeds the bound's slack.
+# From 1e5 on, the rounding of a logit plus a bound exceeds the margin of the bound.
 @pytest.mark.parametrize("magnitude", [1e5, 1e6, 1e7, 1e30, 3e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_large_logits(magnitude: float, dtype: torch.dtype) -> None:

@@ -106,7 +106,7 @@ def verify_call(
             accepted = integer(generator, 0, 4) > 0
             target[t + b, ids[t]] = 30.0 if accepted else -30.0
             t += 1
-        # The draw is of one token that has nearly all that is left.
+        # One token has nearly all of the remaining mass.
         for row in range(t - length + b, t + b + 1):
             best = integer(generator, 0, columns)
             if row == t + b or best != ids[row - b]:
@@ -246,7 +246,7 @@ def same(found: list[Tensor], expected: list[Tensor], name: str) -> None:
             assert torch.equal(one, other)
 
 
-# ---- what is the same ----
+# ---- equal results ----
 
 
 @EACH
@@ -295,7 +295,7 @@ def test_a_captured_graph_is_replayed_on_other_values(make: Callable[..., Call])
 
 
 @EACH
-@pytest.mark.filterwarnings("default:Synchronization debug mode")  # is torch's prototype, it says
+@pytest.mark.filterwarnings("default:Synchronization debug mode")  # a warning of torch
 def test_calls_do_not_synchronize(make: Callable[..., Call], no_waiting: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     call = make(torch.Generator().manual_seed(4), 4).to_gpu()
@@ -337,7 +337,7 @@ def test_under_torch_compile(make: Callable[..., Call]) -> None:
         assert torch.equal(one, other)
 
 
-# ---- what is refused ----
+# ---- errors ----
 
 
 def test_tensors_on_two_devices_are_refused() -> None:

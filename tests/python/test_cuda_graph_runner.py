@@ -62,7 +62,7 @@ def rounds(runner: TorchRunner, texts: int = 1, **options: Any) -> Rounds:
 @pytest.mark.parametrize("texts", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3"])
 def test_logits_are_the_models_own(kind, texts, device):
-    runner = graphed(make(kind, device), capacity=24)  # it grows on the way
+    runner = graphed(make(kind, device), capacity=24)  # the cache grows during the test
     play = rounds(runner, texts)
     play.play(6)
     runner.reset()
@@ -124,7 +124,7 @@ class Recorder:
     def __call__(self, run: Pass) -> Pass:
         self.recordings += 1
         if self.recordings > self.fails_from:
-            run()  # fails where a capture does: on the way, with a part of the pass done
+            run()  # fails as a capture does, after a part of the pass
             raise RuntimeError("not while the stream is capturing")
 
         def replay() -> torch.Tensor:
@@ -273,7 +273,7 @@ class Cuda:
     def graph(self, graph: Any, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
         self.log.append(("capture", stream.name, capture_error_mode))
         self.streams[self.current] = stream.name
-        yield  # PyTorch's own leaves its stream only if the capture's end does not fail
+        yield  # PyTorch's own does not leave its stream if the end of the capture fails
         if self.fails:
             raise RuntimeError("the capture was invalidated")
 

@@ -47,7 +47,7 @@ def generate_alone(target, text: str, **options) -> torch.Tensor:
     return target.generate(**TOKENIZER(text, return_tensors="pt"), **options)
 
 
-# ---- what comes out ----
+# ---- outputs ----
 
 
 def test_greedy_ids_equal_those_of_generate(target, decoder):
@@ -247,7 +247,7 @@ def test_every_method_runs_on_models(target, method):
     assert greedy.stats.exact
 
 
-# ---- what is refused ----
+# ---- errors ----
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(target):

@@ -83,5 +83,5 @@ def test_a_round_synchronizes_for_drafted_and_emitted_tokens_only(method, monkey
     with pytest.warns(UserWarning, match="synchronizing") as caught:
         run()
     a_round = [after - before for before, after in pairwise(waits[:-1])]
-    # TokenTiming counts the cases of its transfer besides, when the round is over.
+    # TokenTiming also counts the cases of its transfer at the end of a round.
     assert max(a_round) == (3 if method == "tokentiming" else 2)

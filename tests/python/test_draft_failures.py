@@ -245,7 +245,7 @@ def test_a_draft_prompt_that_its_model_cannot_read(target):
     assert "IndexError" in output.stats.draft_failure
 
 
-# ---- the map, and where tensors are ----
+# ---- the map, and devices of tensors ----
 
 
 @pytest.mark.parametrize("method", ["tli", "pushforward", "slrs", "tokentiming"])

@@ -133,9 +133,9 @@ def test_an_interrupt_propagates(call: str, name: str) -> None:
         function(**arguments | {name: Interrupted(torch.zeros(3))})
 
 
-# What is known of a tensor's type, asked about while a call with another type replaces it: from
-# within, where it happens every time, and from other threads. What is freed is overwritten, and no
-# thread keeps it for itself, so that a use of it shows.
+# Looks up the cached facts about a tensor's type while a call with another type replaces them: in
+# the same thread, where it happens every time, and from other threads. Freed memory is overwritten
+# and not cached by threads, so that a use after free is detected.
 MANY_TYPES = """
 import sys, threading, time
 import numpy as np
@@ -151,7 +151,7 @@ expected = ops.sample(rows, keys, seed=7, states=states)
 def check(rows, keys=keys, states=states):
     assert torch.equal(ops.sample(rows, keys, seed=7, states=states), expected)
 
-def ask_another_type():  # and no torch tensor, whose type would take the place of what is freed
+def ask_another_type():  # not with a torch tensor, whose type would reuse the freed memory
     out = np.zeros(1, dtype=np.int64)
     assert ops.sample(arrays[0], arrays[1], seed=7, states=arrays[2], out=out) == expected.numpy()
 

@@ -114,7 +114,7 @@ def test_arguments_that_generate_does_not_pass_on_are_refused(target):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
     with pytest.raises(ValueError, match=r"^generate: streamer does not reach custom_generate"):
         target.generate(**encoded(), custom_generate=speculate(), streamer=streamer, **GREEDY)
-    assert isinstance("".join(streamer), str)  # whoever reads it does not wait forever
+    assert isinstance("".join(streamer), str)  # its reader does not wait forever
     with pytest.raises(ValueError, match=r"^generate: assistant_model does not reach"):
         target.generate(
             **encoded(), custom_generate=speculate(), assistant_model=lively(1), **GREEDY

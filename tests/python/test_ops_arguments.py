@@ -23,7 +23,7 @@ from tests.support.argument_kinds import (
 )
 from tokentiming import ops
 
-# Where a kind that is mostly refused is an argument like any other.
+# Arguments for which a kind that is usually refused is valid.
 WELCOME = {
     *((f"{call}{out}", name, "None")
       for call, names in {
@@ -114,7 +114,7 @@ RECORDED = {
 
 @pytest.mark.parametrize(
     ("call", "place", "kind"),
-    # Without the argument that tells that there is no memory.
+    # Without the argument that shows that there is no memory.
     [row for row in rows(RECORDED) if row[1] != RECORDED[row[0]]],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

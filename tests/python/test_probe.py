@@ -111,7 +111,7 @@ def test_bidirectional_models_are_refused(name):
 def test_models_that_count_positions_in_a_mask_read_no_forests(name):
     """Bloom (ALiBi) needs a mask of two dimensions, in which a tree cannot be written."""
     model = make(name, ACCEPTED[name])
-    for _ in range(2):  # tried once, and remembered
+    for _ in range(2):  # checked once, and remembered
         runner = TorchRunner(model)
         require_same_logits(model, runner, "here")
         assert runner.forests is (name != "Bloom")

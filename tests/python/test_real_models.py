@@ -65,7 +65,7 @@ def check_greedy(target, draft, texts, length, methods=()) -> None:
     for text in texts:
         expected = greedy_alone(model, tokenizer, text, length)
         new = expected[len(tokenizer(text).input_ids) :]
-        # knows the text and proposes it byte by byte, now and then a wrong one
+        # proposes the known text byte by byte, with some wrong bytes
         prophet = toys.ProphetDrafter(single_bytes, decoder.vocabulary.decode(new))
         for name, source in (("model", drafter), ("random", random), ("prophet", prophet)):
             decoder.drafter = source
@@ -109,7 +109,7 @@ def check_coupled(target, draft, texts, length, monkeypatch) -> None:
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
     for text in texts:
-        for seed in range(5):  # the first whose races are won by a lead that rounding leaves alone
+        for seed in range(5):  # the first seed whose races have leads larger than rounding
             choices.clear()
             with monkeypatch.context() as patch:
                 patch.setattr(Coupled.bound, "choose_target", recording)

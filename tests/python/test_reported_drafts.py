@@ -87,7 +87,7 @@ def target():
     return tiny()
 
 
-# ---- a draft that cannot go on ----
+# ---- a draft that cannot continue ----
 
 
 @REPORTS.met("ggml-org/llama.cpp#17480")

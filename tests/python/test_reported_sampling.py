@@ -200,7 +200,7 @@ def test_processors_apply_to_drafted_tokens(target, number):
     assert expected != free
     ids, stats = written(told(target, free), PROMPT, **options)
     assert ids == expected
-    assert stats.accepted < stats.proposed  # the draft knows of no processor
+    assert stats.accepted < stats.proposed  # the draft does not apply the processor
     ids, stats = written(told(target, expected, 5), PROMPT, **options)
     assert ids == expected
     assert stats.accepted > 0
@@ -280,7 +280,7 @@ def test_a_processor_with_state_sees_each_position_once(target, method):
     decoder = tt.SpeculativeDecoder(
         target,
         TOKENIZER,
-        tt.ModelDrafter(tiny(), TOKENIZER),  # as good as can be, but for the processor
+        tt.ModelDrafter(tiny(), TOKENIZER),  # equal to the target except for the processor
         method=method if sampled else "coupled",
         draft_length=5,
     )

@@ -68,7 +68,7 @@ def test_equals_the_reference(columns: int, dtype: torch.dtype) -> None:
 def test_every_16_bit_logit_is_read_right(dtype: torch.dtype) -> None:
     values = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(dtype)
     finite = values[values.isfinite()]
-    # Beside its own value in double, the logit wins or loses on the noise alone.
+    # Compared with its own value in double, the logit wins or loses by the noise only.
     logits = torch.stack([finite, finite.roll(1)], dim=1)
     keys, states = random_keys(2), states_of(len(finite))
     narrow = ops.sample(logits, keys, seed=3, states=states)
@@ -99,7 +99,7 @@ def test_draws_at_different_states_are_independent() -> None:
     for change, seed in [([1, 0, 0], 1), ([0, draws, 0], 1), ([0, 0, 1], 1), ([0, 0, 0], 2)]:
         other = ops.sample(logits, keys, seed=seed, states=base + torch.tensor(change))
         assert dependence(first, other) > 1e-3
-    # Noise shared by one state in twenty is seen by this test.
+    # This test detects noise that one state in twenty shares.
     reused = base + torch.tensor([0, draws, 0])
     reused[::20] = base[::20]
     assert dependence(first, ops.sample(logits, keys, seed=1, states=reused)) < 1e-6
@@ -137,7 +137,7 @@ def test_far_apart_logits_and_rising_logits() -> None:
     assert ops.sample(rising, keys, seed=9, states=states_of(3)).tolist() == expected
 
 
-# From 1e5 on, rounding of a logit's sum with a bound exceeds the bound's slack.
+# From 1e5 on, the rounding of a logit plus a bound exceeds the margin of the bound.
 @pytest.mark.parametrize("magnitude", [1e5, 1e6, 1e7, 1e30, 3e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_large_logits(magnitude: float, dtype: torch.dtype) -> None:

@@ -256,7 +256,7 @@ def work():
     ids = tt.ops.sample(logits, keys, seed=0, states=states).tolist()
     return ids, decoder.generate("ab", max_new_tokens=8, do_sample=False).sequences.tolist()
 
-expected = work()  # starts the threads that a forked process does not have
+expected = work()  # starts the threads that a forked process lacks
 child = os.fork()
 if not child:
     os._exit(0 if work() == expected else 1)

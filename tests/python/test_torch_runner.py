@@ -65,7 +65,7 @@ CASES = [
     (kind, attention)
     for kind in KINDS
     for attention in ("sdpa", "eager")
-    if (kind, attention) != ("gemma2", "sdpa")  # which is not there
+    if (kind, attention) != ("gemma2", "sdpa")  # which transformers does not support
 ]
 
 
@@ -125,7 +125,7 @@ def test_what_the_next_text_repeats_is_not_read_again():
     tree = Tree([5, 6, 7, 8], [TEXT, 0, TEXT, 2])
     runner.read([[1, 2, 3]], [tree])
     runner.extend([Tree([9], [3])])
-    runner.read([[1, 2, 3, 7, 8, 9, 4]], [Tree()])  # a path that lies apart, across both
+    runner.read([[1, 2, 3, 7, 8, 9, 4]], [Tree()])  # a path through both trees
     runner.read([[1, 2, 3, 7, 8, 9, 4, 4]], [Tree.chain([5, 6])])
     runner.read([[1, 2, 3, 7, 8, 9, 4, 4, 5]], [Tree()])  # logits of the last are asked for again
     runner.read([[1, 2, 9]], [Tree()])
@@ -363,7 +363,7 @@ def test_windows_measured_in_columns_read_chains_only():
         assert TorchRunner(transformers.GPTNeoForCausalLM(config)).forests is forests
 
 
-# ---- mistakes that the rounds notice ----
+# ---- mistakes that the rounds detect ----
 
 ANCESTORS, ROWS, KEEP = masks.ancestors, masks.Rows.of, ForestCache.keep
 WRITTEN = cache.ForestLayer._written

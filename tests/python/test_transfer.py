@@ -17,7 +17,7 @@ POINT_MASS, WITHIN, MERGE, INSIDE = range(4)
 
 
 def encode(text: bytes, table: list[bytes]) -> list[int]:
-    """Greedy longest match; bytes that no token spells end it."""
+    """Greedy longest match, up to bytes that no token spells."""
     ids = []
     while text:
         fits = [i for i, token in enumerate(table) if token and text.startswith(token)]
@@ -114,7 +114,7 @@ def test_mass_is_kept_except_for_tokens_without_an_expansion() -> None:
     assert abs(merged.probs.sum() - (1 - missing[0])) < 1e-15
     moved = merged.probs - run(rows[:1], [3], [0], [[0, 1]]).probs
     assert moved[0, 4] == rows[0, 3] * rows[1, 6]
-    assert moved[0, 8] == -moved[0, 4]  # `ab` is one target token, where the mass came from
+    assert moved[0, 8] == -moved[0, 4]  # the mass came from `ab`, which is one target token
 
 
 def test_inside_a_token_the_distribution_is_conditioned_on_further_tokens() -> None:
@@ -218,7 +218,7 @@ GOOD = {
 
 
 def changed_map(**changes: torch.Tensor) -> ops.VocabularyMap:
-    """A map whose tensors have been written to since it was made."""
+    """A map whose tensors have been changed after its construction."""
     changed = map_of(EXPANSIONS)
     for name, values in changes.items():
         getattr(changed, name).copy_(values)
@@ -291,8 +291,8 @@ def test_refusals(changes: dict[str, object], error: type[Exception], message: s
         ops.transfer(**GOOD | changes)
 
 
-# An expansion that begins with token 0 and goes on with one that does not exist, and a map whose
-# offsets have been written to since it was made.
+# An expansion of token 0 and a token that does not exist, and a map whose offsets have been changed
+# after its construction.
 @pytest.mark.parametrize(
     ("broken", "message"),
     [

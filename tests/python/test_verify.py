@@ -197,7 +197,7 @@ NOTHING = torch.zeros(1, dtype=torch.float64)
         (P, P),
         (P.flip(0), P.flip(0)),
         (Q * 0.75, torch.cat([Q * 0.75, NOTHING + 0.25])),  # missing mass, drawn as -1
-        (None, Q),  # point masses, whatever draws them
+        (None, Q),  # point masses, for any draw
     ],
 )
 def test_the_distribution_of_the_first_token_is_the_targets(

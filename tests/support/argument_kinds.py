@@ -17,7 +17,7 @@ from tokentiming import ops
 
 
 class OnlyDlpack:
-    """All that the operations ask of another library's tensors."""
+    """The interface that the operations need of another library's tensors."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -40,7 +40,7 @@ class NoCapsule(OnlyDlpack):
 
 
 class Unready:
-    """Something whose attributes cannot be had."""
+    """An object whose attributes cannot be read."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(f"no {name} yet")
@@ -283,7 +283,7 @@ def kinds_for(value: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def places_of(arguments: dict[str, Any]) -> Iterator[str]:
-    """The arguments, and behind a dot the tensors of those that have several."""
+    """The names of the arguments; tensors of an argument that has several follow a dot."""
     for name, value in arguments.items():
         yield name
         yield from (f"{name}.{part}" for part in parts_of(value))

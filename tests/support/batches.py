@@ -30,7 +30,7 @@ TREE = FixedBudget(depth=4, nodes=12, width=3, candidates=4)
 
 
 class RightPathLast(toys.Drafter):
-    """Knows how each prompt goes on, and proposes wrong paths before the right one.
+    """Knows the continuation of each prompt, and proposes wrong paths before the right one.
 
     Args:
         vocabulary: the target's.
@@ -100,7 +100,7 @@ def padded(prompts: Sequence[str], side: str) -> dict[str, torch.Tensor]:
 
 
 def near(target: PreTrainedModel) -> PreTrainedModel:
-    """A draft that is often right: the target, but for some noise."""
+    """A draft that is often right: the target with some noise."""
     draft = type(target)(target.config).eval()
     draft.load_state_dict(target.state_dict())
     generator = torch.Generator().manual_seed(5)

@@ -30,7 +30,7 @@ class RevisitedError(AssertionError):
 
 
 class Script:
-    """The choices of one run: a given beginning, then the first option each time."""
+    """The choices of one run: a given prefix, then the first option each time."""
 
     def __init__(self, beginning: list[int]) -> None:
         self._beginning = beginning
@@ -69,7 +69,7 @@ def branches(run: Callable[[Script], object]) -> Iterator[tuple[Fraction, object
 
 
 class EnumeratedNoise:
-    """Stands in for ``Noise`` and its streams."""
+    """Replaces ``Noise`` and its streams."""
 
     seed = row = 0
 
@@ -103,14 +103,14 @@ class EnumeratedNoise:
         return self.draw(torch.softmax(scores, 1))[None]
 
     def uniforms(self, count: int) -> torch.Tensor:
-        return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` knows better
+        return torch.full((count,), torch.nan, dtype=torch.float64)  # ``Verdicts`` chooses cells
 
 
 Verify = Callable[..., ops.Verification]
 
 
 class Verdicts:
-    """Stands in for ``ops.verify`` on ragged chains: asks it for every cell, and takes one each."""
+    """Replaces ``ops.verify`` on ragged chains: evaluates every cell, and chooses one per chain."""
 
     def __init__(self, verify: Verify = ops.verify) -> None:
         self._verify = verify

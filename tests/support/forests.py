@@ -81,7 +81,7 @@ class Rounds:
                 text += [*(tree.tokens[n] for n in tree.path(node)), *self.ids(1)]
 
     def change_texts(self) -> None:
-        """Let a text end, begin, or be another from somewhere on."""
+        """End a text, add one, or change one from some position on."""
         if len(self.texts) > 1 and self.dice.random() < 0.2:
             index = self.dice.randrange(len(self.texts))
             self.runner.drop(index)

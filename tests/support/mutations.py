@@ -17,7 +17,7 @@ from tokentiming.methods import Method, Pushforward, Slem, Tli
 from tokentiming.noise import State
 from tokentiming.tokens.tree import TEXT
 
-verify = ops.verify  # the real ones, whatever stands in for them during a test
+verify = ops.verify  # the real functions, which tests may replace
 transfer = ops.transfer
 
 
@@ -51,7 +51,7 @@ def maximum_of_q(ids, *, draft_probs, **others):
 
 
 def masked_to(shared: torch.Tensor) -> Verify:
-    """The target restricted to the intersection, where that leaves it anything."""
+    """The target restricted to the intersection, unless no mass would be left."""
 
     def masked(ids, *, target_logits, **others):
         left = target_logits.masked_fill(~shared, -torch.inf)
@@ -70,7 +70,7 @@ def bonus_from_draft(ids, *, draft_probs, uniforms, **others):
 
 
 def forgets_that_it_goes_on(probs, *, target_ids, target_spans, vocabulary_map, **others):
-    """Inside an expansion: conditions on its beginning alone, so that ending there keeps mass."""
+    """Conditions only on the beginning of an expansion, so that expansions that end keep mass."""
     moved = transfer(
         probs,
         target_ids=target_ids,
@@ -112,7 +112,7 @@ class StaleDrafter(toys.TableDrafter):
 
 
 class TimidDrafter(toys.TableDrafter):
-    """Drops a token that it is not sure of, and so proposes it only where it is."""
+    """Withholds a drawn token if its probability is small."""
 
     def propose(self, asked, choose, grow) -> None:
         super().propose(asked, choose, grow)
@@ -126,7 +126,7 @@ class TimidDrafter(toys.TableDrafter):
 
 @dataclass
 class Mutation:
-    """What to run, and what is wrong with it."""
+    """A run of the loop, and the mistake in it."""
 
     method: Callable[[], Method]
     verify: Verify = verify
@@ -135,7 +135,7 @@ class Mutation:
     emitted_only: bool = False
 
     def distribution(self, *, mutated: bool) -> Distribution:
-        """The distribution of the crossing pair, with the switch on or off."""
+        """The distribution of the toy pair, with or without the mistake."""
         draft, target = PAIRS["crossing"]
         target_model, draft_model = models("crossing")
         kind = self.drafter if mutated else toys.TableDrafter

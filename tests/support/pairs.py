@@ -51,7 +51,7 @@ class Gram(toys.ToyModel):
 
 
 class Adversary(toys.Drafter):
-    """Drafts the same string in every round, whatever the text."""
+    """Drafts the same string in every round for any text."""
 
     def __init__(self, vocabulary: Vocabulary, drawn: tuple[int, ...]) -> None:
         super().__init__(vocabulary)
@@ -65,7 +65,7 @@ class Adversary(toys.Drafter):
 
 
 class Forester(toys.Drafter):
-    """Drafts the same tree in every round, whatever the text."""
+    """Drafts the same tree in every round for any text."""
 
     def __init__(self, vocabulary: Vocabulary, tree: Tree) -> None:
         super().__init__(vocabulary)
@@ -77,11 +77,11 @@ class Forester(toys.Drafter):
 
 
 # A merge on each side, a token that begins another, equal bytes twice, a token without bytes, and
-# draft tokens whose expansions begin alike and end or go on.
+# draft tokens whose expansions share a prefix, and end after it or continue.
 TARGET = toys.letters(["<eos>", "a", "b", "ab", "a", ""])
 DRAFT = toys.letters(["<eos>", "a", "b", "ba", "bab", ""])
 
-# The target merges what the draft draws apart, and has an end of turn under another id.
+# The target merges tokens that the draft draws separately, and its end of turn has another id.
 MERGING = toys.letters(["b", "bb", "a", "<eos>", "aab"])
 APART = toys.letters(["<eos>", "b", "a", "aa"])
 

@@ -108,7 +108,7 @@ def candidates(
         finite = [v for v, logit in enumerate(row[: len(keys)]) if logit > -math.inf]
         log_exponentials = {v: noise(seed, state, keys[v]) for v in finite}
         best = sorted(finite, key=lambda v: (log_exponentials[v] - row[v], v))[:count]
-        # The noise is added after the greatest logit is subtracted, which loses none of it.
+        # The noise is added after the greatest logit is subtracted, so that none of it is lost.
         top = max(row[v] for v in finite)
         weights = {v: math.exp(row[v] - top - log_exponentials[v]) for v in finite}
         total = math.fsum(weights.values())
@@ -119,7 +119,7 @@ def candidates(
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
-    """The distribution that logits stand for."""
+    """The softmax of logits."""
     top = max(logits)
     weights = [math.exp((x - top) / temperature) for x in logits]
     total = math.fsum(weights)
@@ -183,7 +183,7 @@ def transfer(
     target_table: Sequence[bytes],
     expansions: Sequence[Sequence[int]],
 ) -> tuple[list[list[float]], list[int]]:
-    """Distributions and cases of proxy tokens; byte offsets are counted anew for each."""
+    """Distributions and cases of proxy tokens; byte offsets are recomputed for each."""
 
     def offset(table: Sequence[bytes], ids: Sequence[int]) -> int:
         return len(b"".join(table[i] for i in ids))
@@ -228,7 +228,7 @@ def transfer(
 
 
 def restrict(row: Sequence[float], exact: Sequence[int], columns: int) -> list[float]:
-    """One distribution on the shared tokens alone."""
+    """One distribution restricted to the shared tokens."""
     q = [0.0] * columns
     for probability, t in zip(row, exact, strict=False):
         if t >= 0:

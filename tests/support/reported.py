@@ -30,7 +30,7 @@ class Reports:
         self._tests: dict[str, list[str]] = {}
 
     def met(self, *numbers: str) -> Callable[[Test], Test]:
-        """Tie a test to reports."""
+        """Assign reports to a test."""
 
         def tie(test: Test) -> Test:
             for number in numbers:
@@ -52,7 +52,7 @@ class Reports:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: for tiny models more of them only wait for each other."""
+    """Let torch compute on one thread: for tiny models several threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -99,7 +99,7 @@ def twin(model: PreTrainedModel, rows: Sequence[int]) -> PreTrainedModel:
 
 
 def renumbered(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same tokens in the opposite order, but for the end of turn: ``i`` becomes ``N - i``."""
+    """The same tokens in reverse order, except the end of turn: ``i`` becomes ``N - i``."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab = state["model"]["vocab"]
     state["model"]["vocab"] = {piece: -i % len(vocab) for piece, i in vocab.items()}
@@ -108,7 +108,7 @@ def renumbered(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 class Told(toys.Drafter):
-    """Proposes the ids that it was told, in the target's own vocabulary."""
+    """Proposes given ids of the target's own vocabulary."""
 
     def __init__(self, vocabulary: tt.Vocabulary, ids: Sequence[int]) -> None:
         super().__init__(vocabulary)

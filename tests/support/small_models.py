@@ -42,12 +42,12 @@ SHAPE = {
 
 
 def tiny(kind=LlamaForCausalLM, config=LlamaConfig, seed: int = 0, **changes):
-    """A random model for ``TOKENIZER``; more spread in its weights makes livelier texts."""
+    """A random model for ``TOKENIZER``; a larger spread of its weights gives more varied texts."""
     torch.manual_seed(seed)
     return kind(config(**{**SHAPE, **changes})).eval()
 
 
 def lively(seed: int = 0, **changes) -> LlamaForCausalLM:
-    """One whose greedy text does not soon repeat itself, with a head of just the vocabulary."""
+    """A model whose greedy text does not soon repeat; its head has the size of the vocabulary."""
     plain = {"initializer_range": 0.2, "vocab_size": len(TOKENIZER)}
     return tiny(seed=seed, **plain | changes)

@@ -11,7 +11,7 @@ from tokentiming import ops
 
 
 def table_of(tokens: Sequence[bytes]) -> ops.ByteTable:
-    """A vocabulary's tokens laid end to end."""
+    """A vocabulary's concatenated tokens."""
     return ops.ByteTable(torch.tensor(list(b"".join(tokens)), dtype=torch.uint8), offsets(tokens))
 
 
@@ -28,7 +28,7 @@ def map_of(
 
 
 def exact_map(exact: torch.Tensor) -> ops.VocabularyMap:
-    """A map of whole tokens alone."""
+    """A map of which only ``exact`` is filled."""
     return ops.VocabularyMap(
         exact.int(),
         torch.full((len(exact),), -1, dtype=torch.int32),
@@ -42,5 +42,5 @@ def _ids(ids: Sequence[int]) -> torch.Tensor:
 
 
 def offsets(sequences: Sequence[Sequence[object] | bytes]) -> torch.Tensor:
-    """Where each of them begins, laid end to end, and where the last one ends."""
+    """Start offsets of the concatenated parts, and the end of the last one."""
     return torch.tensor([0, *accumulate(map(len, sequences))])

@@ -66,7 +66,7 @@ class Letters(Vocabulary):
 
 
 class ToyModel:
-    """A ``ModelRunner``; a subclass knows the rows."""
+    """A ``ModelRunner``; a subclass computes the rows."""
 
     device = torch.device("cpu")
     max_length = None
@@ -174,7 +174,7 @@ class Drafter:
 
 
 class RandomDrafter(Drafter):
-    """Useless: any tokens but special ones, whatever the text, as a tree of any shape."""
+    """Drafts random tokens for any text, as a tree of any shape, sometimes with an end of turn."""
 
     def __init__(self, vocabulary: Vocabulary, seed: int = 0, *, branches: bool = False) -> None:
         super().__init__(vocabulary)
@@ -226,7 +226,7 @@ def decoding(
     texts: int = 1,
     batch_size: int = 1,
 ) -> list[Text]:
-    """Run the real loop on toy parts; without ``ends`` it goes on after an end of turn.
+    """Run the real loop on toy parts; without ``ends`` it continues after an end of turn.
 
     An error in the drafter is one here, unless it is expected (``fails``) or possible (None).
     """

@@ -92,7 +92,7 @@ TEST_CASE("emulation: a kernel that would hang on a GPU throws") {
       "emulation: more blocks than can be resident");
 }
 
-TEST_CASE("emulation: a sum rounded up is the least float that is not below it") {
+TEST_CASE("emulation: addition rounds up to the next float") {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   int above = 0;
