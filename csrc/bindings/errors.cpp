@@ -8,7 +8,7 @@ namespace {
 
 namespace py = pybind11;
 
-// Made when the module is loaded, and never freed: an error may be raised as long as there is one.
+// Created when the module is loaded, and never freed: errors may be raised until the process ends.
 PyObject* value_error = nullptr;
 PyObject* type_error = nullptr;
 

@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kByteTable = "ByteTable";
 constexpr const char* kVocabularyMap = "VocabularyMap";
 
-// A torch tensor on the memory of anything that is a tensor.
+// A torch tensor that shares the memory of a tensor of any library.
 py::object as_torch(py::handle object, const char* function, const char* argument) {
   Place any;
   const Tensor checked(object, function, argument, &any);
@@ -34,7 +34,7 @@ std::span<const Number> column(py::handle tensor, const char* function, const ch
   throw std::invalid_argument(std::string(function) + ": " + message);
 }
 
-// Offsets in CPU memory into so many entries of another tensor.
+// Checks offsets in CPU memory into a number of entries of another tensor.
 void require_rising(std::span<const std::int64_t> offsets, std::size_t limit, const char* function,
                     const char* name, const char* entries) {
   if (offsets.front() == 0 && std::ranges::is_sorted(offsets) &&
@@ -45,7 +45,7 @@ void require_rising(std::span<const std::int64_t> offsets, std::size_t limit, co
                        " (" + std::to_string(limit) + ")");
 }
 
-// Of a map that is on a GPU; both tensors are added to those that are kept.
+// The inverse for a map on a GPU; both tensors are added to those that are kept.
 InverseMap inverse(py::handle targets, const char* name, py::list& kept, Place& place) {
   const py::tuple parts =
       py::module_::import("tokentiming.ops.inverse").attr("inverse")(targets, name);
@@ -55,7 +55,7 @@ InverseMap inverse(py::handle targets, const char* name, py::list& kept, Place& 
           column<std::int32_t>(parts[1], kVocabularyMap, name, "[N]", place, unused)};
 }
 
-// The same object made of tensors on another device; itself if none had to move.
+// The same object with its tensors on another device, or itself if no tensor had to move.
 template <class Bound>
 py::object to(const py::object& self, py::handle device) {
   const py::tuple tensors = self.cast<const Bound&>().tensors();

@@ -15,21 +15,21 @@ bool is_true(PyObject* new_reference) {
   return py::reinterpret_steal<py::object>(new_reference).ptr() == Py_True;
 }
 
-// What is known of a type of tensor: its exchange API, or null, and what its attributes are found
-// to be, which spares a search for each tensor.
+// Cached facts about a type of tensor: its exchange API, or null, and its attributes, which saves a
+// look-up for each tensor.
 class TensorType {
  public:
   const DLPackExchangeAPI* api = nullptr;
 
-  // The last answer is kept, since a process asks about one type nearly always. It owns the type,
-  // so that the type's address is not reused. The answer is a copy: every call into Python may let
-  // another thread in, which replaces the last one.
+  // The last result is cached, since nearly all tensors of a process have one type. It owns the
+  // type, so that the type's address is not reused. The result is copied: every call into Python
+  // may switch to another thread, which replaces the cached one.
   static TensorType of(py::handle object) {
     static auto* const last = new TensorType;
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (last->type_.ptr() == reinterpret_cast<PyObject*>(type)) return *last;
     TensorType found(type);
-    // Destroyed at the end, for that may run Python too.
+    // Destroyed at the end, because the destructor may also run Python.
     const TensorType before = std::exchange(*last, found);
     return found;
   }
@@ -71,7 +71,7 @@ py::object dlpack_capsule(py::handle object) {
   try {
     return method(py::arg("max_version") = py::make_tuple(DLPACK_MAJOR_VERSION, 0));
   } catch (const py::error_already_set& error) {
-    // A producer from before DLPack 1.0 takes no version.
+    // A producer of an older DLPack than 1.0 takes no version.
     if (!error.matches(PyExc_TypeError)) throw;
     return method();
   }
@@ -181,8 +181,8 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument, Pl
   if (place) place->admit(function, argument, view_.device, api);
   if (view_.data == nullptr && count() > 0) refuse("has no memory behind it (a fake tensor?)");
 
-  // The exchange API hands out memory as it lies. What torch keeps beside it must be asked for;
-  // only floating-point tensors carry such things.
+  // The exchange API returns the plain memory. torch's flags (gradient, negation) must be queried
+  // separately; only floating-point tensors have them.
   if (api != nullptr && (view_.dtype.code == kDLFloat || view_.dtype.code == kDLBfloat)) {
     bool requires_grad = false;
     bool is_neg = false;
@@ -195,7 +195,7 @@ Tensor::Tensor(py::handle object, const char* function, const char* argument, Pl
   }
 }
 
-// An error of the object's own code becomes a refusal; an interrupt propagates.
+// An error of the object's own code becomes an argument error; an interrupt propagates.
 template <class Read>
 void Tensor::reading(const Read& read) const {
   try {
@@ -316,7 +316,7 @@ std::string Tensor::message(const std::string& reason) const {
 
 namespace {
 
-// For results that Python makes: how long an argument's first axis is.
+// The length of an argument's first axis, for results that Python makes.
 std::int64_t length(py::handle object, const char* function, const char* argument,
                     const char* axes) {
   Place place;

@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kTransfer = "transfer";
 constexpr const char* kRestrict = "restrict";
 
-// Refuses an output that is not as wide as the call says.
+// Refuses an output whose width is not the requested one.
 void require_columns(const Tensor& out, py::handle columns_object) {
   const std::int64_t columns = Scalar(columns_object, out.function(), "columns").as_int64();
   if (out.size(1) == columns) return;

@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kVerify = "verify";
 
-// Either of two arguments that state a distribution, if one is there.
+// The given one of two arguments for a distribution, if there is one.
 std::optional<Tensor> either(py::handle logits, py::handle probs, const char* logits_name,
                              const char* probs_name, Place& place) {
   const auto tensor = [&](py::handle object, const char* name) {
@@ -37,8 +37,9 @@ bool is_padded(const Tensor& ids, py::handle offsets) {
   return padded;
 }
 
-// The shape of out.tokens. Offsets are held to the number of tokens, for a wrong one would ask for
-// any amount of memory; on a GPU, where they are not read, a chain may have all tokens.
+// The shape of out.tokens. Offsets are checked against the number of tokens, because a wrong one
+// could request any amount of memory. On a GPU, where they are not read, a chain may have all
+// tokens.
 std::pair<std::int64_t, std::int64_t> verify_shape(py::handle draft_ids,
                                                    py::handle offsets_object) {
   Place place;
@@ -107,7 +108,7 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
   std::optional<Offsets> offsets;
   std::vector<std::int64_t> even;
   std::span<const std::int64_t> starts;
-  if (padded && accepted.count() != ids.size(0)) {  // before as many offsets are made
+  if (padded && accepted.count() != ids.size(0)) {  // checked before so many offsets are made
     accepted.refuse("must have " + std::to_string(ids.size(0)) + " entries, one a chain");
   }
   if (!padded) {

@@ -16,12 +16,12 @@ namespace {
 
 constexpr const char* kAlign = "align";
 
-// A pair takes microseconds: fewer pairs than this are not worth waking a thread for.
+// A pair takes microseconds; waking a thread does not pay for fewer pairs than this.
 constexpr std::size_t kPairsPerTask = 16;
 
 enum Step : std::uint8_t { kDiagonal, kDraft, kTarget };
 
-// Above any cost, and so far below the limit that adding a cost does not overflow.
+// Above any cost, and small enough that adding a cost does not overflow.
 constexpr std::int64_t kUnreachable = std::numeric_limits<std::int64_t>::max() / 4;
 
 // Aligns one pair at a time. A thread keeps its working memory from pair to pair and from call to
@@ -153,8 +153,8 @@ void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& d
     if (no_draft != no_target) refuse_half_pair(no_draft, b);
   }
 
-  // References to this thread's vectors: the thread_local names inside the loop would mean each
-  // worker's own, empty vectors.
+  // References to this thread's vectors: inside the loop, the thread_local names would refer to the
+  // empty vectors of each worker.
   const std::vector<Token>& draft_bytes = draft_tokens;
   const std::vector<Token>& target_bytes = target_tokens;
   parallel_for(batch, kPairsPerTask, [&](std::size_t b) {

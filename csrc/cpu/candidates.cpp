@@ -40,7 +40,7 @@ class Leaders {
     threshold_.raise_to(entries_[count - 1].score);  // -inf before there are enough tokens
   }
 
-  // Once all threads are done.
+  // Called after all threads are done.
   const Candidate& operator[](std::size_t k) const { return entries_[k]; }
 
  private:
@@ -57,8 +57,8 @@ struct ChunkTotal {
 
 // The race over one chunk, block by block: upper words of the noise, the sum of all terms in single
 // precision, then the ranking. Only the few tokens whose upper bound reaches the threshold are
-// scored exactly: `count` tokens have scores above those of all others. When the threads see each
-// other's thresholds changes which tokens are scored, never which lead.
+// scored exactly: `count` tokens have scores above those of all others. The time at which threads
+// see each other's thresholds affects which tokens are scored, but not which lead.
 template <class Logit>
 class Race {
  public:
@@ -94,7 +94,7 @@ class Race {
       const double maximum = kernels_.double_blocks.maximum(logits, size);
       chunk_.invalid |= maximum == std::numeric_limits<double>::infinity();
       if (!std::isfinite(maximum)) return;
-      std::array<float, kRaceBlock> below;  // a float has enough bits of the difference
+      std::array<float, kRaceBlock> below;  // a float is accurate enough for the difference
       std::transform(logits, logits + size, below.begin(),
                      [&](double logit) { return static_cast<float>(logit - maximum); });
       add_floats(below.data(), keys, size, maximum);
@@ -112,7 +112,7 @@ class Race {
     chunk_.total.add({double{block.maximum} + shift, block.sum + correction}, kExp);
   }
 
-  // What is missing from the terms of words that need all bits, which few blocks have.
+  // Corrects the terms of words that need all bits, which few blocks have.
   double correction_of(const float* logits, const std::uint64_t* keys, std::size_t size,
                        const simd::RaceSum& block) const {
     double correction = 0.0;

@@ -26,8 +26,8 @@ struct Best {
 };
 
 // The race over one chunk. Only the candidates, the few tokens whose upper bound reaches the best
-// score so far, are scored exactly: every other token is below that score. When the threads see
-// each other's scores changes which tokens are scored, never which token wins.
+// score so far, are scored exactly: every other token is below that score. The time at which
+// threads see each other's scores affects which tokens are scored, but not which token wins.
 template <class Logit>
 class Race {
  public:

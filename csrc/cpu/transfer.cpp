@@ -17,7 +17,7 @@ constexpr const char* kRestrict = "restrict";
 
 constexpr std::int64_t kNone = -1;  // an entry of the map without a target token
 
-// Map entries of a task: fewer are not worth waking a thread for.
+// Map entries of a task; waking a thread does not pay for fewer.
 constexpr std::size_t kEntriesPerTask = 32768;
 
 std::size_t rows_per_task(std::size_t columns) {

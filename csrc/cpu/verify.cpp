@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::int64_t kMissingMass = -1;  // the id of a draft token drawn in missing mass
 
-// Blocks of a task: 32 KiB of floats, against microseconds for waking a thread.
+// Blocks of a task: with 32 KiB of floats, waking a thread, which takes microseconds, pays.
 constexpr std::size_t kBlocksPerTask = 8;
 // Chains of a task, once their rows are reduced.
 constexpr std::size_t kChainsPerTask = 8;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kWalk = "walk";
 
-// One tree, and what the target has picked in it.
+// One tree, and the tokens that the target has picked in it.
 template <class Id>
 struct Tree {
   std::span<const Id> tokens;
@@ -19,7 +19,7 @@ struct Tree {
   std::span<const std::int64_t> picked;  // at the root, then after each node
 };
 
-// Where the results of a tree belong.
+// The outputs of a tree.
 struct Path {
   std::span<std::int64_t> tokens;
   std::span<std::int32_t> nodes;
@@ -60,8 +60,8 @@ void check_picked(std::span<const std::int64_t> picked) {
                     std::to_string(*negative) + "; a token must be 0 or more");
 }
 
-// Returns how many nodes are accepted. A node comes after its parent, so that one pass over the
-// nodes meets the children of the current node after it became the current one.
+// Returns the number of accepted nodes. A node comes after its parent, so that one pass over the
+// nodes reaches the children of the current node after the node itself.
 template <class Id>
 std::size_t walk_tree(const Tree<Id>& tree, const Path& path) {
   std::size_t accepted = 0;

@@ -41,7 +41,7 @@ inline constexpr int kAlignThreads = 2 * kMaxTokens;
 inline constexpr int kInvalidBytes = 1 << 20;
 static_assert(kAlignThreads * kMaxTokenBytes < kInvalidBytes);
 
-// The tokens of a pair are staged in shared memory if they have at most so many bytes in all.
+// The tokens of a pair are copied to shared memory if they have at most so many bytes in all.
 inline constexpr int kStagedBytes = 2048;
 
 // A cell of the matrix: the distance in the lower bits, and above them the last step of the path.
@@ -161,8 +161,8 @@ class PairAligner {
     __syncthreads();
   }
 
-  // Computes C along its anti-diagonals, 32 rows at a time with one lane a row, each lane one
-  // column behind the lane above. Leaves the steps in the cells; returns C[K - 1, M - 1].
+  // Computes C along its anti-diagonals, 32 rows at a time with one lane per row, each lane one
+  // column behind the lane above. Stores the steps in the cells; returns C[K - 1, M - 1].
   __device__ int compute_costs() {
     constexpr int kUnreachable = 1 << 29;
     int left = kUnreachable;  // C[i, j - 1], then C[i, j]

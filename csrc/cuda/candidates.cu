@@ -2,11 +2,11 @@
 //
 // Blocks divide rows and vocabulary as in sample.cu. A warp computes the upper bounds of 256 tokens
 // of a row and adds their terms exp(logit) / E in single precision. It scores in double the tokens
-// whose bounds reach the threshold, the greatest score known to be in last place of some list. A
-// token that is not scored is below that many others, so the order in which blocks run changes
-// which tokens are scored, never which lead.
+// whose bounds reach the threshold, which is the greatest score that is last in some list. A token
+// that is not scored has at least as many tokens above it as a list holds. The order in which
+// blocks run therefore affects which tokens are scored, but not which lead.
 //
-// Sums depend on how many blocks there are, and that on the GPU, but not on their order.
+// Sums depend on the number of blocks, which depends on the GPU, but not on their order.
 
 #include <cmath>
 #include <limits>
@@ -98,7 +98,7 @@ class CandidateRace {
   __device__ void initialise() {
     const auto row = static_cast<int>(threadIdx.x);
     if (row < rows_) shared_.noise[row] = RowNoise::at(a_.seed, a_.states[first_row_ + row]);
-    for (int r = 0; r < kMaxRowsPerBlock; ++r) {  // read by this warp alone until reduce()
+    for (int r = 0; r < kMaxRowsPerBlock; ++r) {  // read only by this warp until reduce()
       if (lane_ < a_.count) shared_.leaders[warp_][r][lane_] = Candidate{};
       if (lane_ == 0) shared_.totals[warp_][r] = RaceTotal{};
     }
@@ -106,7 +106,7 @@ class CandidateRace {
   }
 
   // Races this lane's eight tokens from `at` on for every row. Warps start at different rows: a
-  // warp that reaches a row after others finds its threshold raised, and scores few tokens.
+  // warp that reaches a row after others has a higher threshold, and scores few tokens.
   __device__ void race(std::int64_t at) {
     std::uint64_t keys[kVectorSize];
     load_keys(a_.keys, at, end_, keys);
@@ -243,7 +243,7 @@ class CandidateRace {
     return {maximum, warp_reduce(total.sum, Sum{})};
   }
 
-  // Reduces the warps' lists and totals to one a row. The last block of a group of rows to finish
+  // Reduces the warps' lists and totals to one per row. The last block of a group of rows to finish
   // then reduces those of all blocks. A warp takes one row.
   __device__ void reduce() {
     __syncthreads();
@@ -259,7 +259,7 @@ class CandidateRace {
     if (shared_.last && row < rows_) write_row(row);
   }
 
-  // The index of a row of this block in what blocks leave to each other.
+  // The index of a row of this block in the arrays that blocks share.
   __device__ std::int64_t part(unsigned block, int row) const {
     return block * static_cast<std::int64_t>(a_.logits.rows) + first_row_ + row;
   }

@@ -1,5 +1,5 @@
-// Distributions restricted to shared tokens, in two kernels: one block a row sums the shared mass,
-// then blocks over the columns write the normalised row.
+// Distributions restricted to shared tokens, in two kernels: one block per row sums the shared
+// mass, then blocks over the columns write the normalised row.
 
 #include "device/gather.cuh"
 #include "device/launch.h"
@@ -24,7 +24,7 @@ struct RestrictArguments {
 
 inline constexpr unsigned kMassThreads = 1024;
 
-// Sums the mass on shared tokens of one row a block.
+// Sums the mass on shared tokens, one row per block.
 template <class Number>
 __global__ void __launch_bounds__(kMassThreads)
     shared_mass(const __grid_constant__ RestrictArguments<Number> a) {

@@ -3,10 +3,10 @@
 // A block races a tile of the vocabulary for several rows, so that it reads the keys once for all
 // of them. Every token's score gets an upper bound in float. Only the candidates, the few tokens
 // whose bound reaches the best score so far, are scored in double, as on the CPU. The best score so
-// far depends on the order in which blocks run; it changes which tokens are scored, never which
+// far depends on the order in which blocks run. It affects which tokens are scored, but not which
 // token wins: a token that is not scored is below the best.
 //
-// Instructions a logit: Philox takes 2 multiplications of 32 by 32 to 64 bits and 2 exclusive ors
+// Instructions per logit: Philox takes 2 multiplications of 32 by 32 to 64 bits and 2 exclusive ors
 // of three words in each of 10 rounds, less 1 of either in the first round (one product is the same
 // for the whole row) and in the last (only one word is needed): 36, and 20 additions to the round
 // keys for eight tokens. The bound takes 6 more: shift, two conversions, multiplication,
@@ -111,7 +111,7 @@ class Race {
   }
 
   // Races this lane's eight tokens from `at` on for every row. Warps start at different rows: a
-  // warp that reaches a row after others finds its threshold raised, and scores few tokens.
+  // warp that reaches a row after others has a higher threshold, and scores few tokens.
   __device__ void race(std::int64_t at) {
     std::uint64_t keys[kVectorSize];
     load_keys(a_.keys, at, end_, keys);
@@ -180,7 +180,7 @@ class Race {
     return best;
   }
 
-  // Reduces the warps' best tokens to one a row. The last block of a group of rows to finish then
+  // Reduces the warps' best tokens to one per row. The last block of a group of rows to finish then
   // reduces those of all blocks, and writes the ids. One warp handles all rows.
   __device__ void reduce() {
     __syncthreads();
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kRaceThreads, sizeof(Logit) == 2 ? 3 : 2)
   Race<Logit>(arguments, shared_memory<RaceShared>()).run();
 }
 
-// ---- log_noise, one entry a thread ----
+// ---- log_noise, one entry per thread ----
 
 struct NoiseArguments {
   const std::uint64_t* keys;

@@ -1,6 +1,7 @@
-// Draft distributions moved along an alignment, in two kernels. In the first, one warp a sequence
-// plans where each proxy token's distribution comes from. In the second, blocks over the columns
-// write the rows; the last block of a row to finish completes what depends on the whole row.
+// Transfer of draft distributions along an alignment, in two kernels. In the first, one warp per
+// sequence plans the source of each proxy token's distribution. In the second, blocks over the
+// columns write the rows; the last block of a row to finish completes the entries that depend on
+// the whole row.
 
 #include "device/gather.cuh"
 #include "device/launch.h"
@@ -17,7 +18,7 @@ constexpr const char* kTransfer = "transfer";
 
 }  // namespace
 
-// Where a proxy token's distribution comes from.
+// The source of a proxy token's distribution.
 struct Plan {
   const void* row;      // of draft_probs
   std::int64_t proxy;   // the token
@@ -51,7 +52,7 @@ struct TransferArguments {
   DeviceInverseMap inverse;
   Rows<Number> probs;
   std::int8_t* cases;
-  Plan* plans;  // one a proxy token, initially zero
+  Plan* plans;  // one per proxy token, initially zero
 };
 
 constexpr int plan_kind(TransferCase kind) { return static_cast<int>(kind) + 1; }
@@ -271,7 +272,7 @@ class RowFinisher {
     return kHasMass;
   }
 
-  // By the sign bit, which 0 has too.
+  // Uses the sign bit, so that it also works for 0.
   __device__ static bool is_marked(Number x) { return copysign(1.0, static_cast<double>(x)) < 0; }
 
   // All lanes read before any writes. Lanes with the same next token write the same number.

@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kVerify = "verify";
 
-// A launch has at most so many blocks, or one a chain: more than any device runs at once.
+// A launch has at most so many blocks, or one per chain: more than any device runs at once.
 constexpr std::size_t kMaxBlocks = 4096;
 
 DeviceDistributions device_distributions(const Distributions& distributions, const char* name) {
@@ -32,14 +32,14 @@ DeviceDistributions device_distributions(const Distributions& distributions, con
       distributions.rows);
 }
 
-// How a row is divided among the blocks of a chain.
+// The division of a row among the blocks of a chain.
 struct RowPartition {
   std::size_t blocks_per_chain;
   std::size_t columns_per_block;
 };
 
 // Blocks of one chain wait for each other, so that all blocks of the launch must be resident. With
-// one block a chain no block waits, and there may be more.
+// one block per chain no block waits, and there may be more.
 RowPartition partition_rows(std::size_t batch, std::size_t columns, std::size_t resident) {
   const auto tile = static_cast<std::size_t>(kVerifyTile);
   const std::size_t max_blocks = std::min(resident, kMaxBlocks) / batch;

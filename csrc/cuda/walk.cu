@@ -1,4 +1,4 @@
-// Walks through trees of proposed tokens, one warp a tree. The lanes load 32 nodes at a time; a
+// Walks through trees of proposed tokens, one warp per tree. The lanes load 32 nodes at a time; a
 // vote finds the accepted child among them, and a shuffle the token picked after it.
 
 #include "device/launch.h"
@@ -89,7 +89,7 @@ class TreeWalk {
     return i >= count_ || (node.parent >= kRoot && node.parent < i && node.picked >= 0);
   }
 
-  // Result k of a tree is written by lane k % 32 alone, so that no barrier is needed before it is
+  // Only lane k % 32 writes result k of a tree, so that no barrier is needed before it is
   // overwritten.
   template <class T>
   __device__ void put(T* results, std::int32_t k, T value) const {

@@ -1,7 +1,7 @@
 // Dot products in tiles of a few input rows by a few weight rows, with all sums in registers.
 //
-// A vector of 16 bfloat16 weights becomes two vectors of 8 floats: the even places by a shift, the
-// odd places by two. No shuffle is needed if the input is in the same order. The input has few
+// A vector of 16 bfloat16 weights becomes two vectors of 8 floats: the even entries by one shift,
+// the odd entries by two. No shuffle is needed if the input is in the same order. The input has few
 // rows, so it is packed in that order beforehand.
 #include <immintrin.h>
 
@@ -24,8 +24,8 @@ constexpr std::size_t kDepth = 768 / kStep;
 // Weight rows between the one that is read and the one that is prefetched.
 constexpr std::size_t kPrefetchRows = 8;
 
-// The bfloat16 numbers at the 8 even places and at the 8 odd places, as floats. Two shifts rather
-// than a mask, which would occupy a register.
+// The bfloat16 numbers at the 8 even and at the 8 odd positions, as floats. Two shifts are used
+// instead of a mask, which would occupy a register.
 inline __m256 even_places(__m256i pairs) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
 }
@@ -59,8 +59,8 @@ inline void multiply_add(__m256& sum, __m256 a, const __m256& b) {
 // Keeps a value in its register; the compiler would otherwise load it again for each use.
 inline void pin(__m256& v) { asm("" : "+x"(v)); }
 
-// What a tile reads: `steps` vectors of each weight row and the packed input beside them. The
-// packed input holds for each step the even places of each row, then the odd places of each row.
+// The inputs of a tile: `steps` vectors of each weight row, and the packed input for them. For each
+// step the packed input holds the even entries of each row, then the odd entries of each row.
 template <class Weight>
 struct TileInput {
   const float* input;
@@ -140,7 +140,7 @@ void products_of_rows(const DotProducts<Weight>& task) {
     }
     for (; n < outputs; ++n, part.weight += in) tile<kRows, 1>(part, sums + n * kRows * kLanes);
   }
-  // Places beyond the last full vector are packed in order behind the others.
+  // Entries beyond the last full vector are packed in order after the others.
   const std::size_t rest = in - steps * kStep;
   const float* last_inputs = task.packed + steps * kRows * kStep;
   for (std::size_t n = 0; n < outputs; ++n) {
@@ -184,7 +184,7 @@ inline void for_each_group(std::size_t rows, const F& f) {
   }
 }
 
-// 16 numbers as floats: those at even places and those at odd places.
+// 16 numbers as floats: those at even positions and those at odd positions.
 inline void split(const BFloat16* from, __m256& even, __m256& odd) {
   const __m256i pairs = load(from);
   even = even_places(pairs);

@@ -15,7 +15,7 @@ void Sequence::append(std::span<const std::int32_t> parents) {
 
 void Sequence::mask(std::size_t node, float* scores) const {
   float* const pending = scores + length_;
-  // A node as deep as it has nodes before it ends a chain: all of them are its ancestors.
+  // If a node's depth equals the number of nodes up to it, all earlier nodes are its ancestors.
   while (nodes_[node].depth != node + 1) {
     const std::int32_t parent = nodes_[node].parent;
     std::fill(pending + (parent + 1), pending + node, -std::numeric_limits<float>::infinity());

@@ -16,8 +16,8 @@
 namespace tokentiming::native {
 namespace {
 
-// Most rows in one pass: enough for the products to run at full speed, few enough to keep the
-// activations small.
+// Maximum number of rows in one pass: enough for the products to run at full speed, few enough to
+// keep the activations small.
 constexpr std::size_t kMaxRows = 192;
 
 [[noreturn]] void refuse(const std::string& message) {

@@ -92,7 +92,7 @@ TEST_CASE("emulation: a kernel that would hang on a GPU throws") {
       "emulation: more blocks than can be resident");
 }
 
-TEST_CASE("emulation: addition rounds up to the next float") {
+TEST_CASE("emulation: __fadd_ru rounds up") {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   int above = 0;
