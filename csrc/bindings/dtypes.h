@@ -1,4 +1,4 @@
-// From the dtype of a tensor to a type of the core. `run` is called with a value of that type.
+// Maps the dtype of a tensor to a type of the core. `run` is called with a value of that type.
 #pragma once
 
 #include <cstdint>

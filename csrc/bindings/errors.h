@@ -1,4 +1,4 @@
-// The core's refusals as Python sees them.
+// The core's errors as Python exceptions.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Keys and states of shared noise out of Python tensors.
+// Conversion of Python tensors to keys and states of shared noise.
 #pragma once
 
 #include <span>
@@ -9,7 +9,7 @@
 
 namespace tokentiming::python {
 
-// The same 64 bits under another name: torch has no arithmetic on uint64 to make keys with.
+// The same 64 bits as another type: torch lacks the arithmetic on uint64 that making keys needs.
 inline std::span<const std::uint64_t> as_keys(const Tensor& keys) {
   keys.require_dimensions(1, "[N]");
   const auto elements = keys.elements<std::int64_t>();

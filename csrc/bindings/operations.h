@@ -1,4 +1,4 @@
-// How bindings come into the module.
+// Registration of the bindings in the module.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -15,8 +15,7 @@ inline std::vector<Bind>& operations() {
   return registered;
 }
 
-// Each operation's file defines one of these, so that a new operation is bound without an edit
-// elsewhere.
+// Each operation's file defines one of these, so that a new operation needs no edit elsewhere.
 struct Operation {
   explicit Operation(Bind bind) { operations().push_back(bind); }
 };

@@ -1,4 +1,4 @@
-// Matrices out of Python tensors.
+// Conversion of Python tensors to matrices.
 #pragma once
 
 #include "dtypes.h"
@@ -8,8 +8,7 @@
 namespace tokentiming::python {
 
 // The rows of a tensor [R, V], or of [B, R, V] one batch after another, of elements known to be
-// Number. Rows may be any distance apart, as long as it is the same for all; refuses anything else
-// by name.
+// Number. Rows may have any stride. Refuses anything else by name.
 template <class Number>
 Rows<const Number> rows_of(const Tensor& tensor) {
   const int last = tensor.dimensions() - 1;
@@ -30,7 +29,7 @@ Rows<const Number> rows_of(const Tensor& tensor) {
           static_cast<std::size_t>(tensor.size(last)), stride};
 }
 
-// The same, of whichever floating-point type they are.
+// The same for any of the floating-point types.
 inline AnyRows any_rows(const Tensor& tensor) {
   return with_float_type(tensor,
                          [&]<class Number>(Number) -> AnyRows { return rows_of<Number>(tensor); });

@@ -9,8 +9,8 @@
 
 namespace tokentiming::python {
 
-// Calls work() for tensors in CPU memory and work(stream) for tensors on a GPU: what it is given
-// comes last in the arguments of a function of cuda.h.
+// Calls work() for tensors in CPU memory and work(stream) for tensors on a GPU. The stream is the
+// last argument of a function of cuda.h.
 template <class Work>
 void run(const Place& place, const Work& work) {
   if (place.on_gpu()) {

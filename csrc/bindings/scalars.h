@@ -1,4 +1,4 @@
-// Numbers out of Python objects, refused by name.
+// Conversion of Python objects to numbers; others are refused by name.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,7 +16,7 @@ class Scalar {
   Scalar(pybind11::handle object, const char* function, const char* argument)
       : object_(object), function_(function), argument_(argument) {}
 
-  // Anything with __index__ but a bool, which is one by mistake.
+  // Anything with __index__ except a bool, which is most likely a mistake.
   std::int64_t as_int64() const {
     const pybind11::object integer = index("in 64 bits");
     int overflow = 0;

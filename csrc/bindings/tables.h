@@ -1,4 +1,4 @@
-// Byte tables and vocabulary maps as Python objects, checked once where they are made.
+// Byte tables and vocabulary maps as Python objects, checked once at construction.
 #pragma once
 
 #include <pybind11/pybind11.h>

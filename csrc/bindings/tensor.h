@@ -1,4 +1,4 @@
-// A Python tensor as the core sees it.
+// Views of Python tensors for the core.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -29,8 +29,8 @@ inline constexpr DLDataType kDlpack<Half>{kDLFloat, 16, 1};
 template <>
 inline constexpr DLDataType kDlpack<BFloat16>{kDLBfloat, 16, 1};
 
-// The GIL is released while one lives. pybind11's own also keeps books for threads that it has made
-// itself, of which there are none here.
+// Releases the GIL for its lifetime. pybind11's own class also manages threads that pybind11 has
+// created, of which there are none here.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}
@@ -44,19 +44,19 @@ class Unlocked {
 
 class Tensor;
 
-// Where the tensors of one call are: all in CPU memory, or all on one GPU.
+// The device of the tensors of one call: all in CPU memory, or all on one GPU.
 class Place {
  public:
-  // Refuses a tensor that is elsewhere than those before it.
+  // Refuses a tensor on another device than those before it.
   void admit(const char* function, const char* argument, DLDevice device,
              const DLPackExchangeAPI* api);
-  // Refuses an argument whose tensors are elsewhere than those before it.
+  // Refuses an argument whose tensors are on another device than those before it.
   void admit(const char* function, const char* argument, const Place& other) {
     admit(function, argument, other.device_, other.api_);
   }
 
   bool on_gpu() const { return device_.device_type == kDLCUDA; }
-  // The stream that torch works on at present.
+  // torch's current stream.
   cuda::Stream stream() const;
 
  private:
@@ -68,7 +68,8 @@ class Place {
   const DLPackExchangeAPI* api_ = nullptr;
 };
 
-// Memory on a GPU for one call, from torch's own allocator. Needs the GIL to come and go.
+// Memory on a GPU for one call, from torch's own allocator. Construction and destruction need the
+// GIL.
 class Scratch {
  public:
   Scratch(const Place& place, std::size_t bytes);
@@ -85,9 +86,10 @@ class Scratch {
 // A borrowed view of a tensor; nothing is copied. It is valid while it lives and the caller holds
 // the Python object, and must be destroyed with the GIL held.
 //
-// torch tensors come through DLPack's C exchange API, found once for each type; all else (NumPy
-// arrays among it) through __dlpack__. Every check throws WrongType for a wrong type or dtype and
-// std::invalid_argument for anything else, with a message that begins "function: argument".
+// torch tensors are read through DLPack's C exchange API, which is looked up once for each type.
+// All others, such as NumPy arrays, are read through __dlpack__. Every check throws WrongType for a
+// wrong type or dtype and std::invalid_argument for anything else, with a message that begins
+// "function: argument".
 class Tensor {
  public:
   // Refuses anything but a tensor in CPU memory, or on the device of the call's place if it has one,
@@ -120,8 +122,8 @@ class Tensor {
     return {const_cast<Number*>(readable.data()), readable.size()};
   }
 
-  // The bytes from the first element to behind the last, strides of either sign; 0 and 0 where
-  // there are none.
+  // The range of bytes from the first to the end of the last element, for strides of either sign; 0
+  // and 0 if there are none.
   struct Memory {
     std::intptr_t begin;
     std::intptr_t end;
@@ -147,7 +149,7 @@ class Tensor {
   const char* function_;
   const char* argument_;
   DLTensor view_{};
-  py::object owner_;  // the capsule that frees what __dlpack__ lent
+  py::object owner_;  // the capsule that frees the memory borrowed through __dlpack__
   bool read_only_ = false;
 };
 
@@ -162,12 +164,12 @@ struct Parts {
 };
 
 // Refuses an output that shares memory with an input or with another output. A call names all its
-// tensors here, with null for an optional one that is not there, and its arguments of several.
+// tensors here, with null for a missing optional one, and its arguments of several tensors.
 void require_apart(std::initializer_list<const Tensor*> outputs,
                    std::initializer_list<const Tensor*> inputs,
                    std::initializer_list<Parts> tables = {});
 
-// True where both name integers or floats of the same kind and width.
+// True if both are integers or floats of the same kind and width.
 inline bool same_dtype(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }

@@ -1,4 +1,4 @@
-// Ragged batches of tokens out of Python tensors.
+// Conversion of Python tensors to ragged batches of tokens.
 #pragma once
 
 #include <array>
@@ -77,7 +77,7 @@ class Side {
   Offsets offsets_;
 };
 
-// Refuses offsets of one side alone.
+// Refuses offsets that are given for one side only.
 inline void require_both(const char* function, py::handle draft_offsets,
                          py::handle target_offsets) {
   if (draft_offsets.is_none() == target_offsets.is_none()) return;

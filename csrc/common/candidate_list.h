@@ -1,4 +1,4 @@
-// What `candidates` keeps of a row on CPU and GPU: entries in order, and the sum behind the shares.
+// What `candidates` keeps of a row on CPU and GPU: entries in order, and the denominator of shares.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct RaceTotal {
     }
   }
 
-  // The share of a token of this logit. The score itself would not do: a great logit leaves no bit
-  // of it for log E.
+  // The share of a token with this logit. It is not computed from the score, which has no bits left
+  // for log E if the logit is large.
   template <class Exp>
   constexpr float share(double logit, double log_exponential, const Exp& exp) const {
     const double share = exp(logit - maximum - log_exponential) / sum;

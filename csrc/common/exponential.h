@@ -69,8 +69,8 @@ constexpr double log_positive(double x) {
 }
 
 // Doubles near 0 are dense and doubles near 1 are not. The lower half of the range, where E is
-// small and decides the race, is computed from u. The upper half is computed from 1 - u, built from
-// the complemented bits. So no bit is lost at either end.
+// small and decides the race, is computed from u. The upper half is computed from 1 - u, which is
+// built from the complemented bits. No bit is lost at either end.
 constexpr double log_exponential_of(std::uint64_t bits) {
   constexpr double kScale = 0x1p-64;
   if (bits >> 63 == 0) {

@@ -11,10 +11,10 @@ inline constexpr float kLog2 = 0.693147181f;
 inline constexpr float kBoundSlope = kLog2 / static_cast<float>(1 << 23);
 // 127 is the exponent bias of a float; 0.001 is far more than all rounding of the bound itself.
 //
-// The rounding of logit + bound is another matter: it grows with the logit, and exceeds 0.001 above
-// 1e5. A GPU rounds the sum up. The CPU rounds it to nearest, so that it may be below the score,
-// but never below a float that the score reaches: rounding is monotonic and maps floats to
-// themselves. Thresholds are floats.
+// The margin does not cover the rounding of logit + bound, which grows with the logit and exceeds
+// 0.001 above 1e5. A GPU rounds the sum up. The CPU rounds it to nearest. The result may be below
+// the score, but is never below a float that the score reaches: rounding is monotonic and maps
+// floats to themselves. Thresholds are floats.
 inline constexpr float kBoundOffset = kLog2 * (24 + 127) + 0.001f;
 
 }  // namespace tokentiming

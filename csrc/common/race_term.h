@@ -1,9 +1,9 @@
-// 1 / E in single precision, from the upper word of a token's noise bits. It serves sums over a
-// whole row, where an error of some 1e-5 does not matter. What decides a race is computed in double
-// (exponential.h).
+// 1 / E in single precision, from the upper word of a token's noise bits. It is used in sums over a
+// whole row, where an error of about 1e-5 does not matter. The scores that decide a race are
+// computed in double (exponential.h).
 //
 // With u the quantile of E, log2(1 - u) = -E / log 2. It is computed from the upper 32 bits of u,
-// to a relative error of 4e-5: 8e-6 of the polynomial, and the bits of u that are missing. Words
+// to a relative error of 4e-5: 8e-6 from the polynomial, the rest from the missing bits of u. Words
 // near either end, one in 65,536, need all 64 bits; the 1 / E of a small word may be the greatest
 // of the row.
 //
@@ -31,7 +31,7 @@ inline constexpr auto kSqrtHalf = std::bit_cast<std::int32_t>(0x1.6a09e6p-1f);
 inline constexpr auto kScaledSqrtHalf = std::bit_cast<std::int32_t>(0x1.6a09e6p+30f);
 inline constexpr std::int32_t kFraction = 0x7FFFFF;  // the bits of a float's fraction
 
-// The polynomial from coefficient k on. Device code reads the coefficients as constants alone.
+// The polynomial from coefficient k on. Device code can read the coefficients only as constants.
 template <std::size_t k = 0>
 constexpr float log2_series(float t) {
   constexpr float kCoefficient = kLog2Coefficients[k];
@@ -51,7 +51,7 @@ constexpr float log2_survival(std::uint32_t word) {
   const std::int32_t bits = std::bit_cast<std::int32_t>(above) - kScaledSqrtHalf;
   const std::int32_t exponent = bits >> 23;
   const auto mantissa = std::bit_cast<float>((bits & kFraction) + kSqrtHalf);
-  // Near 1 the mantissa has lost what is left of u.
+  // Near 1 the mantissa has lost the remaining bits of u.
   const float t = exponent == 0 ? below * -0x1p-31f : mantissa - 1.0f;
   return static_cast<float>(exponent) + t * log2_series(t);
 }

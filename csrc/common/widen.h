@@ -12,8 +12,8 @@ namespace tokentiming {
   return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
 }
 
-// Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, also of
-// subnormals; one multiplication corrects it. Infinity and NaN get a float's exponent of all ones.
+// Shifting exponent and fraction into a float's fields leaves the exponent 112 too small, also for
+// subnormals. One multiplication corrects it. Infinity and NaN get a float's exponent of all ones.
 [[gnu::always_inline]] constexpr float widen(Half x) {
   constexpr float kRebias = 0x1p112f;
   const std::uint32_t magnitude = x.bits & 0x7FFFu;

@@ -9,9 +9,9 @@ namespace tokentiming {
 // Calls f(0) .. f(n - 1). A thread takes `grain` consecutive calls at a time; a loop of at most one
 // grain stays on the calling thread.
 //
-// An exception cannot leave an OpenMP region, so it is caught and thrown again afterwards: of
-// several the one of the lowest index, as in a serial loop. Calls after one that threw may be left
-// out.
+// An exception cannot leave an OpenMP region, so it is caught and rethrown afterwards. Of several
+// exceptions, the one of the lowest index is rethrown, as in a serial loop. Calls after one that
+// threw may be skipped.
 template <class Function>
 void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
   if (n <= grain) {

@@ -19,9 +19,9 @@
 
 namespace tokentiming {
 
-// Tokens of a chunk, the unit of work of a thread: large against the cost of waking it, small
-// enough that one row occupies several threads and that a chunk's keys stay in cache from row to
-// row.
+// Tokens of a chunk, the unit of work of a thread. It is large enough to outweigh the cost of
+// waking a thread, and small enough that one row occupies several threads and that a chunk's keys
+// stay in cache from row to row.
 inline constexpr std::size_t kRaceChunk = 8192;
 
 // Tokens widened at a time.
@@ -47,7 +47,7 @@ class RaceThreshold {
   }
 
  private:
-  // Finite, so that -inf never reaches it.
+  // Finite, so that a score of -inf is always below it.
   std::atomic<float> value_ = std::numeric_limits<float>::lowest();
 };
 
@@ -55,7 +55,7 @@ class RaceThreshold {
 template <class Logit>
 class FloatBlock {
  public:
-  // The logits, rounded up if they are no floats: a pointer to them, or widened.
+  // The logits as floats, rounded up from double: a pointer to them, or a converted copy.
   const float* round_up(const Logit* logits, std::size_t count) {
     if constexpr (std::is_same_v<Logit, float>) {
       return logits;

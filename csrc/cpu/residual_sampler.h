@@ -58,8 +58,8 @@ class ResidualSampler {
     return p_.kernels().sum(weights, count);
   }
 
-  // The first token at which the running sum of the weights exceeds `threshold`. If rounding leaves
-  // the threshold at or above the total, the last token with weight.
+  // The first token at which the running sum of the weights exceeds `threshold`, or the last token
+  // with weight if rounding leaves the threshold at or above the total.
   std::size_t inverse_cdf(std::span<const double> masses, double threshold) const {
     double prefix = 0.0;  // the sum of the weights before `selected`
     std::size_t selected = 0;

@@ -9,13 +9,13 @@
 
 namespace tokentiming::native {
 
-// Most outputs of one call of a dot-product kernel; a multiple of most tile widths.
+// Maximum number of outputs of one call of a dot-product kernel; a multiple of most tile widths.
 inline constexpr std::size_t kOutputBlock = 48;
 
 // products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
 // last - first <= kOutputBlock.
 //
-// 8-bit weights are interleaved: each run of 16 holds its 8 even places, then its 8 odd places.
+// 8-bit weights are interleaved: each group of 16 holds its 8 even entries, then its 8 odd entries.
 template <class Weight>
 struct DotProducts {
   const float* packed;  // the input rows, packed by the same kernels
@@ -52,7 +52,7 @@ struct Kernels {
 // An implementation that this processor can run.
 struct Variant {
   const char* name;
-  // Null for the portable variant, which has `linear` only: Transformer refuses it.
+  // Null for the portable variant, which has only `linear`; Transformer refuses it.
   const Kernels* kernels;
 };
 

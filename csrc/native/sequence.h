@@ -10,8 +10,8 @@
 
 namespace tokentiming::native {
 
-// Committed tokens, and the pending nodes of a tree behind them, with their keys and values: the
-// committed tokens are in columns 0 .. length - 1, pending node n in column length + n.
+// Committed tokens, and the pending nodes of a tree after them, with their keys and values. The
+// committed tokens are in columns 0 .. length - 1, pending node n is in column length + n.
 //
 // Arguments are not checked here: Transformer has done so.
 class Sequence {
@@ -44,8 +44,8 @@ class Sequence {
     return values_[layer].head(head);
   }
 
-  // Of a pending node's scores, one for each column up to its own, sets those of pending nodes that
-  // are not its ancestors to -infinity.
+  // Masks a pending node's scores, one for each column up to its own: sets those of pending nodes
+  // that are not its ancestors to -infinity.
   void mask(std::size_t node, float* scores) const;
 
   // Commits the nodes of a path, in this order, and forgets all other pending nodes.

@@ -44,16 +44,16 @@ struct TransformerWeights {
 // Rows to read: those of sequence s are offsets[s] .. offsets[s + 1] - 1.
 struct ForestRows {
   std::span<const std::int64_t> tokens;  // [T]
-  // [T], each an index among the pending nodes of the row's sequence, where the rows of this call
-  // are numbered on from those that were pending before; -1: the row follows the committed tokens
-  // directly. Parents come before their rows.
+  // [T], indices of the pending nodes of the row's sequence: earlier pending nodes first, then the
+  // rows of this call. -1: the row directly follows the committed tokens. Parents come before their
+  // rows.
   std::span<const std::int32_t> parents;
   std::span<const std::int64_t> offsets;  // [sequences + 1], from 0 to T
 };
 
 // The decoder of Llama: root-mean-square norms before attention and gated MLP, rotary positions,
-// grouped queries. It keeps the keys and values of what it has read: of each sequence the committed
-// tokens, and pending nodes, which form a tree behind them.
+// grouped queries. It keeps the keys and values of the rows it has read: for each sequence the
+// committed tokens, and pending nodes, which form a tree after them.
 //
 // It is meant for drafting, where the output distribution does not depend on the logits. All rows
 // of a call, up to 192 at a time, share one pass over the weights. Projections are copied with
@@ -80,18 +80,18 @@ class Transformer {
   std::size_t pending(std::size_t sequence) const;
 
   // Reads rows, which become pending. Each follows its sequence's committed tokens and its
-  // ancestors. All rows share the passes over the weights. Offsets for more sequences than there
-  // are add empty ones at the end; sequences without offsets have no rows.
+  // ancestors. All rows share the passes over the weights. If there are offsets for more sequences
+  // than exist, empty sequences are added at the end; sequences without offsets have no rows.
   //
-  // Row w of logits follows row wanted[w], which ascend.
+  // Row w of logits follows row wanted[w]; `wanted` is ascending.
   //
   // Throws std::invalid_argument and reads nothing if an argument is not as described, a token is
   // out of range, or logits has not one column for each token.
   void read(const ForestRows& rows, const Rows<float>& logits,
             std::span<const std::int64_t> wanted);
 
-  // Commits the pending nodes of a path, in this order, and forgets all other pending nodes. Moves
-  // nothing if they are the first ones already.
+  // Commits the pending nodes of a path, in this order, and forgets all other pending nodes.
+  // Nothing is moved if they are already the first ones.
   //
   // Throws std::invalid_argument and changes nothing unless the first node follows the committed
   // tokens and each is the parent of the next.

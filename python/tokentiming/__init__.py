@@ -31,8 +31,8 @@ _MODULES = {
     "VocabularyMap": "tokens",
     "custom_generate": "huggingface",
 }
-"""Where each public name is defined. It is imported at its first use (PEP 562), so that
-``tokentiming.ops`` loads no transformers."""
+"""The module of each public name. It is imported at the first use of the name (PEP 562), so that
+``tokentiming.ops`` does not load transformers."""
 
 __all__ = ["methods", "ops", *_MODULES]
 

@@ -32,40 +32,40 @@ from tokentiming.tokens.prompts import is_batch, parse
 from tokentiming.tokens.vocabulary import Vocabulary
 
 _CANDIDATES = 4
-"""Most children of a drafted node."""
+"""Maximum number of children of a drafted node."""
 
 
 class SpeculativeDecoder:
-    """Generates what the target model would, faster, with a drafter's proposals.
+    """Generates the target model's output faster, by verifying a drafter's proposals.
 
-    The models are borrowed: nothing of them is changed. A decoder serves one call at a time; calls
-    in several threads need a decoder each, which may share the models.
+    The models are borrowed and not changed. A decoder serves one call at a time. Calls in several
+    threads need a decoder each; the decoders may share the models.
 
     A decoder is also a callable for ``target_model.generate(custom_generate=decoder)``, which then
-    takes the same arguments as ever, batches included, and ``seed=`` besides. ``generate`` does not
-    hand a streamer on; use ``decoder.generate(streamer=...)`` or ``custom_generate(streamer=...)``.
-    Nor does it hand on the tokenizer for stop strings of a generation config; pass ``stop_strings``
-    as an argument.
+    takes its usual arguments, batches included, and ``seed=``. ``generate`` does not pass a
+    streamer on; use ``decoder.generate(streamer=...)`` or ``custom_generate(streamer=...)``. It
+    does not pass on the tokenizer for stop strings of a generation config either; pass
+    ``stop_strings`` as an argument.
 
     Args:
         target_model: a causal language model of transformers, in eval mode.
         target_tokenizer: its tokenizer.
         drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
         method: a key of ``tokentiming.methods.METHODS``, or a method object.
-        draft_length: tokens to draft in every round, as a chain; by default trees adapt to measured
-            costs.
+        draft_length: tokens to draft in every round, as a chain. By default the decoder proposes
+            trees, whose size adapts to measured costs.
         budget: decides the shape of proposals, such as ``FixedBudget(depth=6, nodes=16, width=4,
             candidates=4)``; in place of ``draft_length``.
-        runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, whose
-            passes compute bfloat16 linear layers by ``tokentiming._native`` on processors where
-            that is faster. ``runners.TorchRunner(target_model)`` leaves them to torch.
+        runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, which
+            computes bfloat16 linear layers with ``tokentiming._native`` on processors where that is
+            faster. ``runners.TorchRunner(target_model)`` computes them with torch.
 
     Raises:
         TypeError: the target is not a causal language model of transformers, or ``drafter`` is not
             a drafter.
-        ValueError: unknown method, a budget for trees with a method that proposes chains, a
-            recurrent target, one whose logits depend on how it is read, a model in training mode,
-            or a tokenizer of an unknown kind.
+        ValueError: an unknown method, a budget for trees with a method that proposes chains, a
+            recurrent target, a model whose logits change when it reads a text in pieces, a model in
+            training mode, or a tokenizer of an unknown kind.
 
     Example:
         >>> drafter = ModelDrafter(draft_model, draft_tokenizer)
@@ -169,14 +169,14 @@ class SpeculativeDecoder:
         Args:
             prompt: text, chat messages, ids (a list, a tensor or an array), what a tokenizer
                 returned, or a list of prompts.
-            max_new_tokens: most tokens to generate for each prompt; 128 unless ``max_length`` or a
-                generation config, the model's own too, says otherwise.
-            seed: of the one random stream, 0 to 2**63 - 1; by default drawn from torch's global
-                generator. Each text of a call has random choices of its own. Given a list, a seed
-                for each prompt, a text is that of its prompt alone.
-            batch_size: most texts to run at once; a text that ends leaves its place to the next. By
-                default as many as fit into half of the free memory, at most 16. The texts do not
-                depend on it.
+            max_new_tokens: maximum number of tokens to generate for each prompt; 128 unless
+                ``max_length`` or a generation config, such as the model's own, sets a limit.
+            seed: of the random stream, 0 to 2**63 - 1; by default drawn from torch's global
+                generator. The texts of a call are independent. With a list of seeds, one for each
+                prompt, the text of a prompt does not depend on the other prompts.
+            batch_size: maximum number of texts to run at once; when a text ends, the next one
+                starts. By default as many as fit into half of the free memory, at most 16. The
+                texts do not depend on it.
             streamer: a transformers streamer; takes a single text.
             stop_strings: strings at whose first occurrence generation ends.
             watch: called with a ``Round`` after each one.
@@ -184,15 +184,16 @@ class SpeculativeDecoder:
                 decoding or sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``,
                 ``min_p``, ``repetition_penalty``, ``logits_processor``, ``eos_token_id`` ...
                 Sampling arguments may be lists, a value for each prompt. Processors and criteria
-                see one row at a time; ``max_time`` counts for the call.
+                see one row at a time; ``max_time`` applies to the whole call.
 
         Raises:
             TypeError: the prompt, or another argument, is of the wrong type.
-            ValueError: something is empty, out of range, or cannot be honoured; nothing has run.
+            ValueError: something is empty, out of range, or not supported. It is raised before any
+                model runs.
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
 
-        An error on the way, or an interruption, has the texts that were finished as ``partial``, a
-        ``SpeculativeOutput`` of lists; the decoder can be used again.
+        An error or interruption during generation has an attribute ``partial``, a
+        ``SpeculativeOutput`` of lists with the finished texts. The decoder can be used again.
         """
         with ended_on_error(streamer):
             arguments.refuse_generate_arguments(generate_kwargs)
@@ -246,11 +247,11 @@ class SpeculativeDecoder:
             batch_size: as in ``generate`` of this class.
             stop_strings: as in ``generate`` of this class.
             streamer: as in ``generate`` of this class.
-            **model_kwargs: what else the model would get.
+            **model_kwargs: the other inputs of the model.
 
         Returns:
-            ``sequences``, or a ``SpeculativeOutput`` of lists under
-            ``return_dict_in_generate=True``.
+            ``sequences``, or a ``SpeculativeOutput`` of lists if ``return_dict_in_generate`` is
+            True.
         """
         with ended_on_error(streamer):
             if model is not self.target_model:
@@ -301,7 +302,7 @@ class SpeculativeDecoder:
             try:
                 if streamer is not None:
                     streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
-                # Greedy decoding has one rule for all methods, so it is a batch of its own.
+                # Greedy decoding is the same for all methods, so its texts run separately.
                 for method in (self.method, Greedy()):
                     greedy = isinstance(method, Greedy)
                     asked = [r for r in requests if r.do_sample != greedy]
@@ -310,7 +311,7 @@ class SpeculativeDecoder:
                 if streamer is not None:
                     streamer.end()
             except BaseException as error:
-                with suppress(Exception):  # not every error takes attributes
+                with suppress(Exception):  # some exceptions do not accept attributes
                     error.partial = self._output(finished, batch=True)  # type: ignore[attr-defined]
                 raise
         return self._output(finished, batch=listed or len(finished) > 1)

@@ -21,8 +21,8 @@ class custom_generate:  # noqa: N801 - used like a function
         target_tokenizer: the tokenizer of the model whose ``generate`` is called.
         method: as for ``SpeculativeDecoder``.
         draft_length: as for ``SpeculativeDecoder``.
-        streamer: a transformers streamer; takes a single text. It is given here, since ``generate``
-            does not hand it on.
+        streamer: a transformers streamer for a single text. It is an argument here because
+            ``generate`` does not pass it on.
         stop_strings: strings at whose first occurrence generation ends; also an argument of
             ``generate``.
 
@@ -63,7 +63,7 @@ class custom_generate:  # noqa: N801 - used like a function
         stop_strings: str | list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate as ``SpeculativeDecoder.__call__`` does, whose arguments this takes."""
+        """Generate with the arguments of ``SpeculativeDecoder.__call__``."""
         return self._decoder_for(model)(
             model,
             *args,

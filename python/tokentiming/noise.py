@@ -51,7 +51,7 @@ class Noise:
     ) -> torch.Tensor:
         """The token with the least ``E(state, token) / p(token)``: an exact draw from ``p``.
 
-        ``E`` are independent Exp(1) variates. Texts of one seed may share a call.
+        ``E`` are independent Exp(1) variates. One call may hold several texts with the same seed.
 
         Args:
             scores: float ``[R, V]`` or wider, log ``p`` up to a constant; entries beyond the
@@ -60,7 +60,7 @@ class Noise:
             states: row of the text, offset and zero-byte tokens of each draw, int64 ``[R, 3]``.
 
         Returns:
-            int64 ``[R]``, beside the scores.
+            int64 ``[R]``, on the device of the scores.
         """
         scores, keys = _within(scores, vocabulary)
         return ops.sample(scores, keys, seed=self.seed, states=states)
@@ -68,10 +68,11 @@ class Noise:
     def candidates(
         self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor, count: int
     ) -> ops.Candidates:
-        """The first tokens of each race, and how likely each is to win by this estimate.
+        """The first tokens of each race, and estimates of the probability that each one wins.
 
-        Another distribution has the same winner unless it shifts the log-odds of two tokens by more
-        than they are apart in the race. The softmax of ``log p - log E`` turns the gaps into odds.
+        Under another distribution the winner is the same unless the log-odds of two tokens shift by
+        more than their gap in the race. The softmax of ``log p - log E`` turns these gaps into
+        probabilities.
 
         Args:
             scores: as in ``race``.
@@ -133,8 +134,8 @@ def _within(scores: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor,
 class Stream:
     """A sequence of draws, each with new variates.
 
-    Unlike the shared noise they do not depend on the state: after a rejection the same state is
-    drafted again, and must not reuse the randomness that led to the rejection.
+    Unlike the shared noise, the variates do not depend on the state. After a rejection the same
+    state is drafted again, and must not reuse the randomness that led to the rejection.
     """
 
     def __init__(self, seed: int, row: int) -> None:
@@ -165,7 +166,7 @@ class Stream:
         return ops.candidates(scores, keys, seed=self._seed, states=states, count=count).ids
 
     def uniforms(self, count: int) -> torch.Tensor:
-        """Float64 ``[count]`` in [0, 1), fine-grained near 0."""
+        """Float64 ``[count]`` in [0, 1), with a fine resolution near 0."""
         keys = torch.arange(count, device="cpu")
         noise = ops.log_noise(keys, seed=self._seed, states=self._fresh())[0]
         return (-torch.expm1(-noise.exp())).clamp_(max=1 - 2**-53)
@@ -176,5 +177,5 @@ class Stream:
 
 
 def draw_seed() -> int:
-    """A seed from torch's global generator, so that ``torch.manual_seed`` governs it."""
+    """A seed from torch's global generator, so that ``torch.manual_seed`` determines it."""
     return int(torch.randint(2**63 - 1, (), device="cpu"))

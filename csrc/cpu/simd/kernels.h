@@ -1,4 +1,4 @@
-// The kernels that exist once for each instruction set: what they compute.
+// The interface of the kernels that are compiled once for each instruction set.
 //
 // portable.cpp, avx2.cpp and avx512.cpp each compile block_kernels.h, race_kernel.h and race_sum.h
 // with the options of their instruction set; dispatch.h chooses among them at run time. All
@@ -71,7 +71,7 @@ std::size_t first_reaching_portable(const std::uint32_t* words, const float* log
 struct RaceSum {
   float maximum;    // of the logits
   double sum;       // NaN if a logit is NaN or +inf; unspecified if all are -inf
-  bool inaccurate;  // a word needs all bits (race_term.h), so that its term has few right ones
+  bool inaccurate;  // a word needs all bits (race_term.h), so that its term is inaccurate
 };
 using SumRace = RaceSum (*)(const std::uint32_t* words, const float* logits, std::size_t count);
 

@@ -5,8 +5,8 @@
 // namespace, so that no instance of the template is shared with another file:
 //
 //   Words::kCount                the words of a vector
-//   Words::kVectors              the vectors that advance side by side: a round of Philox depends
-//                                on the round before it, and one vector would leave units idle
+//   Words::kVectors              the vectors that advance together: a round of Philox depends on
+//                                the round before it, and one vector would leave units idle
 //   Words::broadcast(word)       the word in every lane
 //   Words::split(keys, lo, hi)   the lower and upper halves of kCount keys
 //   a * b                        the 64-bit products of the lanes, as a Product

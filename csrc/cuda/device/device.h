@@ -1,4 +1,4 @@
-// What kernels are written with. The same sources compile three ways:
+// The CUDA features that kernels use. The same sources compile in three ways:
 //
 //   with nvcc                   CUDA C++
 //   with TOKENTIMING_EMULATED   ../emulation: CUDA's execution model on the host, for tests
@@ -53,7 +53,7 @@ namespace tokentiming::cuda {
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
 
-// Ids of 32 or 64 bits. The width is a run-time value and no template parameter of the kernels.
+// Ids of 32 or 64 bits. The width is a run-time value, not a template parameter of the kernels.
 struct AnyIds {
   const void* data;
   bool is_int64;

@@ -1,5 +1,5 @@
-// Distributions moved by a map between vocabularies. Each target token gathers the probabilities of
-// the draft tokens that the inverse map gives it, and sums them in ascending order.
+// Transfer of distributions by a map between vocabularies. Each target token gathers the
+// probabilities of its draft tokens by the inverse map, and sums them in ascending order.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ inline constexpr int kColumnsPerThread = kLoadsInFlight;
 inline constexpr int kGatherTile = kGatherThreads * kColumnsPerThread;
 inline constexpr int kGatherWarps = kGatherThreads / kWarp;
 inline constexpr int kLanes = kWarp;
-// As many blocks as leave each thread the registers it needs.
+// The largest number of blocks that leaves each thread the registers it needs.
 template <class Number>
 inline constexpr unsigned kMinBlocksPerMultiprocessor = sizeof(Number) == 4 ? 5 : 4;
 
@@ -53,8 +53,8 @@ class Gatherer {
   __device__ Gatherer(const DeviceInverseMap& inverse, const Number* row)
       : inverse_(inverse), row_(row) {}
 
-  // Whether a target token gathers so many draft tokens, as a common first letter does, that a warp
-  // sums them.
+  // Whether a warp sums the draft tokens of a target token, because there are many of them, as for
+  // a common first letter.
   __device__ static bool is_long(const Range& all) { return all.end - all.begin > kMaxPerLane; }
 
   // Reads the probabilities of the draft tokens at some indices of the inverse map; 0 at index -1.
@@ -122,7 +122,7 @@ class Gatherer {
   __device__ int flags() const { return flags_; }
 
  private:
-  // A lane sums at most so many, because the other lanes of its warp may have fewer.
+  // Maximum number of tokens that a lane sums. The other lanes of its warp may have fewer and wait.
   static constexpr std::int32_t kMaxPerLane = 64;
 
   __device__ std::int32_t offset(int target) const {

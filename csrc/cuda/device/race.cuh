@@ -1,5 +1,5 @@
-// What the races of `sample` and `candidates` share: noise of a row, upper bounds of scores,
-// thresholds, and how blocks divide the work.
+// Shared by the races of `sample` and `candidates`: noise of a row, upper bounds of scores,
+// thresholds, and the division of work among blocks.
 #pragma once
 
 #include <bit>
@@ -92,8 +92,8 @@ struct RaceGrid {
   std::size_t groups;  // of rows
   std::size_t blocks;  // along the vocabulary
 
-  // A block takes as many rows as leaves enough blocks to occupy every multiprocessor, and two
-  // tiles if there would be twice as many blocks as that.
+  // A block takes as many rows as possible while there are enough blocks to occupy every
+  // multiprocessor. It takes two tiles if there would be twice as many blocks.
   static RaceGrid of(const char* operation, std::size_t rows, std::size_t keys, int device) {
     const std::size_t min_blocks = 4 * multiprocessors(operation, device);
     const auto all_blocks = [&](std::size_t rows_per_block, std::size_t tokens_per_block) {
@@ -110,7 +110,7 @@ struct RaceGrid {
   }
 
   // The blocks of one tile start together: they share its keys in the cache, and the blocks of the
-  // next tile find the thresholds raised. Rows go along x, which may have 2^31 - 1 blocks; y may
+  // next tile start with higher thresholds. Rows go along x, which may have 2^31 - 1 blocks; y may
   // have 65535.
   Grid with(std::size_t shared_bytes) const {
     return {static_cast<unsigned>(groups), static_cast<unsigned>(blocks), kRaceThreads,

@@ -1,5 +1,5 @@
-// The host's side of ragged batches in device memory: what it can check without reading them, and
-// the structs that kernels take.
+// Ragged batches in device memory: checks that the host can make without reading them, and the
+// structs that kernels take.
 #pragma once
 
 #include <algorithm>

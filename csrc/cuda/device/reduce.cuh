@@ -17,8 +17,8 @@ __device__ inline int shuffle_xor(int value, unsigned other) {
 }
 
 // A butterfly reduction. All lanes get the same result if op is exactly commutative. An op that
-// adds products is not, where a compiler fuses one of them with the addition: then use only the
-// first lane's result.
+// adds products is not if the compiler fuses one of them with the addition; then use only the first
+// lane's result.
 template <class T, class Op>
 __device__ inline T warp_reduce(T value, const Op& op) {
 #pragma unroll
@@ -81,9 +81,10 @@ __device__ inline T block_exclusive_sum(T value, T (&partials)[kMaxWarps]) {
   return threadIdx.x % kWarp == 0 ? prefix : prefix + exclusive;
 }
 
-// Evaluates the function in thread 0 and returns the result to all threads. Threads that evaluated
-// it each for themselves could diverge, because a compiler need not round alike in all of them. All
-// threads must call it, and there must be a barrier between two calls with the same `slot`.
+// Evaluates the function in thread 0 and returns the result to all threads. If each thread
+// evaluated it, the results could differ, because compiled code may round differently in different
+// threads. All threads must call it, and there must be a barrier between two calls with the same
+// `slot`.
 template <class T, class Function>
 __device__ inline T block_broadcast(T& slot, const Function& function) {
   if (threadIdx.x == 0) slot = function();

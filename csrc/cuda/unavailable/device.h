@@ -1,5 +1,5 @@
-// CUDA's names in a build without CUDA. The kernels compile there, so that the build needs no list
-// of operations, and never run: launch.h beside this throws before it would reach them.
+// CUDA's names in a build without CUDA. The kernels compile, so that the build needs no list of
+// operations, but they never run: launch.h in this folder throws before.
 #pragma once
 
 #include <cmath>

@@ -22,7 +22,7 @@ struct ByteTable {
   }
 };
 
-// B sequences laid end to end: sequence b is ids[offsets[b] .. offsets[b + 1]).
+// B concatenated sequences: sequence b is ids[offsets[b] .. offsets[b + 1]).
 template <class Id>
 struct Ragged {
   std::span<const Id> ids;
@@ -39,9 +39,9 @@ struct Ragged {
 // minima the first in the order above is taken. The path runs from (0, 0) to (K - 1, M - 1).
 //
 //   target_spans  2 entries for each target token of the batch: the half-open range of draft tokens
-//                 on the path beside it, counted from the first draft token of its own sequence.
-//                 Spans are never empty; the first starts at 0, the last ends at K, and each starts
-//                 where the one before ended or one token earlier.
+//                 that the path aligns with it, counted from the first draft token of its own
+//                 sequence. Spans are never empty; the first starts at 0, the last ends at K, and
+//                 each starts where the previous one ended or one token earlier.
 //   costs         B entries: C[K - 1, M - 1], a number of byte edits; 0 when both sides are empty.
 //
 // Only cells inside the band are computed: time is O(K * band * bytes of a token), memory
@@ -70,8 +70,8 @@ inline constexpr std::int64_t kMaxTokenBytes = 2048;
 // neither: then all sequences of a side have equally many tokens.
 //
 // The cost of a pair and its spans are -1 if an id or a table's entry is out of range, its offsets
-// are no range of the ids, one side is empty and the other is not, or it exceeds a limit above. The
-// host throws for the last if it can see it.
+// are not a range of the ids, one side is empty and the other is not, or it exceeds a limit above.
+// If the shapes show that a limit is exceeded, the host throws.
 template <class Id>
 void align(const Ragged<Id>& draft, const Ragged<Id>& target, const ByteTable& draft_table,
            const ByteTable& target_table, std::int64_t band, std::span<std::int32_t> target_spans,

@@ -25,12 +25,13 @@ struct Candidates {
 //   out.ids     the tokens; of equal scores the lower id comes first. The first is the token that
 //               `sample` draws from the same arguments.
 //   out.shares  softmax(z)[v] of those tokens, over all tokens of the row, to a relative error of
-//               1e-4. It estimates how likely a token is the one that a similar distribution draws
-//               at this state.
+//               1e-4. It estimates the probability that a similar distribution draws the token at
+//               this state.
 //
 // A row with fewer finite logits than columns in `out` is filled up with id -1 and share 0.
-// Scores are compared in double precision, and the ids depend on the arguments alone. The shares do
-// not depend on the number of threads or the instruction set, but on the C library in the last bit.
+// Scores are compared in double precision, and the ids depend only on the arguments. The shares do
+// not depend on the number of threads or the instruction set; their last bit may depend on the C
+// library.
 //
 // Throws std::invalid_argument where `sample` does, and if `out` has another shape.
 //

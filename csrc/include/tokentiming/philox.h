@@ -19,7 +19,7 @@ struct Philox {
   using Key = std::array<std::uint32_t, 2>;
 };
 
-// Philox 4x32-10: 128 random bits that are a function of counter and key alone.
+// Philox 4x32-10: 128 random bits that depend only on counter and key.
 constexpr Philox::Counter philox(Philox::Counter counter, Philox::Key key) {
   for (int round = 0; round < Philox::kRounds; ++round) {
     const std::uint64_t product0 = std::uint64_t{Philox::kMultiplier0} * counter[0];

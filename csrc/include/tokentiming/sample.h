@@ -11,8 +11,8 @@
 
 namespace tokentiming {
 
-// The state of a draw: which sequence, and how much text it has generated. Draft and target reach
-// the same state when they have generated the same bytes, whatever their tokens.
+// The state of a draw: the sequence, and the amount of text that it has generated. Draft and target
+// reach the same state when they have generated the same bytes, for any tokenization.
 struct State {
   std::int64_t row;           // the sequence's index, 0 or more
   std::int64_t byte_offset;   // bytes generated so far, below 2^32
@@ -45,17 +45,17 @@ class Noise {
 // log E, where E is the Exp(1) variate at quantile u = (bits + 1/2) / 2^64.
 double log_exponential(std::uint64_t bits);
 
-// Draws one token a row: ids[r] = argmax over v of logits[r, v] - log E(states[r], keys[v]).
+// Draws one token per row: ids[r] = argmax over v of logits[r, v] - log E(states[r], keys[v]).
 //
 // Since E / p is exponential with rate p, token v wins the race with probability
-// softmax(logits[r])[v]. Equal keys get equal noise, so that two similar distributions raced at one
-// state with one seed mostly draw the same token. -inf never wins. Columns from keys.size() on are
+// softmax(logits[r])[v]. Equal keys get equal noise, so that two similar distributions at the same
+// state and seed mostly draw the same token. -inf never wins. Columns from keys.size() on are
 // padding of the model's head and are not read. Scores are compared in double precision; of equal
 // scores the lowest id wins.
 //
-// The ids depend on the arguments alone, and neither on the number of threads nor on the processor.
+// The ids depend only on the arguments, and neither on the number of threads nor on the processor.
 //
-//   keys  one 64-bit key a token, at most `columns` of them
+//   keys  one 64-bit key per token, at most `columns` of them
 //   ids   `rows` entries
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, a state is out of

@@ -1,4 +1,4 @@
-// From distributions over the draft's vocabulary to distributions over the target's.
+// Conversion of distributions over the draft's vocabulary to the target's vocabulary.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace tokentiming {
 
-// Where a proxy token's distribution comes from.
+// The source of a proxy token's distribution.
 enum class TransferCase : std::int8_t {
   kPointMass = 0,  // all mass on the proxy token itself
   kWithin = 1,     // starts with a draft token and ends within or with it
@@ -19,10 +19,10 @@ enum class TransferCase : std::int8_t {
   kInside = 3,     // continues inside a draft token
 };
 
-// The inverse of a map from draft tokens to target tokens: the draft tokens that go to target token
-// t are draft_ids[offsets[t] .. offsets[t + 1]), in ascending order. Target tokens from
-// offsets.size() - 1 on have none. With it every target token sums what comes to it in one
-// order, which atomic additions would not fix.
+// The inverse of a map from draft tokens to target tokens: the draft tokens that map to target
+// token t are draft_ids[offsets[t] .. offsets[t + 1]), in ascending order. Target tokens from
+// offsets.size() - 1 on have none. With it each target token sums its draft tokens in a fixed
+// order, unlike with atomic additions.
 struct InverseMap {
   std::span<const std::int32_t> offsets;
   std::span<const std::int32_t> draft_ids;
@@ -45,23 +45,22 @@ struct VocabularyMap {
 
 // Moves the draft's probabilities along an alignment. `draft` holds K_b draft tokens for each of B
 // sequences, `target` the M_b proxy tokens that spell them in the target's vocabulary, and
-// `target_spans` 2 entries for each proxy token, as `align` gives them. For proxy token t beside
-// the draft tokens lo .. hi - 1, with d_k the draft's own tokens and P_k their rows:
+// `target_spans` 2 entries for each proxy token, as `align` returns them. For a proxy token t
+// aligned with the draft tokens lo .. hi - 1, with d_k the draft's tokens and P_k their rows:
 //
 //   kWithin  t starts where d_lo starts, ends within or with it, and hi = lo + 1:
 //            q(x) = sum of P_lo(d) over the d with first(d) = x.
 //   kMerge   t starts where d_lo starts and ends where d_(hi-1) ends, hi > lo + 1:
-//            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) taken from first(d_lo), or from
-//            the missing mass if there is none, and given to t.
+//            q as above, with m = P_lo(d_lo) ... P_(hi-1)(d_(hi-1)) moved from first(d_lo), or from
+//            the missing mass if there is none, to t.
 //   kInside  t starts after the start of d_lo, ends within or with it, and hi = lo + 1, and the
 //            n >= 1 proxy tokens before it start with d_lo: q(x) is P_lo conditioned on those d
-//            whose expansions begin with these n tokens and go on, x being the token they go on
-//            with.
+//            whose expansions begin with these n tokens and have further ones; x is the next one.
 //   kPointMass  anything else, or no mass in the case that applied: q(t) = 1.
 //
 // Starts and ends are byte offsets from the sequence's beginning. A span that disagrees with the
-// byte offsets is of the last case. A zero-byte proxy token belongs with a zero-byte draft token
-// alone.
+// byte offsets is of the last case. A zero-byte proxy token can only be aligned with a zero-byte
+// draft token.
 //
 //   probs   one row per proxy token, V_t columns
 //   cases   one entry per proxy token
@@ -86,7 +85,7 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
 
 // Restricts distributions to the tokens that both vocabularies have and normalises what is left:
 // probs[r, map.exact[d]] is proportional to draft_probs[r, d]. Both have R rows. Columns of
-// draft_probs from map.exact.size() on are not read, and nothing else of the map is.
+// draft_probs from map.exact.size() on are not read, nor are the other members of the map.
 //
 // Throws as `transfer` does; also if a row has no mass on shared tokens. Defined for Number = float
 // and double.
@@ -113,10 +112,10 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
 
 std::size_t transfer_workspace(std::size_t proxies);
 
-// As tokentiming::restrict_to_shared; the map needs `exact_inverse`. The sum that a row is divided
-// by is added up in another order than on the CPU, so that an entry may differ in its last bits. A
-// row without mass on shared tokens, or that holds NaN, infinity or a negative probability there,
-// becomes NaN throughout.
+// As tokentiming::restrict_to_shared; the map needs `exact_inverse`. The sum of a row is computed
+// in another order than on the CPU, so that an entry may differ in its last bits. A row without
+// mass on shared tokens, or that holds NaN, infinity or a negative probability there, becomes NaN
+// throughout.
 template <class Number>
 void restrict_to_shared(const Rows<const Number>& draft_probs, const VocabularyMap& map,
                         const Rows<Number>& probs, std::span<std::byte> workspace, Stream stream);

@@ -13,7 +13,7 @@
 
 namespace tokentiming {
 
-// Distributions over a vocabulary, one a row.
+// Distributions over a vocabulary, one per row.
 struct Distributions {
   AnyRows rows;
   bool is_logits;  // otherwise rows are probabilities
@@ -30,12 +30,12 @@ struct Chains {
   std::variant<std::span<const float>, std::span<const double>> uniforms;  // [T + B], in [0, 1)
 };
 
-// Verifies each chain so that the emitted tokens are distributed as the targets say.
+// Verifies each chain so that the emitted tokens have the distributions of the targets.
 //
 // Token x at position i is accepted if u_i < p(x) / q(x). At the first rejection a token is drawn
 // from max(p - q, 0), normalised; after a chain without rejection, a bonus token is drawn from p.
-// The last uniform of a chain serves that draw and the others serve its acceptances, so that each
-// is used once.
+// The last uniform of a chain is used for that draw and the others for its acceptances, so that
+// each is used once.
 //
 // Rows of probabilities need not be normalised. Those of a proposal may sum to less than 1: the
 // rest is missing mass. The id -1 means that the draft drew the missing mass, which is a rejection.
@@ -46,8 +46,8 @@ struct Chains {
 // At temperature 0 a token is accepted if it is the lowest id of the greatest logit; that id is
 // emitted otherwise. Neither proposals nor uniforms are read.
 //
-//   tokens    B rows of at least max(K_b) + 1: the accepted tokens, one more, then -1
-//   accepted  B entries: how many of a chain's tokens were accepted
+//   tokens    B rows of at least max(K_b) + 1: the accepted tokens, an additional one, then -1
+//   accepted  B entries: the number of a chain's tokens that were accepted
 //
 // At a position accepted by probabilities one entry is read. A row of logits is read once for its
 // softmax, and again only to draw from max(p - q, 0). No row after a rejection is read. All chains
@@ -55,7 +55,7 @@ struct Chains {
 //
 // Arithmetic is in float, or in double if a row is double. Sums run over fixed blocks of 1024
 // entries: within a block in 16 lanes, across lanes and blocks in double. The inverse-CDF search
-// runs over the blocks' sums, then over one block, in double. So the result depends neither on the
+// runs over the blocks' sums, then over one block, in double. The result depends neither on the
 // number of threads nor on the processor.
 //
 // Throws std::invalid_argument, before anything is written, if sizes disagree, an id is out of
@@ -79,7 +79,7 @@ namespace cuda {
 // may decide differently.
 //
 // A chain gets `accepted` -1 and tokens -1 if what is read of it is invalid: an id or a uniform out
-// of range, a row with NaN, +inf or a negative probability or without mass, offsets that are no
+// of range, a row with NaN, +inf or a negative probability or without mass, offsets that are not a
 // range of the ids or that give more tokens than a row of `tokens` has columns.
 template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,

@@ -30,7 +30,7 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two runs differ first: rounding can change the order of two close logits."""
+    """The first difference of two runs: rounding can change the order of two close logits."""
 
     position: int
     """Number of new tokens before the difference."""
@@ -124,7 +124,7 @@ class _Streamer:
 def difference(
     target: Any, left: torch.Tensor, right: torch.Tensor, prompt: int
 ) -> Difference | None:
-    """Where two runs differ first; None if one begins with the other.
+    """The first difference of two runs; None if one run is a prefix of the other.
 
     Args:
         target: the target model.

@@ -1,4 +1,4 @@
-"""Where proposals come from."""
+"""Sources of proposals."""
 
 from tokentiming.drafters.base import NOTHING, Asked, Candidates, Draft, Drafter
 from tokentiming.drafters.model import ModelDrafter

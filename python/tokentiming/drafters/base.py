@@ -1,4 +1,4 @@
-"""What every drafter does."""
+"""The interface of drafters."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tokentiming.tokens.tree import TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
 
 NOTHING = -2
-"""Stands for no token, where a draw has none."""
+"""Token id of a draw that found no token."""
 
 
 class Candidates(NamedTuple):
     """Tokens that may follow each of R rows, the likeliest first, on the device of the scores."""
 
     ids: torch.Tensor
-    """int64 ``[R, k]``; below 0 there is none."""
+    """int64 ``[R, k]``; negative where there is no candidate."""
     confidences: torch.Tensor
     """Estimated probability that the target emits each of them, float ``[R, k]``. It affects which
-    tokens are proposed, and no distribution."""
+    tokens are proposed, but not the emitted distribution."""
     distributions: torch.Tensor | None = None
     """The draft's distributions, float ``[R, V]``, for methods that use them."""
 
     def rows(self) -> list[list[tuple[int, float]]]:
-        """Ids and confidences of each row, read by one copy from the device."""
+        """Ids and confidences of each row, copied from the device at once."""
         both = torch.stack(
             (self.ids.double(), self.confidences.double()), 2
-        )  # holds any id exactly
+        )  # float64 holds any id exactly
         return [[(int(token), value) for token, value in row] for row in both.tolist()]
 
 
@@ -40,9 +40,9 @@ class Visit(NamedTuple):
     """A node of a draft that the target reached and whose children were drafted."""
 
     confidences: Sequence[float]
-    """Of its children, the likeliest first."""
+    """Confidences of its children, the likeliest first."""
     emitted: int | None
-    """Which of them the target emitted; None if none."""
+    """Index of the child that the target emitted; None if it emitted none of them."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Draft:
     parents: list[int] = field(default_factory=list)
     """As in ``Tree``."""
     confidences: list[float] = field(default_factory=list)
-    """Estimated probability that the target emits each token, given that it emits those before."""
+    """Estimated probability that the target emits each token, given that it emits its ancestors."""
     distributions: dict[int, torch.Tensor] = field(default_factory=dict)
     """The draft's distribution ``[1, V]`` after a node or ``TEXT``, for methods that use it."""
     limit: int = 1_000_000
@@ -61,7 +61,7 @@ class Draft:
     special_ids: Collection[int] = ()
     """Ids that end a path."""
     expanded: set[int] = field(default_factory=set)
-    """Nodes, ``TEXT`` among them, that the draft has been read after."""
+    """Nodes, or ``TEXT``, whose children have been drafted."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,12 +74,12 @@ class Draft:
     def probs(self) -> list[torch.Tensor]:
         """The distributions that the tokens of a chain were drawn from, each ``[1, V]``.
 
-        None of them if the method uses none, or the source of the draft has none.
+        The list is empty if the method uses no distributions or the drafter has none.
         """
         return [self.distributions[node] for node in self.parents if node in self.distributions]
 
     def extend(self, ids: Sequence[int], parent: int | None = None) -> None:
-        """Append a chain of tokens of which the drafter is certain.
+        """Append a chain of tokens with confidence 1.
 
         Args:
             ids: in the draft's vocabulary.
@@ -107,7 +107,7 @@ class Draft:
         self.confidences.append(confidence)
 
     def open_nodes(self) -> list[int]:
-        """Nodes whose children may be drafted and have not been."""
+        """Nodes whose children can still be drafted."""
         return [
             node
             for node, depth in enumerate(self.tree.depths)
@@ -117,7 +117,7 @@ class Draft:
         ]
 
     def along(self, data: bytes, vocabulary: Vocabulary) -> list[int]:
-        """Nodes of the longest path whose tokens spell a beginning of ``data``."""
+        """Nodes of the longest path whose tokens spell a prefix of ``data``."""
         best: list[int] = []
         reached: dict[int, tuple[int, list[int]]] = {TEXT: (0, best)}
         longest = 0
@@ -133,9 +133,10 @@ class Draft:
         return best
 
     def visits(self, data: bytes, vocabulary: Vocabulary) -> Iterator[Visit]:
-        """What became of the nodes along the bytes that the target emitted.
+        """The nodes along the bytes that the target emitted, and which child it emitted of each.
 
-        Whether a child that ``data`` only begins is emitted is not known yet, so there is no visit.
+        A node is left out if ``data`` ends inside one of its children: whether the target emits
+        that child is not known yet.
         """
         path = self.along(data, vocabulary)
         for node, onward in zip([TEXT, *path], [*path, None], strict=True):
@@ -148,14 +149,14 @@ class Draft:
                 yield Visit([self.confidences[c] for c in children], None)
 
     def keep_valid(self, vocabulary: Vocabulary) -> None:
-        """Forget everything from the first token on that ``check`` would raise for."""
+        """Remove the first token that ``check`` would raise for, and all that follow it."""
         for node, token in enumerate(self.ids):
             if not hasattr(token, "__index__") or not 0 <= token < len(vocabulary):
                 del self.ids[node:], self.parents[node:], self.confidences[node:]
                 return
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """Raise for tokens that the drafter's vocabulary does not have."""
+        """Raise for tokens that are not in the drafter's vocabulary."""
         for token in self.ids:
             if not hasattr(token, "__index__") or not 0 <= token < len(vocabulary):
                 raise ValueError(
@@ -165,21 +166,21 @@ class Draft:
 
 
 class Asked(NamedTuple):
-    """What a drafter is asked to continue, one for each text."""
+    """A request to draft for one text."""
 
     text: bytes
     """All bytes generated so far; they may end inside a UTF-8 character."""
     place: Place
     """Where the next token is drawn."""
     draft: Draft
-    """Empty, to be filled."""
+    """The draft to fill; it starts empty."""
 
 
 Choose = Callable[[torch.Tensor, Sequence[Place]], Candidates]
-"""Picks what may be emitted at R places, given the draft's scores there, float ``[R, V]``."""
+"""Picks candidates at R places, given the draft's scores there, float ``[R, V]``."""
 
 Grow = Callable[[Sequence[Draft]], list[list[int]]]
-"""The nodes of each draft to draft children of; none at all if drafting does not pay any more."""
+"""Chooses the nodes of each draft to grow; none at all if drafting no longer pays."""
 
 
 class Drafter(Protocol):
@@ -192,9 +193,10 @@ class Drafter(Protocol):
         """Forward passes so far."""
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        """Start on a new text, which comes last; ``warpers`` process its scores as the target's.
+        """Add a new text, with the last index.
 
-        They take ids and scores ``[R, V]``, depend on the scores alone, and ignore the ids.
+        ``warpers`` process the draft's scores like the target's. They take ids, which they ignore,
+        and scores ``[R, V]``.
         """
 
     def drop(self, index: int) -> None:
@@ -206,13 +208,13 @@ class Drafter(Protocol):
     def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
         """Fill the draft of each text whose ``draft.limit`` is above 0.
 
-        A drafter may stop before the limit, for a reason that was known before it drew the token
-        at which it stops. After an error, here or in ``begin``, the target continues alone.
+        A drafter may stop before the limit, but it must decide whether to propose a token before it
+        draws the token. After an error, here or in ``begin``, the target continues alone.
 
         Args:
             asked: one for each text, in the order of ``begin`` and ``drop``.
             choose: picks the candidates after each row.
-            grow: asked after each level which nodes to draft children of.
+            grow: called after each level; chooses the nodes to grow.
         """
 
 

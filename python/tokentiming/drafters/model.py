@@ -53,7 +53,7 @@ class ModelDrafter:
         if runner is None and not isinstance(self.runner, NativeRunner) and not model.training:
             require_same_logits(model, self.runner, "ModelDrafter")
         self.texts: list[Reader] = []
-        """What is drafted for, each in this model's ids."""
+        """The texts to draft for, each in this model's ids."""
 
     @property
     def forwards(self) -> int:
@@ -78,11 +78,11 @@ class ModelDrafter:
         self.runner.reset()
 
     def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
-        """Draft as described by ``Drafter``, level by level, with one pass a level for all texts.
+        """Draft as described by ``Drafter``, with one forward pass per level for all texts.
 
-        A draft is empty inside a character whose bytes have no tokens of their own here, beyond
-        the model's context, and before there are ids to read: a tokenizer without a
-        beginning-of-text token makes no ids of an empty prompt.
+        A draft stays empty if the text ends inside a character whose bytes are no tokens of this
+        vocabulary, if the text fills the model's context, or if there are no ids to read. An empty
+        prompt has no ids if the tokenizer adds no beginning-of-text token.
         """
         reading = [
             reader.follow(text, self.runner.max_length)
@@ -113,7 +113,7 @@ class ModelDrafter:
         return Place(asked.place.noise, state)
 
     def _warped(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The scores ``[R, V]`` of all rows, each processed as its text asks for."""
+        """The scores ``[R, V]`` of all rows, each processed by the warpers of its text."""
         ids = torch.empty((1, 0), dtype=torch.int64, device=self.runner.device)  # warpers ignore it
         warped = []
         for reader, rows in zip(self.texts, logits, strict=True):
@@ -147,7 +147,7 @@ class Reader:
         return self._context.ids
 
     def follow(self, asked: Asked, max_length: int | None) -> list[int]:
-        """All ids to read before a draft; none if no draft is wanted, or can be made."""
+        """All ids to read before a draft; empty if no draft is wanted or possible."""
         tail = unfinished(asked.text)
         wanted = asked.draft.limit > 0
         if not wanted or (tail and not self._vocabulary.can_spell(asked.text[-tail:])):
@@ -163,7 +163,7 @@ class Reader:
         return ids if asked.draft.limit else []
 
     def grown(self, nodes: Sequence[int]) -> Tree:
-        """Nodes of the draft as the runner counts them."""
+        """The given nodes as a tree in the runner's numbering."""
         parents = [self._read[self._draft.parents[node]] for node in nodes]
         self._read |= {node: len(self._read) - 1 + i for i, node in enumerate(nodes)}
         return Tree([self._draft.ids[node] for node in nodes], parents)

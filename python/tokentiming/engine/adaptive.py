@@ -11,34 +11,34 @@ from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
 
 DEEPEST = 12
-"""Most levels drafted in a round; beyond it one rejection wastes too many."""
+"""Maximum number of levels drafted in a round. One rejection would waste too many beyond it."""
 
 _WIDEST = 16
-"""Most nodes grown in a level of a text, and a fourth of the most proposed. Where rows cost
-nothing, as on a GPU, nothing else would limit them."""
+"""Maximum number of nodes grown in a level of a text; four times as many may be proposed. It is the
+only limit where rows cost almost nothing, as on a GPU."""
 
 
 class AdaptiveBudget:
-    """Proposes what is expected to gain more than it costs, by costs measured as it runs.
+    """Proposes nodes whose expected gain exceeds their cost, which is measured during generation.
 
-    With B texts a round is expected to commit B tokens and one for each proposed node times the
-    probability that its path is emitted. A level is drafted, and a node verified, if it adds more
-    tokens than the round makes on average in the time that it takes. If rounds with a draft yield
-    less than the target alone, drafting pauses; a probe follows after a while, twice as long after
+    A round over B texts is expected to commit B tokens and, for each proposed node, the probability
+    that its path is emitted. A level is drafted, and a node is verified, if it increases the
+    expected tokens per second of the round. Drafting pauses if rounds with a draft commit fewer
+    tokens per second than the target alone. A probe follows each pause, and the pause doubles after
     each probe that fails.
 
     Args:
         costs: shared by all texts of a decoder.
-        candidates: most children of a node; 1 for chains.
+        candidates: maximum number of children of a node; 1 for chains.
 
-    Source: best-first trees after DySpec, arXiv 2410.11744; the yardstick of tokens per second
+    Source: best-first trees after DySpec, arXiv 2410.11744; tokens per second as the objective
     after SmartSpec, arXiv 2406.14066.
     """
 
     _PRIOR_ACCEPTANCE = 0.6
     _PRIOR_WEIGHT = 30.0
     _TOKEN_MEMORY = 0.97
-    _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, in units of a pass that proposes nothing
+    _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, relative to a target pass without a proposal
     _ROUND_MEMORY = 0.9
     _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
     _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
@@ -63,7 +63,7 @@ class AdaptiveBudget:
         self._levels, self._draft_rows = 0, 0
         self._rounds += 1
         if self._rounds >= 2 and self._costs.plain(texts) is None:
-            return 0  # measure a plain step, which a draft has to beat
+            return 0  # measure a step without a draft, as the baseline
         self._probing = self._rounds_paused == 1
         if self._rounds_paused:
             self._rounds_paused -= 1
@@ -103,7 +103,7 @@ class AdaptiveBudget:
     def observe(self, outcome: Outcome) -> None:
         verifying = outcome.total - outcome.drafting
         self._costs.observe_target(outcome.texts, outcome.rows, verifying)
-        if outcome.levels and not self._probing:  # a probe first reads all tokens of the pause
+        if outcome.levels and not self._probing:  # a probe also reads all tokens of the pause
             self._costs.draft.observe(outcome.levels, outcome.draft_rows, outcome.drafting)
         for visit in outcome.visits:
             keep = self._TOKEN_MEMORY
@@ -118,7 +118,7 @@ class AdaptiveBudget:
 
     @property
     def _factor(self) -> float:
-        """What confidences are multiplied by, for the emissions observed so far."""
+        """The factor that calibrates confidences to the emissions observed so far."""
         return self._emitted / max(self._trusted, 1e-9)
 
     def _odds(self, proposal: Proposal) -> list[float]:
@@ -132,9 +132,9 @@ class AdaptiveBudget:
         return odds
 
     def _best(self, odds: Sequence[Sequence[float]]) -> tuple[float, int]:
-        """The best rate that these nodes allow, and how many of each text it takes.
+        """The highest expected tokens per second, and the number of nodes per text that reaches it.
 
-        A row more for one text is a row more for all: passes are as wide as the widest text.
+        A pass is padded to the text with the most rows, so a further row costs one for each text.
         """
         level, draft_row, row = self._steps()
         plain = self._costs.plain(self._texts) or self._costs.target.base or 1.0
@@ -158,7 +158,7 @@ class AdaptiveBudget:
         return gained * plain > texts * (level + texts * (draft_row + row))
 
     def _steps(self) -> tuple[float, float, float]:
-        """Seconds of a level of drafting, of a row in it, and of a row of the target's pass."""
+        """Seconds for a level of drafting, for a row in it, and for a row of the target's pass."""
         target, draft = self._costs.target, self._costs.draft
         plain = self._costs.plain(self._texts) or (target.base if target.known else 1.0)
         level, draft_row = self._PRIOR_LEVEL * plain, self._PRIOR_ROW * plain

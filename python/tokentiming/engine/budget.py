@@ -14,12 +14,12 @@ from tokentiming.tokens.tree import TEXT
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a round went."""
+    """Counts and times of a round."""
 
     texts: int
     """Texts in the round."""
     rows: int
-    """Rows of the target's pass."""
+    """Rows of the target's forward pass."""
     tokens: int
     """Target tokens committed."""
     drafting: float
@@ -27,9 +27,9 @@ class Outcome:
     total: float
     """Seconds of the whole round."""
     levels: int = 0
-    """Passes of the draft."""
+    """Forward passes of the draft model."""
     draft_rows: int = 0
-    """Rows in them."""
+    """Rows in these passes."""
     visits: Sequence[Visit] = field(default_factory=tuple)
 
 
@@ -37,29 +37,29 @@ class Budget(Protocol):
     """Decides what is proposed; the emitted distribution does not depend on it."""
 
     candidates: int
-    """Most children of a node; 1 for chains."""
+    """Maximum number of children of a node; 1 for chains."""
 
     def begin_round(self, texts: int) -> int:
         """The deepest level to draft in the next round; 0 for no draft."""
 
     def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
-        """The nodes of each draft whose children are worth a further level; none ends drafting."""
+        """Choose the nodes of each draft to grow in a further level; none ends drafting."""
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The nodes that are worth their rows in the target's pass."""
+        """Keep the nodes that are worth a row in the target's forward pass."""
 
     def observe(self, outcome: Outcome) -> None:
         """Record a round."""
 
 
 class FixedBudget:
-    """The same shape of tree in every round.
+    """Proposes the same shape of tree in every round.
 
     Args:
         depth: levels to draft.
-        nodes: most target tokens proposed for each text; by default ``depth``.
-        width: most nodes grown in a level of a text; 1 is a chain, or with several candidates a
-            comb.
+        nodes: maximum number of target tokens proposed for each text; by default ``depth``.
+        width: maximum number of nodes grown in a level of a text; 1 gives a chain, or a comb if
+            there are several candidates.
         candidates: children drafted for each node that is grown; 1 makes chains.
 
     Raises:
@@ -138,7 +138,7 @@ def fixed_budget(
 def path_odds(
     parents: Sequence[int], confidences: Sequence[float], factor: float = 1.0
 ) -> list[float]:
-    """The probability of each node's path, from confidences given the parent, times a factor."""
+    """The probability of each node's path: the product of its confidences, each times a factor."""
     odds: list[float] = []
     for parent, confidence in zip(parents, confidences, strict=True):
         odds.append(min(confidence * factor, 1.0) * (1.0 if parent == TEXT else odds[parent]))
@@ -146,5 +146,5 @@ def path_odds(
 
 
 def best_first(odds: Sequence[float]) -> list[int]:
-    """Nodes by falling odds; a parent comes before its children."""
+    """Nodes by decreasing probability; a parent comes before its children."""
     return sorted(range(len(odds)), key=lambda node: -odds[node])

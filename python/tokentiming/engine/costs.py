@@ -1,16 +1,16 @@
-"""What passes cost, as measured while they run."""
+"""The cost of forward passes, measured during generation."""
 
 from __future__ import annotations
 
 
 class Line:
-    """Seconds as ``base * passes + slope * rows``, by least squares over what was measured.
+    """Seconds as ``base * passes + slope * rows``, fitted to measurements by least squares.
 
-    Old measurements are forgotten exponentially. Until passes over different numbers of rows have
-    been measured, the slope is a given share of the base.
+    The weight of old measurements decays exponentially. Until passes over different numbers of rows
+    have been measured, the slope is a given share of the base.
 
     Args:
-        share: the slope in units of the base to start from.
+        share: initial ratio of the slope to the base.
     """
 
     _MEMORY = 0.9
@@ -25,7 +25,7 @@ class Line:
         self.slope = 0.0
 
     def observe(self, passes: int, rows: int, seconds: float) -> None:
-        """Record passes over some rows in all."""
+        """Record the seconds of some passes, and the number of rows in all of them."""
         keep = self._MEMORY
         self._passes2 = keep * self._passes2 + passes * passes
         self._both = keep * self._both + passes * rows
@@ -36,7 +36,7 @@ class Line:
         self._solve()
 
     def _solve(self) -> None:
-        # One more equation, slope = share * base, which counts little beside measurements.
+        # One more equation, slope = share * base, with a small weight.
         share = self._share
         a, b, d = self._passes2 + share * share, self._both - share, self._rows2 + 1.0
         determinant = a * d - b * b
@@ -60,11 +60,11 @@ class Costs:
         self._plain: dict[int, float] = {}
 
     def plain(self, texts: int) -> float | None:
-        """Seconds of a pass that proposes nothing; None if none was measured."""
+        """Seconds of a target pass without a proposal; None if none was measured."""
         return self._plain.get(texts)
 
     def observe_target(self, texts: int, rows: int, seconds: float) -> None:
-        """Record a pass of the target over some rows, one for each text if it proposed nothing."""
+        """Record a pass of the target; without proposals it has one row for each text."""
         self.target.observe(1, rows, seconds)
         if rows == texts:
             old = self._plain.get(texts, seconds)

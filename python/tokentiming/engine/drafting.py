@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Drafting:
-    """Asks a drafter for drafts of several texts. A failing draft costs speed and nothing else.
+    """Asks a drafter for drafts of several texts. If it fails, the target continues alone.
 
     Args:
         drafter: the source of drafts; it starts without texts.
@@ -39,7 +39,7 @@ class Drafting:
         self._method = method
         self._budget = budget
         self._target_tokenizer = target_tokenizer
-        self._texts: list[Text] = []  # those that the drafter knows, in its order
+        self._texts: list[Text] = []  # texts that the drafter knows, in its order
         drafter.reset()
 
     @property
@@ -47,7 +47,7 @@ class Drafting:
         return self._drafter.forwards
 
     def begin(self, text: Text) -> None:
-        """Have a text drafted for."""
+        """Start drafting for a text."""
         request = text.request
         try:
             self._drafter.begin(request.prompt, self._target_tokenizer, request.warpers)
@@ -56,14 +56,14 @@ class Drafting:
             _continue_without_draft([text], error)
 
     def end(self, text: Text) -> None:
-        """Forget a text."""
+        """Stop drafting for a text."""
         if text in self._texts:
             index = self._texts.index(text)
             drop(self._texts, index)
             self._drafter.drop(index)
 
     def drafts(self, texts: Sequence[Text]) -> list[Draft]:
-        """A draft for each text; an empty one if none is worth it, or could be made."""
+        """A draft for each text; empty if drafting does not pay or is not possible."""
         self.levels = 0
         limit = self._budget.begin_round(len(texts)) if self._texts else 0
         asked = [text.asked(self._drafter.vocabulary, limit) for text in self._texts]
@@ -73,10 +73,10 @@ class Drafting:
         return [made.get(id(text), Draft()) for text in texts]
 
     def _propose(self, asked: Sequence[Asked]) -> None:
-        """Have drafts filled. After an error they keep what was drawn.
+        """Let the drafter fill the drafts. After an error they keep the tokens drawn before it.
 
-        Tokens that were drawn are verified even then: whether they are proposed must not depend on
-        what was drawn, or rejection sampling is biased.
+        These tokens are still verified. Rejection sampling would be biased if it depended on the
+        drawn tokens whether they are proposed.
         """
         refusals: list[Exception] = []
 
@@ -87,7 +87,7 @@ class Drafting:
             self.levels += 1
             try:
                 return self._method.grow(drafts, self._budget.grow)
-            except Exception as error:  # the user's settings, not the draft, are at fault
+            except Exception as error:  # the user's settings caused it, not the draft
                 refusals.append(error)
                 raise
 
@@ -106,7 +106,7 @@ class Drafting:
                 one.draft.keep_valid(self._drafter.vocabulary)
             _continue_without_draft(self._texts, error)
             self._texts = []
-            with suppress(Exception):  # it has failed already
+            with suppress(Exception):  # the drafter has failed already
                 self._drafter.reset()
 
 
@@ -127,7 +127,7 @@ def drop(items: list[Any], index: int) -> None:
 
 
 def failure(error: Exception) -> str:
-    """The class of an error, and what it says."""
-    with suppress(Exception):  # not every error can say what it is about
+    """The class and the message of an error."""
+    with suppress(Exception):  # the message of a user's error may fail to be formatted
         return f"{type(error).__name__}: {error}"
     return type(error).__name__

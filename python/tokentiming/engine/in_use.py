@@ -18,7 +18,7 @@ _in_use: dict[int, str] = {}
 
 
 def _forget() -> None:
-    """In a forked process no other call is under way, whatever its parent was doing."""
+    """Clear the table after a fork: calls of the parent process do not run in the child."""
     global _lock
     _lock = Lock()
     _in_use.clear()
@@ -36,7 +36,7 @@ def exclusive(**objects: Any) -> Iterator[None]:
     can be copied. None is ignored.
 
     Args:
-        **objects: by the names that the error gives them.
+        **objects: by the names used in the error.
 
     Raises:
         InUseError: another call holds one of them, in another thread or further up the stack.

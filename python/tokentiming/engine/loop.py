@@ -1,4 +1,4 @@
-"""The loop: draft, transcode, align, transfer, verify, commit. Only it knows all stages."""
+"""The loop: draft, transcode, align, transfer, verify, commit. No other module knows all stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Decoding:
-    """Generates texts, several at once; one that ends leaves its place to the next.
+    """Generates several texts at once. When one ends, the next one joins the batch.
 
     Args:
         target: runs the target model.
@@ -31,8 +31,8 @@ class Decoding:
         method: how to propose and verify.
         budget: what to propose.
         target_tokenizer: for drafters, which convert prompts.
-        batch_size: most texts at once.
-        name: of the method in the statistics; by default its own.
+        batch_size: maximum number of texts at once.
+        name: name of the method in the statistics; by default ``method.name``.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Decoding:
         self._drafting: Drafting | None = None
         if drafter and self._failure is None:
             self._drafting = Drafting(drafter, self._method, budget, target_tokenizer)
-        self._texts: list[Text] = []  # those that run, in the target's order
+        self._texts: list[Text] = []  # running texts, in the target's order
 
     def _bind(self, method: Method) -> BoundMethod:
         try:
             return method.bind(self._draft_vocabulary, self._vocabulary)
-        except Exception as error:  # a failing draft costs speed and nothing else
+        except Exception as error:  # the target continues without a draft
             if self._draft_vocabulary is self._vocabulary:
                 raise
             self._failure = failure(error)
             return method.bind(self._vocabulary, self._vocabulary)
 
     def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
-        """Generate texts to their ends, and append each to ``finished`` when it is."""
+        """Generate all texts, and append each to ``finished`` when it ends."""
         waiting = iter(requests)
         self._target.reset()
         while True:
@@ -80,7 +80,7 @@ class Decoding:
                 return
             try:
                 self._round()
-            finally:  # a text that ended before an error is whole
+            finally:  # texts that ended before an error are complete
                 ended = [index for index, text in enumerate(self._texts) if text.finished]
                 finished += [self._end(index) for index in reversed(ended)]
 
@@ -116,7 +116,7 @@ class Decoding:
                 for text, tokens in zip(self._texts, self._method.verify(rows), strict=True)
             ]
         total = perf_counter() - start
-        if not first:  # a pass that reads a prompt too says nothing about later ones
+        if not first:  # a pass that also reads a prompt does not predict later ones
             self._observe(drafts, proposals, emitted, drafting=drafting, total=total)
         for text, draft, proposal, tokens in zip(
             self._texts, drafts, proposals, emitted, strict=True

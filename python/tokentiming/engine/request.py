@@ -1,4 +1,4 @@
-"""What to generate, and what is reported on the way."""
+"""What to generate, and what callbacks receive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Round:
     tokens: list[int]
     """Emitted target ids."""
     accepted: int
-    """How many of them, from the first on, had been proposed."""
+    """Number of leading tokens that had been proposed."""
     index: int = 0
     """Index of the text among those of the call."""
 
@@ -32,13 +32,13 @@ class Request:
     prompt: Prompt
     processors: LogitsProcessorList
     warpers: LogitsProcessorList
-    """Those of the processors that the draft's scores go through as well."""
+    """The processors that are also applied to the draft's scores."""
     end_reason: Callable[[torch.Tensor], str | None]
     """Why a text, ids ``[1, L]``, ends by a stopping criterion, or None if it does not."""
     criteria_device: torch.device
     """The device of the ids that the stopping criteria read."""
     remaining: int
-    """Most tokens to generate."""
+    """Maximum number of tokens to generate."""
     do_sample: bool
     noise: Noise
     index: int
@@ -47,4 +47,4 @@ class Request:
     """The generation config as ``generate`` prepared it."""
     watch: Callable[[Round], None]
     emitted_only: bool = False
-    """Whether a processor remembers its calls, so that it must see emitted positions alone."""
+    """Whether a processor keeps state, so that it must be called at emitted positions only."""

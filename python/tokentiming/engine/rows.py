@@ -13,15 +13,15 @@ from tokentiming.noise import Place
 
 
 class Rows:
-    """The target's scores for one text, processed when they are asked for.
+    """The target's scores for one text, processed on demand.
 
     Args:
         logits: ``[1 + N, V]``, after the text and after each node.
         proposal: of N nodes.
         shown: ids of the text to show to the processors, ``[1, L]``.
         places: where the token of each row is drawn.
-        processors: of logits.
-        emitted_only: whether rows may be asked for at emitted positions alone.
+        processors: applied to the logits.
+        emitted_only: whether only rows at emitted positions may be requested.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Rows:
         for row in processed:
             if row.shape != (1, scores.shape[1]):
                 raise ValueError(
-                    f"generate: the logits processors made scores {list(row.shape)} of "
-                    f"{[1, scores.shape[1]]}; rows come to them one at a time"
+                    f"generate: the logits processors changed scores {[1, scores.shape[1]]} to "
+                    f"{list(row.shape)}; return the shape they are given, one row at a time"
                 )
         return torch.cat(processed)
 

@@ -14,7 +14,7 @@ from tokentiming.engine.request import Round
 
 @contextmanager
 def ended_on_error(streamer: Any) -> Iterator[None]:
-    """End a streamer when a call fails, since its reader would wait forever.
+    """End a streamer when a call fails; otherwise its reader would wait forever.
 
     A streamer in use belongs to another call, and is left alone.
     """

@@ -26,7 +26,7 @@ class Text:
         stats: to record in.
 
     Attributes:
-        ids: the prompt's and the committed ones.
+        ids: of the prompt and of the committed tokens.
     """
 
     def __init__(self, request: Request, vocabulary: Vocabulary, stats: Stats) -> None:
@@ -36,7 +36,7 @@ class Text:
         self._vocabulary = vocabulary
         self._bytes = b""
         self._state = State()
-        # What processors and criteria are shown: the prompt with its padding, and the new tokens.
+        # The ids that processors and criteria see: the prompt with its padding and the new tokens.
         shown = request.prompt.padded
         self._shown = torch.empty(
             (1, len(shown) + request.remaining), dtype=torch.int64, device="cpu"
@@ -59,7 +59,7 @@ class Text:
         return self.stats.finish_reason is not None
 
     def asked(self, draft_vocabulary: Vocabulary, limit: int) -> Asked:
-        """The request for a draft of at most so many levels."""
+        """The request for a draft of at most ``limit`` levels."""
         limit = max(min(limit, self.remaining - 1), 0)
         draft = Draft(limit=limit, special_ids=draft_vocabulary.special_ids)
         return Asked(self._bytes, Place(self.request.noise, self._state), draft)
@@ -82,7 +82,7 @@ class Text:
         return states
 
     def commit(self, emitted: Iterator[int]) -> list[int]:
-        """Commit tokens until the text ends; returns those committed."""
+        """Commit tokens until the text ends, and return the committed ones."""
         tokens: list[int] = []
         for token in emitted:
             tokens.append(token)

@@ -45,7 +45,7 @@ _DROPPED = {
     "streamer": "give it to custom_generate(streamer=...)",
     "assistant_model": "give it to custom_generate(draft_model=...)",
 }
-"""Arguments that `generate` keeps from a `custom_generate` callable."""
+"""Arguments that `generate` does not pass on to a `custom_generate` callable."""
 
 
 def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ def refuse_config(config: Any) -> None:
     """Refuse all but greedy decoding and sampling, and outputs that do not exist here.
 
     Args:
-        config: as `generate` prepared it, so that the model's own settings count too.
+        config: as `generate` prepared it, the model's own settings included.
     """
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
@@ -107,7 +107,7 @@ def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
     """Refuse inputs of the model other than ids.
 
     Args:
-        inputs: what `generate` hands to the model besides the ids.
+        inputs: what `generate` passes to the model besides the ids.
         mask: bool ``[B, L]``, False at padding.
     """
     cache = inputs.get("past_key_values")
@@ -133,10 +133,10 @@ def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
 
 
 def refuse_other_inputs(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of `generate` that are for the model alone, before an encoder runs on them.
+    """Refuse arguments of `generate` that only the model takes, before an encoder runs on them.
 
     Args:
-        arguments: all that `generate` has no parameter for.
+        arguments: all arguments; those that are parameters of `generate` are ignored.
     """
     settings = GenerationConfig()
     for name, value in arguments.items():
@@ -154,16 +154,17 @@ def _refuse_input(name: str) -> NoReturn:
 
 
 def _are_usual_positions(positions: torch.Tensor, mask: torch.Tensor) -> bool:
-    if positions.shape != mask.shape:  # axes of their own, which the model makes by itself
+    if positions.shape != mask.shape:  # further axes, which the model creates itself
         return positions.ndim > 2
     usual = mask.cumsum(-1) - 1
     return bool(((positions == usual) | ~mask).all())
 
 
 def refuse_dropped(model: PreTrainedModel) -> None:
-    """Refuse arguments of the model's `generate` that it does not hand on to a callable.
+    """Refuse arguments of the model's `generate` that it does not pass on to a callable.
 
-    They are visible in its frame alone. A streamer is ended, since its reader would wait forever.
+    They are visible only in its stack frame. A streamer is ended; otherwise its reader would wait
+    forever.
     """
     frame = inspect.currentframe()
     while frame is not None:

@@ -1,4 +1,4 @@
-"""What transformers' ``generate`` prepares before it decodes."""
+"""Prompts, processors and criteria as transformers' ``generate`` prepares them."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ class Batch:
         *,
         prompt: Prompt | None = None,
     ) -> Batch:
-        """Take what a ``custom_generate`` callable is called with, and refuse what is not used.
+        """The arguments of a ``custom_generate`` callable as a batch; unused ones are refused.
 
         Args:
             input_ids: int64 ``[B, L]``, padding included.
             logits_processor: for the batch.
             stopping_criteria: for the batch.
             generation_config: the prepared one.
-            model_kwargs: what else the model would get.
-            prompt: what all rows were made of, if that is known.
+            model_kwargs: the other inputs of the model.
+            prompt: the source of all rows, if it is known.
         """
         arguments.refuse_config(generation_config)
         mask = model_kwargs.get("attention_mask")
@@ -90,7 +90,7 @@ class Batch:
 
     @property
     def remaining(self) -> int:
-        """Most new tokens of a row."""
+        """Maximum number of new tokens of a row."""
         return int(self.config.max_length) - len(self.rows[0].padded)
 
     def check(self, target: PreTrainedModel) -> None:
@@ -104,8 +104,8 @@ class Batch:
         """Each row with processors and criteria of its own.
 
         Args:
-            alone: whether there is only one row in the call. It gets the originals, so that their
-                owner finds in them what they saw.
+            alone: whether there is only one row in the call. It gets the original objects, so that
+                the user can read their state afterwards.
         """
         if alone:
             return [(self.rows[0], self.processors, self.criteria)]
@@ -124,7 +124,7 @@ class Batch:
 
 
 def prepare(target: PreTrainedModel, prompt: Prompt, generate_kwargs: Mapping[str, Any]) -> Batch:
-    """What ``target.generate`` makes of a prompt and its arguments; as many rows as it returns."""
+    """The batch that ``target.generate`` prepares for a prompt, with a row for each sequence."""
     ids = torch.tensor([prompt.padded], device=target.device)
     kwargs = dict(generate_kwargs)
     if prompt.mask is not None:
@@ -198,8 +198,8 @@ def requests_of(
 def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise]:
     """The random choices of each row.
 
-    Rows of one seed differ by their index; with a seed for each prompt, the rows of a prompt differ
-    by their index among themselves.
+    Rows with the same seed differ by their index. With a seed for each prompt, rows are numbered
+    within each prompt.
     """
     if not isinstance(seed, list | tuple):
         number = draw_seed() if seed is None else scalars.seed(seed)
@@ -213,7 +213,7 @@ def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise
 
 
 def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
-    """Arguments of a batch, as one of its prompts gets them."""
+    """The arguments of a batch for one of its prompts."""
     kwargs = dict(generate_kwargs)
     for name in _SAMPLING & kwargs.keys():
         if isinstance(kwargs[name], list | tuple):
@@ -236,10 +236,10 @@ def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> d
 def stop_strings_of(
     generate_kwargs: dict[str, Any], target: PreTrainedModel
 ) -> str | list[str] | None:
-    """Stop strings that a generation config asks for, the model's own too.
+    """Stop strings of a generation config: the argument's or the model's own.
 
-    They are taken out of the arguments: transformers wants the tokenizer for them, and drops it on
-    the way to a callable.
+    They are removed from the arguments, because transformers needs the tokenizer for them and does
+    not pass it on to a callable.
     """
     generate_kwargs.pop("tokenizer", None)
     for config in (generate_kwargs.get("generation_config"), target.generation_config):

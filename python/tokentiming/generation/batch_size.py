@@ -1,4 +1,4 @@
-"""How many texts run at once."""
+"""The number of texts that run at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokentiming.engine.request import Request
 from tokentiming.scalars import integer
 
 _MOST = 16
-"""Texts at once by default."""
+"""Maximum number of texts at once by default."""
 
 
 def batch_size_for(
@@ -23,7 +23,8 @@ def batch_size_for(
     Args:
         requests: of one call.
         target: the target model, whose cache grows with the texts.
-        asked: by the user; None takes as many as fit into half of the free memory, at most 16.
+        asked: the user's choice. None means as many as fit into half of the free memory, at most
+            16.
         forests: whether the models read several texts at once.
 
     Raises:

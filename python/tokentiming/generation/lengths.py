@@ -17,13 +17,13 @@ DEFAULT_NEW_TOKENS = 128
 def length(
     given: Mapping[str, Any], prompts: Sequence[Prompt], target: PreTrainedModel
 ) -> dict[str, int]:
-    """The length argument for transformers, resolved in its own order of precedence.
+    """The length argument for transformers, resolved in transformers' order of precedence.
 
     Args:
         given: ``max_new_tokens``, ``max_length`` and ``generation_config`` as ``generate`` got
             them.
         prompts: all shorter than ``max_length``.
-        target: its own generation config counts last.
+        target: its generation config comes last.
 
     Returns:
         One argument, or none if a config sets it.
@@ -44,11 +44,11 @@ def length(
 
 
 def refuse_lengths(ids: Sequence[int], remaining: int, target: PreTrainedModel) -> None:
-    """Refuse ids out of range, no place for new tokens, and more than the context holds.
+    """Refuse ids out of range, limits below one new token, and texts longer than the context.
 
     Args:
         ids: the prompt's, without padding.
-        remaining: most new tokens.
+        remaining: maximum number of new tokens.
         target: the model.
     """
     if not ids:
@@ -74,7 +74,7 @@ def refuse_lengths(ids: Sequence[int], remaining: int, target: PreTrainedModel) 
 def _refuse_new_positions(ids: Sequence[int], remaining: int, target: PreTrainedModel) -> None:
     """Refuse a text that grows past the length at which LongRoPE changes its rotary tables.
 
-    They follow the greatest position of a pass, so that proposed tokens would change them early.
+    The tables depend on the largest position of a pass, so proposed tokens would change them early.
     """
     config = target.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}

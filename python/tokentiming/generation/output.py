@@ -1,4 +1,4 @@
-"""What a generation returns."""
+"""The output of a generation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tokentiming.engine.text import Text
 
 @dataclass
 class SpeculativeOutput(ModelOutput):
-    """What ``generate`` returns. For a batch ``text`` and ``stats`` are lists.
+    """What ``generate`` returns. For a batch, ``text`` and ``stats`` are lists.
 
-    A batch is a list of prompts, a tensor ``[B, L]``, or ``num_return_sequences`` above 1; of a
-    batch of one they are lists of one.
+    A batch is a list of prompts, a tensor ``[B, L]``, or ``num_return_sequences`` above 1. A batch
+    of size 1 has lists of length 1.
     """
 
     sequences: Any = None
     """int64 ``[B, L]``: prompts and new ids, padded on the right."""
     text: Any = None
-    """str: the generated part, special tokens left out."""
+    """str: the generated part, without special tokens."""
     stats: Any = None
     """``Stats`` of the run."""
 
@@ -66,7 +66,7 @@ def pad(rows: list[list[int]], config: Any, device: torch.device) -> torch.Tenso
 
     Args:
         rows: at least one.
-        config: the generation config as ``generate`` prepared it; its pad id is taken, or else its
+        config: the generation config as ``generate`` prepared it. Its pad id is used, or else its
             first end-of-turn id.
         device: of the result.
     """

@@ -1,7 +1,7 @@
 """Logits processors and stopping criteria for each row of a batch.
 
-Rows are generated one after another, and several rows of logits are computed at a time, some of
-which are rejected. Neither may change what a processor with state sees.
+Texts of a batch start and end at different times, and some of the computed rows of logits are
+rejected. Neither may change what a processor with state sees.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WARPERS = frozenset(
         generation.EtaLogitsWarper,
     }
 )
-"""Processors that depend on the scores alone, so that the draft's scores can pass through too."""
+"""Processors that depend only on the scores, so that they also apply to the draft's scores."""
 
 STATELESS = WARPERS | {
     generation.EncoderNoRepeatNGramLogitsProcessor,
@@ -56,7 +56,7 @@ STATELESS = WARPERS | {
     generation.SuppressTokensLogitsProcessor,
     generation.WatermarkLogitsProcessor,
 }
-"""Processors that depend on their arguments alone. A subclass may not, so types must be equal."""
+"""Processors that depend only on their arguments. Types must match, as a subclass may have state."""
 
 _STATELESS_CRITERIA = frozenset(
     {EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria}
@@ -71,12 +71,12 @@ _END_REASONS: Sequence[tuple[type, str]] = (
 
 
 def warpers(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """Those of the processors that shape the draft's scores as well."""
+    """The processors that are also applied to the draft's scores."""
     return LogitsProcessorList(p for p in processors if type(p) in WARPERS)
 
 
 def have_state(processors: LogitsProcessorList) -> bool:
-    """Whether one of them may remember its calls, as `guidance_scale` and users' own do."""
+    """Whether a processor may keep state between calls, as `guidance_scale` and users' own do."""
     return not all(type(processor) in STATELESS for processor in processors)
 
 
@@ -93,7 +93,7 @@ def for_row(
         processors: of the whole batch.
         criteria: of the whole batch.
         row: the index of the row.
-        rows: how many rows there are.
+        rows: the number of rows.
 
     Raises:
         ValueError: one of them cannot be copied.
@@ -109,7 +109,7 @@ def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str |
     """A function that says why a text, ids ``[1, L]``, ends here, or None if it does not."""
 
     def reason(ids: torch.Tensor) -> str | None:
-        # Each is asked every time, as in `generate`: a criterion may count its calls.
+        # All criteria are called every time, as in `generate`: a criterion may count its calls.
         met = [criterion for criterion in criteria if _is_met(criterion(ids, None))]
         for kind, name in _END_REASONS:
             if any(isinstance(criterion, kind) for criterion in met):
@@ -122,8 +122,8 @@ def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str |
 def criteria_device(criteria: StoppingCriteriaList, device: torch.device) -> torch.device:
     """The device on which the criteria get their ids.
 
-    transformers' own accept any, and reading ids on the CPU does not synchronize; users' own get
-    the target's device, as in `generate`.
+    The criteria of transformers accept any device, and get ids on the CPU, where reading them does
+    not synchronize. Users' own criteria get ids on the target's device, as in `generate`.
     """
     own = {type(criterion).__module__ for criterion in criteria} <= {StopStringCriteria.__module__}
     return torch.device("cpu") if own else device
@@ -142,7 +142,7 @@ def _of_row(step: Any, row: int, rows: int, memo: dict[int, Any], kind: str) -> 
 
 
 def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
-    """A copy with state of its own; models and tokenizers are shared."""
+    """A copy with its own state; models and tokenizers are shared."""
     parts = [step, *getattr(step, "__dict__", {}).values()]
     for part in parts:
         if isinstance(part, FunctionType) and _closure_holds_state(part):
@@ -154,7 +154,7 @@ def _own_copy(step: Any, memo: dict[int, Any], kind: str) -> Any:
     memo |= {id(p): p for p in parts if isinstance(p, PreTrainedModel | PreTrainedTokenizerBase)}
     try:
         return copy.deepcopy(step, memo)
-    except Exception as error:  # whatever a class of the user's own raises
+    except Exception as error:  # a user's class may raise anything
         raise ValueError(
             f"generate: {kind} {type(step).__name__} cannot be copied ({type(error).__name__}: "
             f"{error}), and each text needs a copy with state of its own; pass one at a time"

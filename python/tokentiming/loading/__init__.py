@@ -45,7 +45,7 @@ def load(
     Raises:
         TypeError: ``place`` is not a string or a path.
         ModelError: a ValueError; nothing can be loaded from ``place``, or a file is truncated,
-            which shows before any weight is read.
+            which is detected before any weight is read.
         ImportError: ``place`` is a GGUF file, and the extra ``tokentiming[gguf]`` is missing.
 
     Example:

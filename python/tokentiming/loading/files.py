@@ -1,4 +1,4 @@
-"""Checks of model files by their own headers, so that truncation shows before a model runs."""
+"""Checks of model files by their headers, which detect truncation before a model runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method does: choose the draft's tokens, propose them to the target, verify them."""
+"""The interface of methods: choose the draft's tokens, propose them to the target, verify them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tokentiming.tokens.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is proposed to the target, in its own tokens, and the distributions they have."""
+    """Tokens proposed to the target, in its vocabulary, and their distributions."""
 
     tree: Tree = NO_TREE
     estimates: Sequence[float] = ()
-    """Estimated probability that the target emits each node, and those before it."""
+    """Estimated probability that the target emits the path to each node."""
     missed: bool = False
-    """Whether the draft then drew a token without a counterpart here, which is a rejection by
-    ``probs``.
+    """Whether the draft drew a further token that has no counterpart in the target's vocabulary.
+    This draw counts as a rejection at the last row of ``probs``.
     """
     probs: torch.Tensor | None = None
-    """The distribution of each token of a chain, ``[M, V]``, the missed one's too; it may sum to
-    less than 1. None if each was proposed with certainty, or if the method does not use
+    """The distribution of each token of a chain, ``[M, V]``, including a missed one; it may sum to
+    less than 1. None if each token was proposed with certainty, or if the method does not use
     distributions.
     """
     cases: torch.Tensor | None = None
@@ -52,7 +52,7 @@ class Proposal:
         return len(self.tree) + self.missed
 
     def cut(self, depth: int) -> Proposal:
-        """The positions up to a depth, whatever was drawn there."""
+        """The proposal up to a depth, which does not depend on the drawn tokens."""
         if not len(self) or max(self.tree.depths, default=0) + self.missed <= depth:
             return self
         kept = [node for node, at in enumerate(self.tree.depths) if at <= depth]
@@ -64,7 +64,7 @@ class Proposal:
         )
 
     def only(self, nodes: Sequence[int]) -> Proposal:
-        """Some of the nodes, ascending, the parent of each among them."""
+        """The proposal of some nodes, which are ascending and include the parent of each."""
         estimates = [self.estimates[node] for node in nodes] if self.estimates else ()
         return replace(self, tree=self.tree.only(nodes), estimates=estimates)
 
@@ -79,8 +79,8 @@ class TargetRows(Protocol):
     places: Sequence[Place]
     """Where the token of each row is drawn."""
     emitted_only: bool
-    """Whether a logits processor remembers its calls. Then each row must be asked for by itself,
-    after the tokens before it have been emitted."""
+    """Whether a logits processor keeps state between calls. Each row must then be requested
+    separately, after the tokens before it have been emitted."""
 
     def scores(self, rows: Sequence[int]) -> torch.Tensor:
         """Float scores ``[R, V]`` of some rows, logits processors applied."""
@@ -99,7 +99,7 @@ class Method(ABC):
     def exact(self) -> bool:
         """Whether the emitted tokens have the target's own distribution for any two vocabularies.
 
-        ``BoundMethod.exact`` tells it for the two in use.
+        ``BoundMethod.exact`` is the answer for the two vocabularies in use.
         """
         return True
 
@@ -142,14 +142,14 @@ class BoundMethod(ABC):
         """
 
     def grow(self, drafts: Sequence[Draft], worth: Grow) -> list[list[int]]:
-        """The nodes of each draft to draft children of; ``worth`` gives those that pay."""
+        """The nodes of each draft to grow; ``worth`` chooses those that pay."""
         return worth(drafts)
 
     def trim(self, proposals: Sequence[Proposal], worth: Trim) -> list[Proposal]:
-        """The proposals as they are verified; ``worth`` gives the nodes that pay.
+        """The proposals to verify; ``worth`` keeps the nodes that pay.
 
-        It chooses nodes by their tokens. That is for methods that may propose anything; here all
-        that was drawn is proposed.
+        ``worth`` depends on the drawn tokens, so only methods that stay exact for any proposal may
+        use it. By default all drawn tokens are proposed.
         """
         return list(proposals)
 
@@ -169,16 +169,16 @@ class BoundMethod(ABC):
 
     @abstractmethod
     def verify(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
-        """For each text emit an accepted path, and one more token of the target's own.
+        """For each text emit an accepted path, and one more token drawn from the target.
 
-        A text may end at any of them, and no more are asked for then.
+        A text may end at any of these tokens; the later ones are then not requested.
         """
 
 
 class Matching(BoundMethod):
     """Methods in which the target chooses its own token and accepts a proposal that is equal.
 
-    Whatever was proposed, the emitted tokens are the target's, so any drafter is lossless.
+    The emitted tokens are the target's for any proposal, so any drafter is lossless.
     """
 
     @abstractmethod
@@ -193,7 +193,7 @@ class Matching(BoundMethod):
         return [self._row_by_row(text) if text.emitted_only else next(walked) for text in rows]
 
     def _walk(self, rows: Sequence[TargetRows]) -> list[Iterator[int]]:
-        """All texts in one call, every row of them."""
+        """Verify all rows of all texts in one call."""
         if not rows:
             return []
         scores = together([text.scores(range(len(text.places))) for text in rows])
@@ -223,7 +223,7 @@ class Matching(BoundMethod):
 
 
 def together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors end to end; a single one is not copied."""
+    """Concatenate tensors; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
@@ -232,13 +232,13 @@ def _on(beside: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
 
 
 def _up_to_padding(tokens: Sequence[int]) -> Sequence[int]:
-    """The tokens before the first -1; the first one whatever it is."""
+    """The first token, which may be -1, and those after it up to the next -1."""
     end = tokens.index(-1, 1) if -1 in tokens[1:] else len(tokens)
     return tokens[:end]
 
 
 def valid_token(token: int) -> int:
-    """Refuse what the core returns on a GPU where it would have raised on the CPU."""
+    """Raise for a negative token, which the core returns on a GPU where it raises on the CPU."""
     if token < 0:
         raise ValueError(
             "generate: the target's scores hold NaN or +inf, or none that is finite; check the "

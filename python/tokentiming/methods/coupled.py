@@ -14,8 +14,8 @@ from tokentiming.noise import Place
 
 class _Coupled(Matching):
     def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
-        # The gaps of the race tell more than the tokens' probabilities: an improbable token that
-        # won by much also wins under a similar distribution.
+        # The gaps of the race are better estimates than the tokens' probabilities: an improbable
+        # token that won by a large gap also wins under a similar distribution.
         return Candidates(*noise.candidates(scores, self.draft_vocabulary, places, count))
 
     def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
@@ -26,8 +26,8 @@ class Coupled(Method):
     """Both models draw with the same noise, so that similar distributions draw the same bytes.
 
     The emitted token depends on the target's distribution and on the noise at its state, which is
-    used once; a draft changes neither. The distribution is therefore the target's own for any
-    drafter, and a seed gives the same text with any drafter or none.
+    used once. A draft changes neither. The output distribution is therefore the target's own for
+    any drafter, and a seed gives the same text with any drafter or none.
 
     Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
     """

@@ -23,7 +23,7 @@ class _Greedy(Matching):
 
 
 def first(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The ids ``[R, count]`` of the greatest scores; the first is that of ``argmax``."""
+    """The ids ``[R, count]`` of the largest scores; the first is that of ``argmax``."""
     greatest = scores.argmax(1, keepdim=True)
     if count == 1:
         return greatest
@@ -32,7 +32,7 @@ def first(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class Greedy(Method):
-    """Both models take their most likely token; among equals, the lowest id."""
+    """Both models take their most likely token; ties go to the lowest id."""
 
     name = "greedy"
     bound = _Greedy

@@ -50,15 +50,16 @@ class _Pushforward(Rejection):
 
 
 class Pushforward(Method):
-    """Each draft token proposes its own expansion; ``q`` is the exact distribution of what is
-    proposed.
+    """Each draft token proposes its own expansion; ``q`` is the exact distribution of the proposed
+    tokens.
 
     The first token of an expansion has the distribution ``q(t) = sum of P(d) over first(d) = t``.
-    Inside an expansion ``q`` is the draft's distribution conditioned on the target tokens already
-    taken from it and on the expansion going on, both of which are known by then.
+    Inside an expansion, ``q`` is the draft's distribution conditioned on the target tokens already
+    taken from the expansion and on there being further ones. Both are known before the token is
+    proposed.
 
-    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming): the same
-        distributions, with tokens proposed so that they have them.
+    Source: the lossless form of the transfer of arXiv 2510.15545 (TokenTiming). The distributions
+        are the same, and the tokens are proposed such that they follow them.
     """
 
     name = "pushforward"

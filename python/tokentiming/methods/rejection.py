@@ -1,4 +1,4 @@
-"""Rejection sampling: what the methods that verify a token by its distribution have in common."""
+"""Rejection sampling, the base of all methods that verify a token by its distribution."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tokentiming.tokens.vocabulary_map import VocabularyMap
 class Rejection(BoundMethod):
     """Accepts ``x`` with ``min(1, p(x) / q(x))``, else draws from ``norm(max(p - q, 0))``.
 
-    The emitted token has the distribution ``p`` if, given all that was drawn before, ``x`` has the
-    distribution ``q``. Hence whether a position is proposed may depend on the draft's row and on
-    earlier draws but not on the token drawn there: a draft stops after a token, never instead of
-    it. Mass that ``q`` lacks to 1 belongs to draws without a target token, and such a draw is a
-    rejection.
+    The emitted token has the distribution ``p`` if, given all earlier draws, ``x`` has the
+    distribution ``q``. Whether a position is proposed may therefore depend on the draft's row and
+    on earlier draws, but not on the token drawn there: a draft may stop after it has proposed a
+    token, but may not withhold a drawn one. If ``q`` sums to less than 1, the missing mass belongs
+    to draws without a target token, and such a draw is a rejection.
 
     A drafter without distributions proposes each token with certainty, and ``q`` is a point mass.
 
@@ -54,14 +54,14 @@ class Rejection(BoundMethod):
         ]
 
     def _all(self, rows: Sequence[TargetRows]) -> list[tuple[TargetRows, list[int]]]:
-        """What each text emits, by one call; all have distributions, or none has."""
+        """What each text emits, in one call; either all texts have distributions or none has."""
         if not rows:
             return []
         scores, probs, uniforms, ids = [], [], [], []
         for text in rows:
             ids.append(_positions(text.proposal))
             scores.append(self._scores(text, range(len(text.proposal.ids) + 1)))
-            if text.proposal.missed:  # not read: a missed draw is a rejection
+            if text.proposal.missed:  # the row is not read: a missed draw is a rejection
                 scores.append(scores[-1][-1:])
             if text.proposal.probs is not None:
                 probs.append(text.proposal.probs)
@@ -87,7 +87,7 @@ class Rejection(BoundMethod):
         yield from tokens
 
     def _scores(self, rows: TargetRows, asked: Sequence[int]) -> torch.Tensor:
-        return rows.scores(asked)[:, : len(self.target_vocabulary)]  # the rest pads the head
+        return rows.scores(asked)[:, : len(self.target_vocabulary)]  # the other columns are padding
 
 
 def _positions(proposal: Proposal) -> list[int]:
@@ -101,7 +101,7 @@ def _emitted(
     probs: torch.Tensor | None,
     uniforms: torch.Tensor,
 ) -> list[list[int]]:
-    """The accepted prefix of each of B chains of proposed tokens, and one more, T tokens in all.
+    """The accepted prefix of each of B chains, and one more token. The chains have T tokens in all.
 
     Args:
         ids: the proposed tokens of each chain, -1 for a missed draw.

@@ -22,7 +22,7 @@ class _Slrs(Rejection):
     method: Slrs
 
     def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
-        """The distributions alone: the string is drawn when all of them are known."""
+        """Only the distributions: the string is drawn once all of them are known."""
         probs = torch.softmax(scores, 1)
         if probs.isnan().any():
             raise ValueError("Slrs: the draft's scores hold NaN or +inf, or none that is finite")
@@ -32,7 +32,7 @@ class _Slrs(Rejection):
         return [self._level(draft) for draft in drafts]
 
     def _level(self, draft: Draft) -> list[int]:
-        """Every token that may be drawn next, up to one level above the strings' ends."""
+        """Add all tokens that may be drawn next, up to one level above the ends of the strings."""
         parents = set(draft.parents)
         ends = [node for node in draft.distributions if node not in parents]
         written = len(draft.tree.path(ends[-1])) + 2 if ends else 1
@@ -76,7 +76,7 @@ class _Slrs(Rejection):
         return tuple(string)
 
     def _length(self, limit: int) -> int:
-        """Tokens in a string. Where they stay as they are, the first of them decides alone."""
+        """Tokens in a string; 1 for equal vocabularies, where only the first token matters."""
         same = self.draft_vocabulary.fingerprint == self.target_vocabulary.fingerprint
         return 1 if same else min(limit, self.method.lookahead)
 
@@ -92,14 +92,14 @@ class _Slrs(Rejection):
         """The distribution of the first target token of a string, ``[V_t]``.
 
         Args:
-            tree: the draft's distribution after each beginning of a string, short ones first.
+            tree: the draft's distribution after each prefix of a string, short prefixes first.
         """
         size = len(self.target_vocabulary)
         if len(tree) == 1:
             return self.map.on(tree[()].device).push_forward(tree[()][0], size)
         reached: dict[Prefix, float] = {(): 1.0}
         strings: dict[Prefix, float] = {}
-        for prefix, distribution in tree.items():  # shorter beginnings come first
+        for prefix, distribution in tree.items():  # shorter prefixes come first
             support = _support(distribution)
             for token, probability in zip(support, distribution[0, support].tolist(), strict=True):
                 longer = (*prefix, token)
@@ -125,21 +125,21 @@ class _Slrs(Rejection):
 
 
 class Slrs(Method):
-    """One target token a round, judged by the distribution of the first token of the drafted
-    string.
+    """Proposes one target token per round: the first token of the re-encoded draft.
 
-    The draft writes a string of K of its tokens, fewer if its turn ends; re-encoding it gives a
-    target token to start with. ``psi(t)`` sums the probabilities of all strings that start with
-    ``t``, which takes a pass of the draft for each beginning of K - 1 tokens. That is meant for
-    drafts of few or short tokens, or a small ``top_k``; K = 1 takes any draft.
+    The draft generates a string of K tokens, or fewer if its turn ends. The first target token of
+    the re-encoded string is proposed. Its distribution ``psi(t)`` sums the probabilities of all
+    strings that start with ``t``, which takes a row of the draft for each prefix of up to K - 1
+    tokens. K > 1 is meant for drafts with a small vocabulary or a small ``top_k``; K = 1 works with
+    any draft.
 
     Args:
-        lookahead: K, which a small ``draft_length`` lowers further.
-        strings: most strings of K > 1 tokens to enumerate in a round.
+        lookahead: K; a smaller ``draft_length`` limits it further.
+        strings: maximum number of strings of K > 1 tokens to enumerate in a round.
 
     Raises:
         TypeError: one of them is not an integer.
-        ValueError: one of them is below 1; or, in a round, there are more than ``strings``.
+        ValueError: one of them is below 1; or, in a round, there are more strings than ``strings``.
 
     Source: arXiv 2502.05202, Algorithm 3 (String-Level Rejection Sampling).
     """

@@ -45,11 +45,11 @@ class _Tli(Rejection):
 
 
 class Tli(Method):
-    """The draft samples from the tokens that both vocabularies have, its distribution normalized
-    over them.
+    """The draft samples from the tokens that both vocabularies share, with its distribution
+    normalized over them.
 
-    Only the draft is restricted: the target keeps all its tokens, and emits those that the draft
-    lacks by way of rejection. Neither model is modified.
+    Only the draft is restricted. The target keeps all its tokens, and emits those that the draft
+    lacks after rejections. Neither model is modified.
 
     Source: arXiv 2502.05202, Algorithm 4 (Token-Level Intersection).
     """

@@ -51,15 +51,15 @@ class _TokenTiming(Rejection):
 class TokenTiming(Method):
     """The draft's bytes are re-encoded; its probabilities are transferred through an alignment.
 
-    Approximate: a proxy token may depend on draft tokens that its distribution does not know of,
-        wherever re-encoding merges what was drawn apart. The joint distribution of the output is
-        off by at most the sum over positions of ``E[TV(distribution(x given history and q), q)]``;
-        ``stats.transfer_cases`` counts the cases of the transfer. Between equal vocabularies it is
-        exact, being plain speculative sampling.
+    Approximate: where re-encoding merges draft tokens, a proxy token may depend on draft tokens
+        that its distribution does not account for. The error of the output's joint distribution is
+        at most the sum over positions of ``E[TV(distribution(x given history and q), q)]``;
+        ``stats.transfer_cases`` counts the cases of the transfer. Between equal vocabularies the
+        method is plain speculative sampling, which is exact.
 
     Args:
         alignment: ``"dtw"`` takes the draft tokens of each proxy token from dynamic time warping,
-            as the paper does; ``"bytes"`` takes those that it shares bytes with.
+            as in the paper; ``"bytes"`` takes the draft tokens with which it shares bytes.
 
     Raises:
         ValueError: an unknown alignment.
@@ -85,10 +85,10 @@ class TokenTiming(Method):
 
 
 class PointMass(Method):
-    """The variant of the paper's published code: each proxy token counts as certain.
+    """The variant of the paper's published code: each proxy token is proposed with certainty.
 
-    It is accepted with ``p(x)``, else another is drawn from ``p`` without ``x``. Exact for any
-    proposal, and as often accepted as `slem`.
+    It is accepted with probability ``p(x)``; otherwise another token is drawn from ``p`` without
+    ``x``. Exact for any proposal, with the acceptance rate of `slem`.
 
     Source: the code published with TokenTiming, arXiv 2510.15545.
     """
@@ -100,7 +100,7 @@ class PointMass(Method):
 def warped_spans(
     drawn: torch.Tensor, proxies: torch.Tensor, draft: Vocabulary, target: Vocabulary
 ) -> torch.Tensor:
-    """Draft tokens beside each proxy token on the path of time warping, int32 ``[M, 2]``."""
+    """Draft tokens aligned with each proxy token by time warping, int32 ``[M, 2]``."""
     return ops.align(
         draft_ids=drawn, target_ids=proxies, draft_table=draft.table, target_table=target.table
     ).target_spans
@@ -111,7 +111,7 @@ def byte_spans(
 ) -> torch.Tensor:
     """Draft tokens that each proxy token shares bytes with, int32 ``[M, 2]``.
 
-    A token without bytes, the end of turn that is, goes with the last draft token.
+    A token without bytes, which is the end of turn, belongs to the last draft token.
     """
     draft_ends = draft.offsets.diff()[drawn].cumsum(0)
     lengths = target.offsets.diff()[proxies]

@@ -2,13 +2,13 @@
 
 Every function borrows its tensors without a copy, releases the GIL while it works, and gives the
 same result on any number of threads. Inputs may be torch tensors or anything with ``__dlpack__``
-(NumPy arrays, say) in CPU memory; results are torch tensors. If all tensors are on one GPU, the
+(such as NumPy arrays) in CPU memory; results are torch tensors. If all tensors are on one GPU, the
 call runs there, on torch's current stream; it does not synchronize, and results are on that GPU.
-``has_cuda()`` tells whether this build has the kernels. In a forked process torch and the core use
+``has_cuda()`` says whether this build has the kernels. In a forked process torch and the core use
 one thread; spawn processes for more.
 
-Vocabularies are given as ``ByteTable`` and ``VocabularyMap``, which are checked where they are made
-and can be moved to a GPU. Arguments that could be mistaken for one another are given by name.
+Vocabularies are given as ``ByteTable`` and ``VocabularyMap``, which are checked at construction and
+can be moved to a GPU. Arguments that could be mistaken for one another are keyword-only.
 
 Errors are ``ArgumentTypeError`` or ``ArgumentValueError``, which are ``TypeError`` and
 ``ValueError`` too, and both ``ArgumentError``. The message begins with the function's name and
@@ -16,8 +16,8 @@ names the argument; nothing has been written when one is raised, except where a 
 otherwise. An output shares memory with no input and with no other output.
 """
 
-# torch comes first: it loads an OpenMP runtime, and the core then joins it. In the other order each
-# would bring a pool of threads of its own.
+# torch comes first: it loads an OpenMP runtime, which the core then shares. In the other order each
+# would have a thread pool of its own.
 import torch  # noqa: F401
 
 from tokentiming.ops import forks  # noqa: F401

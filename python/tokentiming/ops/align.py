@@ -18,9 +18,9 @@ class Alignment(NamedTuple):
 
     target_spans
         int32 ``[M, 2]`` (``[T, 2]`` for a batch with T target tokens in all): for each target
-        token the half-open range of draft tokens beside it, counted from the first draft token of
-        its own sequence. Ranges are never empty; the first starts at 0, the last ends at K, and
-        each starts where the one before ended or one token earlier.
+        token the half-open range of draft tokens aligned with it, counted from the first draft
+        token of its own sequence. Ranges are never empty; the first starts at 0, the last ends at
+        K, and each starts where the previous one ended or one token earlier.
     cost
         int64, 0-dimensional (``[B]`` for a batch): the byte edits summed along the path.
     """
@@ -52,7 +52,7 @@ def align(
         target_ids: the same dtype, ``[M]``, contiguous.
         draft_table: bytes of the draft's tokens, such as ``draft_vocabulary.table``.
         target_table: bytes of the target's tokens.
-        band: how far, in tokens, the path may stray from the diagonal; 0 or more.
+        band: maximum distance of the path from the diagonal, in tokens; 0 or more.
         draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end in
             ``draft_ids``: sequence ``b`` is ``draft_ids[draft_offsets[b]:draft_offsets[b + 1]]``.
             Without offsets there is one sequence.

@@ -16,7 +16,7 @@ from tokentiming.ops.operators import without_memory
 def require_parts(function: str, kind: type[tuple[Any, ...]], out: object) -> None:
     """Refuse an ``out`` that lacks one of its tensors.
 
-    Call it once a call has failed: a call that succeeds has read the attributes itself.
+    Call it only after an operation has failed: a successful one has read the attributes itself.
     """
     if out is None:
         return
@@ -31,13 +31,13 @@ def require_parts(function: str, kind: type[tuple[Any, ...]], out: object) -> No
 
 
 def dtype_of(function: str, argument: str, rows: Any) -> torch.dtype:
-    """The dtype of a result like these rows, of which the core takes float32 and float64."""
+    """The dtype of a result for these rows: float32 or float64."""
     found = rows.dtype if isinstance(rows, Tensor) else _core.dtype(rows, function, argument)
     return torch.float64 if found in (torch.float64, "float64") else torch.float32
 
 
 def length(function: str, argument: str, axes: str, value: Any) -> int | torch.SymInt:
-    """How long the first axis of a tensor of these axes is."""
+    """The length of the first axis of a tensor with these axes."""
     if without_memory(value):
         return value.shape[0]  # type: ignore[no-any-return]
     return _core.length(value, function, argument, axes)
@@ -68,7 +68,7 @@ def refuse_shape(
     shapes: Sequence[Sequence[int | torch.SymInt]],
     error: RuntimeError,
 ) -> None:
-    """Raise an error that names the arguments, unless a GPU is out of memory for the moment."""
+    """Raise an error that names the arguments, unless a GPU is temporarily out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return
     raise ArgumentValueError(
@@ -78,5 +78,5 @@ def refuse_shape(
 
 
 def first_line(error: Exception) -> str:
-    """What torch says, without its native stack."""
+    """The first line of a message of torch, without its native stack."""
     return str(error).split("\n", 1)[0]

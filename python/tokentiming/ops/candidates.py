@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
     """The tokens that lead the race of each of R rows, best first.
 
     ids
-        int64 ``[R, count]``; -1 behind the last token with a finite logit.
+        int64 ``[R, count]``; -1 after the last token with a finite logit.
     shares
         float32 ``[R, count]``: softmax of the scores over the whole row; 0 where the id is -1.
     """
@@ -48,7 +48,7 @@ def candidates(
     the tokens of the greatest scores in descending order, ties in ascending order of ids, and
     ``softmax(z[r])`` at these tokens. The first is the token that ``sample`` draws from the same
     arguments. A share estimates how likely a similar distribution is to draw the token at this
-    state; shares are accurate to a relative error of 1e-4. The ids depend on the arguments alone,
+    state; shares are accurate to a relative error of 1e-4. The ids depend only on the arguments,
     and so do the shares up to rounding.
 
     Args:

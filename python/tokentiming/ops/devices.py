@@ -1,4 +1,4 @@
-"""Where tensors are."""
+"""Devices of tensors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CPU = torch.device("cpu")
 
 
 def device_of(tensor: Any) -> torch.device:
-    """Where a result belongs: beside a torch tensor; in CPU memory for anything else."""
+    """The device of a result: that of a torch tensor, or the CPU for anything else."""
     return tensor.device if isinstance(tensor, Tensor) else CPU
 
 
 def has_cuda() -> bool:
-    """Whether this build has the kernels for GPUs; without them a tensor on one is refused."""
+    """Whether this build has GPU kernels; without them tensors on a GPU are refused."""
     return _core.has_cuda()

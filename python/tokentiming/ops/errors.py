@@ -1,9 +1,9 @@
-"""What the operations raise."""
+"""The errors of the operations."""
 
 from tokentiming._core import ArgumentError, ArgumentTypeError, ArgumentValueError
 
 __all__ = ["ArgumentError", "ArgumentTypeError", "ArgumentValueError"]
 
-ArgumentError.__doc__ = """An operation refuses an argument; its message begins with their names."""
+ArgumentError.__doc__ = """An operation refuses an argument; the message begins with both names."""
 ArgumentTypeError.__doc__ = """An argument's type or dtype is wrong, or it is missing."""
 ArgumentValueError.__doc__ = """An argument's shape, place in memory or values are wrong."""

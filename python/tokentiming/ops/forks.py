@@ -8,7 +8,7 @@ import torch
 
 
 def _use_one_thread() -> None:
-    """Run torch and the core in the calling thread alone.
+    """Run torch and the core in the calling thread only.
 
     A forked process has none of the OpenMP threads that its parent has started, and a parallel
     region would wait for them forever.

@@ -10,19 +10,19 @@ from tokentiming.ops.errors import ArgumentValueError
 
 
 def inverse(targets: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Group the draft tokens by the target token that each goes to.
+    """Group the draft tokens by the target token that each maps to.
 
-    On a GPU every target token sums what comes to it in one order; atomic additions from the draft
-    tokens would give another sum each time.
+    On a GPU each target token sums its draft tokens in a fixed order. Atomic additions from the
+    draft tokens would round differently in each run.
 
     Args:
-        targets: int32 or int64 ``[D]``: a target token each, or -1 for none.
-        name: what an error calls ``targets``.
+        targets: int32 or int64 ``[D]``: the target token of each draft token, or -1 for none.
+        name: the name of ``targets`` in errors.
 
     Returns:
-        ``offsets``, int32 ``[T + 1]``, and ``draft_ids``, int32 ``[N]``: to target token ``t`` go
-        the draft tokens ``draft_ids[offsets[t]:offsets[t + 1]]``, in ascending order; to target
-        tokens from T on, none.
+        ``offsets``, int32 ``[T + 1]``, and ``draft_ids``, int32 ``[N]``: the draft tokens that map
+        to target token ``t`` are ``draft_ids[offsets[t]:offsets[t + 1]]``, in ascending order. No
+        draft token maps to target tokens from T on.
 
     Raises:
         ValueError: an entry is 2**31 - 1 or more, or the result does not fit in memory.

@@ -1,7 +1,7 @@
 """Operations as torch operators, ``torch.ops.tokentiming.*``.
 
-An operator stands in for its function under torch.compile and for tensors that have a shape but no
-memory; any other call goes straight to the core, which is faster by ten microseconds. Its schema is
+An operator replaces its function under torch.compile and for tensors that have a shape but no
+memory. Any other call goes directly to the core, which is faster by ten microseconds. Its schema is
 the signature of the function without ``out``. Operations that take a ``ByteTable`` or a
 ``VocabularyMap`` have none: torch.compile breaks its graph at them.
 """
@@ -34,7 +34,7 @@ _RANGES = {"seed": (range(2**64), "[0, 2**64)"), "count": (range(1, 17), "[1, 16
 
 def traced(tensor: Any) -> bool:
     """True under torch.compile, and for tensors that have a shape but no memory."""
-    if type(tensor) is Tensor:  # asked at every call, hence first
+    if type(tensor) is Tensor:  # the common case, which has to be fast
         return tensor.is_meta or compiling()
     return without_memory(tensor)
 
@@ -47,7 +47,7 @@ def without_memory(tensor: Any) -> bool:
 
 
 def refuse_out(function: str, argument: str, out: object) -> None:
-    """The registered operators return new tensors."""
+    """Refuse ``out``: the registered operators return new tensors."""
     if out is not None:
         raise ArgumentValueError(
             f"{function}: out cannot be given under torch.compile or for {argument} without memory"
@@ -60,11 +60,11 @@ def register(
     new: Callable[..., Any],
     shapes: Shapes,
 ) -> None:
-    """Make a function the operator of its name.
+    """Register a function as the operator of the same name.
 
     Args:
-        function: any argument but ``out`` is an argument of the operator.
-        returns: what the operator returns: Tensor, or a tuple of them.
+        function: each argument except ``out`` is an argument of the operator.
+        returns: the return type of the operator: Tensor, or a tuple of them.
         new: makes the empty results of the function, given the same arguments.
         shapes: the axes and dtypes of each argument that is a tensor.
     """
@@ -97,9 +97,9 @@ def register(
 
 
 def record(function: str, out: object, **arguments: Any) -> Any:
-    """What the operator gives for the arguments.
+    """The result of the operator for the arguments.
 
-    Under torch.compile the arguments are left to the operator, which meets them when it runs.
+    Under torch.compile the operator checks the arguments when it runs.
     """
     refuse_out(function, next(iter(arguments)), out)
     if not compiling():
@@ -135,7 +135,7 @@ def _check(function: str, arguments: dict[str, Any]) -> None:
 def _require_alike(
     function: str, arguments: dict[str, Any], kind: str, is_kind: Callable[[Tensor], bool]
 ) -> None:
-    """Refuse tensors of a kind beside others."""
+    """Refuse a mixture of tensors of a kind and others."""
     named = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     of_kind = [name for name, value in named.items() if is_kind(value)]
     others = [name for name, value in named.items() if not is_kind(value)]

@@ -27,18 +27,18 @@ def sample(
     states: Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Draw one token a row by an exponential race on noise that other models can share.
+    """Draw one token per row by an exponential race on noise that other models can share.
 
     Row ``r`` draws ``argmax_v logits[r, v] - log E(seed, states[r], keys[v])``, where the ``E`` are
     independent Exp(1) variates from Philox 4x32-10: token ``v`` is drawn with probability
-    ``softmax(logits[r])[v]``. Equal states and equal keys meet equal noise, so that two models that
-    give a text similar probabilities mostly draw the same token. ``-inf`` is never drawn; ties go
-    to the lowest id. The result depends on the arguments alone, not on threads or processor.
+    ``softmax(logits[r])[v]``. Equal states and equal keys get equal noise, so that two models with
+    similar probabilities mostly draw the same token. ``-inf`` is never drawn; ties go to the lowest
+    id. The result depends only on the arguments, not on threads or processor.
 
     Args:
         logits: float16, bfloat16, float32 or float64 ``[R, V]``, contiguous along the vocabulary;
-            rows may be any distance apart. Unnormalised log-probabilities, after temperature.
-        keys: int64 ``[N]``, N <= V: one 64-bit key a token. Ids from N on are padding of the
+            rows may have any stride. Unnormalised log-probabilities, after temperature.
+        keys: int64 ``[N]``, N <= V: one 64-bit key per token. Ids from N on are padding of the
             model's head; they are not read and never drawn.
         seed: the stream, in [0, 2^64).
         states: int64 ``[R, 3]``: index of the row's sequence, bytes generated so far, zero-byte

@@ -1,4 +1,4 @@
-"""From distributions over the draft's vocabulary to distributions over the target's."""
+"""Conversion of distributions over the draft's vocabulary to the target's vocabulary."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Transfer(NamedTuple):
         float32 or float64 ``[M, V_t]``. Where the draft's probability has no expansion the row sums
         to less than 1.
     cases
-        int8 ``[M]``: 0 point mass at the proxy token, 1 it starts with a draft token and ends
-        within or with it, 2 it is a merge of several, 3 it continues inside one.
+        int8 ``[M]``: 0 point mass at the proxy token; 1 the token starts with a draft token and
+        ends within or with it; 2 it is a merge of several draft tokens; 3 it continues inside one.
     """
 
     probs: Tensor
@@ -44,28 +44,30 @@ def transfer(
 ) -> Transfer:
     """Move the draft's probabilities to proxy tokens along an alignment.
 
-    For a proxy token ``t`` beside the draft tokens ``lo..hi-1``, with ``P_i`` the draft's
-    distribution at its token ``d_i`` and ``first`` the first target token of a draft token's bytes:
+    Let ``t`` be a proxy token aligned with the draft tokens ``lo..hi-1``, ``P_i`` the draft's
+    distribution at its token ``d_i``, and ``first`` the first target token of a draft token's
+    bytes:
 
     1. ``t`` starts where ``d_lo`` starts and ends within or with it: ``q(x)`` is the sum of
        ``P_lo(d)`` over ``first(d) = x``.
-    2. ``t`` starts where ``d_lo`` starts and ends where ``d_(hi-1)``, a later one, ends: the same,
-       and the product of all ``P_i(d_i)`` is taken from ``first(d_lo)`` (or, if that is -1, from
-       the missing mass) and given to ``t``.
+    2. ``t`` starts where ``d_lo`` starts and ends where a later token ``d_(hi-1)`` ends: as in case
+       1, and the product of all ``P_i(d_i)`` is moved from ``first(d_lo)`` (or, if that is -1, from
+       the missing mass) to ``t``.
     3. ``t`` continues inside ``d_lo``: ``q`` is ``P_lo`` conditioned on expansions that begin with
-       the proxy tokens already taken from ``d_lo`` and go on; ``x`` is what they go on with.
+       the proxy tokens already taken from ``d_lo`` and have further tokens; ``x`` is the next one.
     0. Anything else, and a case without mass: ``q(t) = 1``.
 
     Byte offsets decide the case. A span that disagrees with them is of case 0, as is a proxy token
-    without bytes beside a draft token that has some.
+    without bytes that is aligned with a draft token that has bytes.
 
     Args:
         draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the
             distribution that each draft token was drawn from.
         draft_ids: int32 or int64 ``[K]``, contiguous, all below D.
         target_ids: proxy tokens, the same dtype, ``[M]``, contiguous.
-        target_spans: int32 ``[M, 2]``, contiguous: draft tokens beside each proxy token, counted
-            from the first of their own sequence, as ``align`` returns them; may be empty ranges.
+        target_spans: int32 ``[M, 2]``, contiguous: the range of draft tokens aligned with each
+            proxy token, counted from the first one of their sequence, as ``align`` returns it; it
+            may be empty.
         draft_table: bytes of the draft's tokens.
         target_table: bytes of the target's tokens.
         vocabulary_map: the draft's D tokens in the target's, D <= V_d; columns of ``draft_probs``
@@ -155,13 +157,13 @@ def restrict(
 ) -> Tensor:
     """Restrict distributions to the tokens that both vocabularies have, and normalise what is left.
 
-    ``out[r, exact[d]]`` is ``draft_probs[r, d]`` over the sum of all that are shared, with
+    ``out[r, exact[d]]`` is ``draft_probs[r, d]`` divided by the sum over all shared tokens, with
     ``exact`` of ``vocabulary_map``.
 
     Args:
         draft_probs: float32 or float64 ``[R, V_d]``, contiguous along the vocabulary.
-        vocabulary_map: of the draft's D tokens, D <= V_d; columns of ``draft_probs`` from D on are
-            not read, nor is anything of the map but ``exact``.
+        vocabulary_map: of the draft's D tokens, D <= V_d; only ``exact`` is read. Columns of
+            ``draft_probs`` from D on are not read.
         columns: V_t, the width of the target's head.
         out: ``[R, V_t]`` of the dtype of ``draft_probs``, contiguous, to fill instead of a new
             tensor.

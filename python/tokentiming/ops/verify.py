@@ -26,13 +26,13 @@ from tokentiming.ops.operators import (
 
 
 class Verification(NamedTuple):
-    """What became of B drafted chains.
+    """The result of verifying B drafted chains.
 
     tokens
-        int32 ``[B, K + 1]``: the accepted tokens of each chain, one more token, then -1. For ragged
-        chains K is the greatest length; on a GPU, where the host does not know it, it is T.
+        int32 ``[B, K + 1]``: the accepted tokens of each chain, one additional token, then -1. For
+        ragged chains K is the greatest length; on a GPU, where the host does not know it, it is T.
     accepted
-        int32 ``[B]``: how many drafted tokens were accepted, without the one more.
+        int32 ``[B]``: number of accepted drafted tokens, without the additional token.
     """
 
     tokens: Tensor
@@ -56,12 +56,11 @@ def verify(
 
     With ``p`` the target's distribution and ``q`` the proposal's, token ``x`` at position ``i`` is
     accepted while ``uniforms[i] < min(1, p(x) / q(x))``. At the first rejection one token is drawn
-    from ``norm(max(p - q, 0))``; when all are accepted, one from ``p``. If rounding leaves nothing
-    of ``max(p - q, 0)``, where a rejection has no probability but that of rounding, it is drawn
-    from ``p``.
+    from ``norm(max(p - q, 0))``; when all are accepted, one from ``p``. If ``max(p - q, 0)`` has no
+    mass, the rejection itself is due to rounding, and the token is drawn from ``p``.
 
     Chains come padded (``draft_ids`` has two axes, every chain has K tokens) or ragged
-    (``draft_ids`` has one axis, ``offsets`` tell the B chains apart; T tokens in all):
+    (``draft_ids`` has one axis, ``offsets`` separate the B chains; T tokens in all):
 
     ==================  ====================  ================
     argument            padded                ragged
@@ -73,8 +72,8 @@ def verify(
     ==================  ====================  ================
 
     Args:
-        draft_ids: int32 or int64, contiguous. -1 says that the draft drew what ``draft_probs`` lack
-            to sum to 1, which counts as a rejection.
+        draft_ids: int32 or int64, contiguous. -1 means that the draft drew from the mass that
+            ``draft_probs`` lacks to sum to 1, which counts as a rejection.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
             at a constant stride; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
@@ -82,9 +81,9 @@ def verify(
         draft_probs: ``q`` itself, taken as given: it may sum to less than 1. Without it and
             ``draft_logits`` each token was proposed with certainty: it is accepted with probability
             ``p(x)``, and on rejection another is drawn from ``p`` without ``x``.
-        uniforms: float32 or float64, contiguous, in [0, 1). The last of a chain serves the draw of
-            its one more token, the others its acceptances. float64 tells tokens of small
-            probability apart. May be missing at temperature 0.
+        uniforms: float32 or float64, contiguous, in [0, 1). The last one of a chain draws its
+            additional token, the others accept or reject its tokens. float64 resolves tokens of
+            small probability. May be missing at temperature 0.
         temperature: 0 or more, for logits. At 0 the rule emits the lowest id of greatest logit,
             whatever ``q`` is; nothing but ``target_logits`` is read.
         offsets: int64 ``[B + 1]``: chain ``b`` is ``draft_ids[offsets[b]:offsets[b + 1]]``, and its
@@ -94,10 +93,9 @@ def verify(
     Returns:
         Tokens and counts, new or ``out``.
 
-    Only what the rule must read is read: nothing behind a rejection, and of probability rows before
-    it one entry each. The result does not depend on the number of threads. Arithmetic is in
-    float32, or in float64 where one of the distributions is; block sums and the draw are in
-    float64.
+    Only necessary values are read: nothing after a rejection, and one entry of each probability row
+    before it. The result does not depend on the number of threads. Arithmetic is in float32, or in
+    float64 if one of the distributions is; block sums and the draw are in float64.
 
     Raises:
         TypeError: an argument is not a tensor or has another dtype, or not exactly one distribution
@@ -182,7 +180,7 @@ def _shape(draft_ids: Tensor, offsets: Tensor | None) -> tuple[int | torch.SymIn
     batch = offsets.shape[0] - 1
     if draft_ids.is_cuda:
         return batch, draft_ids.shape[0] + 1
-    # As wide as the longest chain, which only the values of the offsets tell.
+    # The width is given by the longest chain, which depends on the values of the offsets.
     return batch, torch.library.get_ctx().new_dynamic_size(min=1)
 
 

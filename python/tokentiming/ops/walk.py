@@ -1,4 +1,4 @@
-"""The target's own tokens followed through trees of proposed tokens."""
+"""Verification of trees of proposed tokens by the target's own tokens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tokentiming.ops.operators import IDS, INT64, record, register, traced, with
 
 
 class Walk(NamedTuple):
-    """What became of B trees of proposed tokens, N nodes in all.
+    """The result of walking through B trees of proposed tokens with N nodes in all.
 
     tokens
         int64 ``[N + B]``: from ``offsets[b] + b`` on the tokens emitted for sequence ``b``, which
-        are the accepted ones and one more, then -1.
+        are the accepted ones and an additional one, then -1.
     nodes
         int32 ``[N]``: from ``offsets[b]`` on the accepted nodes of tree ``b`` in order, then -1;
         counted from the first node of the tree.
     accepted
-        int32 ``[B]``: how many nodes of each tree were accepted.
+        int32 ``[B]``: number of accepted nodes of each tree.
     """
 
     tokens: Tensor
@@ -42,10 +42,10 @@ def walk(
     """Follow the tokens that the target has picked through trees of proposed tokens.
 
     The target has picked a token after the committed text of each of B sequences (the root of its
-    tree) and after each proposed token (a node). A walk starts at the root. It emits the token
-    picked where it is; if a child there has that token, the child is accepted and the walk goes on
-    from it, otherwise it ends. Of several such children the first is taken. The emitted tokens are
-    those that the target alone would have picked, whatever the trees.
+    tree) and after each proposed token (a node). A walk starts at the root. At each position it
+    emits the picked token. If a child has this token, the child is accepted and the walk continues
+    from it; otherwise the walk ends. Of several such children the first is taken. For any trees,
+    the emitted tokens are those that the target alone would have picked.
 
     Args:
         picked: int64 ``[N + B]``, contiguous, 0 or more: the target's token at each row. The rows

@@ -23,8 +23,8 @@ __all__ = [
 def runner_for(model: PreTrainedModel) -> ModelRunner:
     """The fastest runner of a draft model on its device.
 
-    Its logits may differ from the model's own by rounding to 8 bits, which costs acceptance and
-    nothing else.
+    Its logits may differ from the model's own by rounding to 8 bits. This lowers the acceptance
+    rate and does not change the emitted distribution.
     """
     if NativeRunner.runs(model):
         return NativeRunner(model)
@@ -37,7 +37,7 @@ def exact_runner_for(model: PreTrainedModel) -> ModelRunner:
     """The runner of a target model, whose logits are the model's own.
 
     Linear layers in bfloat16 are computed by ``tokentiming._native`` where that is faster
-    (``native_linear``), during this runner's passes alone. ``TorchRunner(model)`` leaves all layers
-    to torch.
+    (``native_linear``), and only during this runner's passes. ``TorchRunner(model)`` computes all
+    layers with torch.
     """
     return TorchRunner(model, context=native_linear(model.get_input_embeddings().weight))

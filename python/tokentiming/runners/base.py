@@ -1,4 +1,4 @@
-"""What every runner does, and facts about models that all of them need."""
+"""The interface of runners, and functions that all of them need."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from tokentiming.tokens.tree import Tree
 class ModelRunner(Protocol):
     """Runs one causal language model over several texts, each followed by a tree of tokens.
 
-    A runner remembers what it has read of each text. There is no call to roll back or to keep a
-    path: the next ``read`` keeps the longest beginning of each text that has been read, along the
-    nodes of its tree too, and forgets the rest.
+    A runner remembers the tokens it has read of each text. There is no call to roll back or to keep
+    a path. The next ``read`` keeps the longest prefix of each text that has been read, including
+    nodes of its tree, and forgets the rest.
     """
 
     device: torch.device
     """Where the model and its logits are."""
     max_length: int | None
-    """Most tokens that the model can read, if its config says so."""
+    """Maximum number of tokens that the model can read, if its config gives one."""
     forwards: int
     """Forward passes so far."""
     forests: bool
-    """Whether the model reads trees with branches, and more than one text. One that takes no
+    """Whether the model reads trees with branches, and more than one text. A model that takes no
     attention mask reads one text and a chain."""
 
     def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
         """Logits after the last token of each text, and after each node of its tree.
 
         Args:
-            texts: ids. Texts keep their index from call to call; new ones come last. One without
-                ids is left as it is, and has no logits.
+            texts: ids. Texts keep their index from call to call; new ones come last. A text without
+                ids is left unchanged and gets no logits.
             trees: what may follow each text.
 
         Returns:
@@ -42,25 +42,25 @@ class ModelRunner(Protocol):
         """
 
     def extend(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
-        """Logits after further nodes, which grow the trees of the last ``read``.
+        """Add nodes to the trees of the last ``read``, and return the logits after them.
 
         Args:
-            trees: for each text the new nodes. A parent is a node's index among all nodes of the
-                text since ``read``, the new ones counted from the number of the old ones on.
+            trees: for each text the new nodes. Parents index all nodes of the text since ``read``,
+                the old ones first and then the new ones.
 
         Returns:
             For each text float ``[n, V]``, n being the number of its new nodes.
         """
 
     def drop(self, index: int) -> None:
-        """Forget a text; the last one takes its index. One not read yet is no error."""
+        """Forget a text; the last one takes its index. An index not read yet is ignored."""
 
     def reset(self) -> None:
         """Forget all texts."""
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Most tokens that a model can read, if its config says so (XLNet's says -1)."""
+    """Maximum number of tokens that a model can read, if its config gives it (XLNet's is -1)."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit if limit is not None and limit > 0 else None
 

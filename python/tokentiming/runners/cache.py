@@ -16,7 +16,7 @@ from transformers.cache_utils import (
 )
 
 _COLUMNS = 256
-"""Columns of the cache at first; they double when there are more."""
+"""Initial number of columns; it at least doubles when more are needed."""
 
 
 @dataclass
@@ -26,22 +26,22 @@ class Place:
     first: int = 0
     """Index of the first text."""
     start: int = 0
-    """Column of the first text's first fresh row."""
+    """Column of the first new row of the first text."""
     columns: torch.Tensor | None = None
     """int64 ``[n, R]``: the column of each row of n texts; None if one text's rows are in order."""
     end: int = 0
     """Columns that the pass attends to, masked or not."""
     texts: int = 0
-    """Texts for which layers have memory."""
+    """Number of texts for which layers have memory."""
     capacity: int = 0
-    """Columns for which layers have memory."""
+    """Number of columns for which layers have memory."""
 
 
 class ForestLayer(CacheLayerMixin):
     """Keys and values of one layer, ``[texts, H, capacity, D]``, and where a pass writes them.
 
-    The cache of a sliding window is full as well: a token outside the window may come into it
-    again when the text is shortened. The mask hides it.
+    Layers with a sliding window keep all tokens as well, since a token outside the window may be
+    inside it again when the text is shortened. The mask hides it.
     """
 
     is_sliding = False
@@ -60,7 +60,7 @@ class ForestLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the fresh states ``[n, H, R, D]``; views of all that the texts' rows may see."""
+        """Write new states ``[n, H, R, D]``; return views of all columns the rows may attend to."""
         self.lazy_initialization(key_states, value_states)
         return self._written(self.keys, key_states), self._written(self.values, value_states)
 
@@ -92,7 +92,10 @@ class ForestLayer(CacheLayerMixin):
     # Tensors made in inference mode could not be written outside it.
     @torch.inference_mode(False)
     def _grown(self, states: torch.Tensor | None, fresh: torch.Tensor) -> torch.Tensor:
-        """The states with memory for all texts and columns; zeros, since 0 times NaN is NaN."""
+        """The states with memory for all texts and columns.
+
+        New memory is zeroed, since masked columns are multiplied by 0 and 0 times NaN is NaN.
+        """
         place = self._place
         if states is not None:
             texts, _, columns, _ = states.shape
@@ -108,9 +111,9 @@ class ForestLayer(CacheLayerMixin):
 class ForestCache(Cache):
     """Keys and values of several texts, with memory that doubles in texts and in columns.
 
-    The columns of a text are its kept tokens, then its pending nodes. Which columns are in use is
-    known to the caller; what is written behind them is overwritten later. Each layer grows at its
-    next pass, so that there is never more than one layer's copy beside the cache.
+    The columns of a text are its kept tokens, then its pending nodes. The caller knows which
+    columns are in use; later columns are overwritten. Each layer grows at its next pass, so that at
+    most one layer is held twice.
 
     Args:
         config: of the model, for which ``holds`` is True.
@@ -127,7 +130,7 @@ class ForestCache(Cache):
 
     @staticmethod
     def holds(config: PretrainedConfig) -> bool:
-        """Whether all that a model's layers remember is keys and values for each token."""
+        """Whether a model's layers remember only keys and values for each token."""
         kinds = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
         return all(type(layer) in kinds for layer in DynamicCache(config=config).layers)
 
@@ -137,7 +140,7 @@ class ForestCache(Cache):
         return self._place.texts, self._place.capacity
 
     def reserve(self, texts: int, columns: int) -> None:
-        """Make the memory suffice for some texts and columns from the next pass on."""
+        """Have memory for at least so many texts and columns from the next pass on."""
         place = self._place
         if texts > place.texts:
             place.texts = max(texts, 2 * place.texts)
@@ -156,14 +159,14 @@ class ForestCache(Cache):
         Args:
             first: index of the first text.
             columns: int64 ``[n, R]``, a column for each row of n texts.
-            end: columns to which the pass attends; less than this are written.
+            end: number of columns to which the pass attends; all written ones are below it.
         """
         self.reserve(first + len(columns), end)
         place = self._place
         place.first, place.start, place.columns, place.end = first, 0, columns, end
 
     def keep(self, text: int, start: int, columns: Sequence[int]) -> None:
-        """Move columns of a text together, to ``start`` and behind; those in place stay there."""
+        """Move columns of a text to consecutive columns from ``start`` on."""
         in_place = 0
         while in_place < len(columns) and columns[in_place] == start + in_place:
             in_place += 1

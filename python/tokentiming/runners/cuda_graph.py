@@ -19,28 +19,29 @@ from tokentiming.tokens.tree import Tree
 logger = logging.getLogger(__name__)
 
 _CAPACITY = 1024
-"""Columns that the cache holds at first; they double when there are more."""
+"""Initial number of columns of the cache; it at least doubles when more are needed."""
 
 _ROWS = (1, 2, 4, 8, 16, 32)
-"""Rows of each text in a recorded pass. More are read by an ordinary pass."""
+"""Numbers of rows of each text in recorded passes. An ordinary pass reads more rows."""
 
 Pass = Callable[[], torch.Tensor]
-"""A forward pass over the same tensors each time, and its logits."""
+"""Runs a forward pass over the same tensors each time, and returns its logits."""
 
 
 class CudaGraphRunner(TorchRunner):
     """Runs a model with a cache of fixed address, and replays its passes over few rows.
 
     A small model's pass over few rows is hundreds of small kernels, which take longer to launch
-    than to run. Texts and rows are padded to powers of two, and the pass over each pair of these
-    numbers is recorded at its first use. It attends to the whole cache by a mask, so that one
-    recording serves until the cache grows. If a recording fails, all passes are ordinary ones.
+    than to run. The numbers of texts and rows are padded to powers of two, and the pass for each
+    pair of these numbers is recorded at its first use. It attends to the whole cache with a mask,
+    so that a recording stays valid until the cache grows. If a recording fails, all further passes
+    are ordinary ones.
 
     Args:
         model: one that ``CudaGraphRunner.runs``; borrowed, never changed.
         record: turns a pass into its recording; by default into a CUDA graph.
-        capacity: columns that the cache holds at first.
-        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
+        capacity: initial number of columns of the cache.
+        prefill_chunk: maximum number of tokens of a text in a prefill pass.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class CudaGraphRunner(TorchRunner):
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
-        """Whether the model is on a GPU, can be recorded, and follows any mask."""
+        """Whether the model is on a GPU, can be recorded, and accepts any mask."""
         config = model.config.get_text_config()
         return (
             model.device.type == "cuda"
@@ -73,17 +74,17 @@ class CudaGraphRunner(TorchRunner):
         )
 
     def _clear(self) -> None:
-        """Keep the memory, whose address is recorded; what it holds is overwritten."""
+        """Keep the memory, because recordings use its address. Its contents are overwritten."""
 
     def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         count = max(len(tree) for tree in rows)
         padded = next((number for number in _ROWS if number >= count), None)
-        whole = first == 0 and len(rows) in (1, len(self._texts))  # no text lies in the padding
+        whole = first == 0 and len(rows) in (1, len(self._texts))  # padding overwrites no text
         one_by_one = self._one_by_one and len(rows) > 1
         if self._records and self.forests and whole and padded and not one_by_one:
             try:
                 return last_rows(self._replayed(rows, padded), wanted)
-            except _NotRecordedError as error:  # an ordinary pass overwrites what is left of it
+            except _NotRecordedError as error:  # the ordinary pass overwrites its rows
                 _warn(self.model, error.__cause__)
                 self._records = False
                 self._recordings.clear()
@@ -106,8 +107,8 @@ class CudaGraphRunner(TorchRunner):
         recording.inputs.copy_(inputs)
         return recording.run()[: len(trees)].clone()  # the next run overwrites them
 
-    # A recording writes its inputs in every mode, and inference tensors cannot be written outside
-    # inference mode.
+    # The inputs of a recording are written in every mode, and inference tensors cannot be written
+    # outside inference mode.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _recording(self, inputs: _Inputs) -> _Recording:
@@ -128,7 +129,7 @@ class CudaGraphRunner(TorchRunner):
         try:
             run()  # the cache is allocated at first use, which must not be recorded
             return _Recording(inputs, self._record(run))
-        except Exception as error:  # of any class: what a graph cannot hold depends on the model
+        except Exception as error:  # any class: a graph may fail in any way
             raise _NotRecordedError from error
 
 

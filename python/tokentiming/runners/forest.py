@@ -14,11 +14,11 @@ from tokentiming.runners.base import common_prefix, context_length
 from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 
 PREFILL_CHUNK = 512
-"""Tokens of a text that are read in one pass, which bounds the memory of a pass."""
+"""Maximum number of tokens of a text in a prefill pass, which bounds the memory of a pass."""
 
 _JOINT = 16
-"""Unread tokens of a text that are read together with other texts. They are padded to a common
-number, so that a text with more is read by passes of its own."""
+"""Maximum number of unread tokens of a text that are read together with other texts. Texts are
+padded to a common number of rows, so that a text with more is first read by passes of its own."""
 
 
 @dataclass
@@ -28,13 +28,13 @@ class Text:
     kept: list[int] = field(default_factory=list)
     """Tokens of the text, in order."""
     tokens: list[int] = field(default_factory=list)
-    """Pending nodes, read since: last tokens of the text, then its tree."""
+    """Tokens of the pending nodes, read since: the last tokens of the text, then its tree."""
     parents: list[int] = field(default_factory=list)
     """For each pending node its parent, or ``TEXT`` for the last kept token."""
     last: int = TEXT
     """Pending node of the text's last token."""
     valid: bool = True
-    """False from the start of a change to its end: an interrupted one may be half done."""
+    """False from the start of a change to its end, since an interrupted change is incomplete."""
 
     def path(self, ids: Sequence[int]) -> list[int]:
         """Pending nodes along the ids that follow the kept tokens."""
@@ -52,11 +52,11 @@ class Text:
 
 
 class ForestRunner(ABC):
-    """A ``ModelRunner`` whose subclasses read rows, keep paths and forget.
+    """A ``ModelRunner`` whose subclasses read rows, keep paths and forget texts.
 
     Args:
         model: borrowed, never changed.
-        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
+        prefill_chunk: maximum number of tokens of a text in a prefill pass.
 
     Raises:
         ValueError: ``prefill_chunk`` is less than 1.
@@ -77,10 +77,10 @@ class ForestRunner(ABC):
 
     @abstractmethod
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy by construction from the model: a copy starts without texts."""
+        """Copy by constructing from the model; the copy starts without texts."""
 
     # Not inference_mode: a model keeps some tensors that it creates in a pass, such as rotary
-    # tables, and its owner could not train it with inference tensors among them.
+    # tables, and it could not be trained later if these were inference tensors.
     @torch.no_grad()
     def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
         self._check_texts(texts, trees)
@@ -142,16 +142,16 @@ class ForestRunner(ABC):
             )
         if len(texts) < len(self._texts):
             raise ValueError(
-                f"read: {len(texts)} texts, and {len(self._texts)} have been read before; call "
+                f"read: got {len(texts)} texts, but {len(self._texts)} have been read before; call "
                 "drop for each that has ended"
             )
         if not any(texts):
             raise ValueError("read: all texts are empty; give one of them at least one token")
 
     def _match(self, index: int, ids: Sequence[int]) -> None:
-        """Keep what the ids have in common with what has been read, and forget the rest.
+        """Keep the common prefix of the ids and of the tokens read before, and forget the rest.
 
-        The last id is read afresh, because its logits are not remembered.
+        The last id is read again, because its logits are not stored.
         """
         text, ids = self._texts[index], list(ids[:-1])
         length = common_prefix(text.kept, ids)
@@ -207,10 +207,11 @@ class ForestRunner(ABC):
         """Read rows of consecutive texts in one pass; all of them become pending.
 
         Args:
-            rows: for the text with index ``first + i`` the rows ``rows[i]``. Parents number that
-                text's pending nodes, old ones, then these; ``TEXT`` is its last kept token.
-            first: index of the first text, one that follows those known at most.
-            wanted: how many of each text's last rows need logits.
+            rows: ``rows[i]`` are the rows of the text with index ``first + i``. Parents index that
+                text's pending nodes, the old ones first and then these; ``TEXT`` is its last kept
+                token.
+            first: index of the first text, at most the number of texts read before.
+            wanted: the number of each text's last rows that need logits.
 
         Returns:
             For each text float ``[wanted[i], V]``.
@@ -218,16 +219,16 @@ class ForestRunner(ABC):
 
     @abstractmethod
     def _keep(self, index: int, nodes: Sequence[int]) -> None:
-        """Add a path of pending nodes to the kept tokens of a text; forget the other ones."""
+        """Add a path of pending nodes to the kept tokens of a text; forget the other nodes."""
 
     @abstractmethod
     def _truncate(self, index: int, length: int) -> int:
         """Forget pending nodes and all but the first ``length`` kept tokens of a text.
 
-        It may be a text of which nothing has been read, if its first pass was interrupted.
+        Nothing of the text has been read if its first pass was interrupted.
 
         Returns:
-            Tokens that are kept, at most ``length``.
+            Number of kept tokens, at most ``length``.
         """
 
     @abstractmethod
@@ -240,10 +241,10 @@ class ForestRunner(ABC):
 
 
 def continues(parents: Sequence[int], nodes: int) -> bool:
-    """Whether nodes that are numbered from ``nodes`` on are each the child of the one before."""
+    """Whether each node, numbered from ``nodes`` on, is the child of the node before it."""
     return all(parent == node - 1 for node, parent in enumerate(parents, nodes))
 
 
 def _behind(tree: Tree, last: int) -> Tree:
-    """The tree with its nodes numbered behind ``last``, the pending node of the text's end."""
+    """The tree with nodes numbered after ``last``, the pending node of the text's last token."""
     return Tree(tree.tokens, [parent + last + 1 for parent in tree.parents])

@@ -1,8 +1,8 @@
 """Linear layers in bfloat16 on processors without AVX-512.
 
-There torch takes about seven times as long for eight rows as for one, so that no draft would pay.
-``_native`` takes less than twice as long, and is faster than torch for one row too. A single
-row of a small model stays with torch, because the call costs as much as reading the weights.
+On these, torch takes about seven times as long for eight rows as for one, so drafting would not
+pay. ``_native`` takes less than twice as long, and is also faster than torch for one row. A single
+row of a small model is computed by torch, because the call costs as much as reading the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING or BUILT:
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 _SMALL = 1024
-"""Hidden size below which torch computes a single row."""
+"""For smaller hidden sizes torch computes a single row."""
 
 
 def native_linear(embedding: Tensor) -> Callable[[int], AbstractContextManager[Any]] | None:

@@ -20,37 +20,39 @@ _FULL, _SLIDING, _CHUNKED = "full_attention", "sliding_attention", "chunked_atte
 
 @dataclass(frozen=True)
 class Rows:
-    """Fresh rows of n texts, padded on the left to a common number R.
+    """New rows of n texts, padded on the left to a common number R.
 
-    A padded row is written behind the real ones of its text, and attends to itself alone.
+    A padding row is written after the real rows of its text, and attends only to itself.
     """
 
     tokens: torch.Tensor
     """int64 ``[n, R]``."""
     positions: torch.Tensor
-    """int64 ``[n, R]``: kept tokens of the text, and nodes above the row; 0 for padding."""
+    """int64 ``[n, R]``: number of kept tokens of the text and of the row's ancestors; 0 for
+    padding."""
     columns: torch.Tensor
-    """int64 ``[n, R]``: the column of the cache that is written."""
+    """int64 ``[n, R]``: the column of the cache to which each row is written."""
     kept: torch.Tensor
-    """int64 ``[n, 1]``: kept tokens, which all rows see."""
+    """int64 ``[n, 1]``: number of kept tokens, to which all rows attend."""
     seen: torch.Tensor
-    """bool ``[n, R, 1 + W + 1]``: whether a row sees each of the W columns behind the kept ones; a
-    column before them (True) and one after them (False) stand for all others."""
+    """bool ``[n, R, 1 + W + 1]``: whether a row attends to each of the W columns after the kept
+    ones. The first entry (True) stands for all kept columns, the last (False) for all later ones.
+    """
     column_positions: torch.Tensor
     """int64 ``[n, 1 + W + 1]``: positions of the same columns."""
     end: int
-    """Columns up to the end of the longest text."""
+    """Number of columns up to the end of the longest text."""
 
     @classmethod
     def of(
         cls, texts: Sequence[Text], trees: Sequence[Tree], rows: int, device: torch.device
     ) -> Rows:
-        """Rows of the trees, whose parents are pending nodes of the texts, old ones, then these.
+        """Rows of the trees. Parents index the pending nodes of each text, then the new rows.
 
         Args:
             texts: before the pass.
-            trees: the fresh rows.
-            rows: to which they are padded, at least the number of each tree's nodes.
+            trees: the new rows.
+            rows: number of rows after padding, at least the number of each tree's nodes.
             device: of the tensors.
         """
         count = len(texts)
@@ -87,7 +89,7 @@ class Rows:
 
 
 def ancestors(parents: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Whether each node is below another or the same: bool ``[N, N]``.
+    """Whether each node (row) equals another (column) or descends from it: bool ``[N, N]``.
 
     >>> ancestors([-1, 0, 0]).astype(int).tolist()
     [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
@@ -109,7 +111,7 @@ class Masks:
         dtype: of the model's hidden states.
 
     Attributes:
-        known: False if a type of layer, or what it attends to, is not known here.
+        known: False if a type of layer is not supported here.
     """
 
     def __init__(self, config: PretrainedConfig, dtype: torch.dtype) -> None:
@@ -118,12 +120,13 @@ class Masks:
         self._chunk = getattr(config, "attention_chunk_size", None)
         self._dtype = dtype
         self._types = _layer_types(config, self._window, self._chunk)
-        # GPT-Neo's local layers count their window in columns, which are no positions in a tree.
+        # GPT-Neo's local layers measure their window in columns, which differ from positions in a
+        # tree.
         local = "local" in (getattr(config, "attention_layers", None) or ())
         self.known = not local and self._types <= {_FULL, _SLIDING, _CHUNKED}
 
     def of(self, rows: Rows, end: int) -> Any:
-        """The masks over columns ``0..end``, as transformers' models accept them.
+        """The masks over columns ``0..end``, in the form that models of transformers accept.
 
         Returns:
             ``[n, 1, R, end]`` if all layers are of one type, else a dict of these by type; for
@@ -158,7 +161,7 @@ class Masks:
 
 
 def _layer_types(config: PretrainedConfig, window: int | None, chunk: int | None) -> set[str]:
-    """Types of the layers, as ``create_masks_for_generate`` of transformers finds them."""
+    """Types of the layers, determined as in ``create_masks_for_generate`` of transformers."""
     types = getattr(config, "layer_types", None)
     if types is not None:
         return set(types)

@@ -24,9 +24,9 @@ class NativeRunner(ForestRunner):
     """Runs a bfloat16 model of Llama's architecture with weights rounded to 8 bits.
 
     In torch, the overhead of many small operations takes most of a small model's time. Here one
-    token costs about one pass over the weights, a rounded copy, and the rows of all texts share
-    passes. The logits, float32, differ from the model's own by that rounding. This is for drafting,
-    where the output distribution does not depend on them.
+    token costs about as much as one read of the rounded weights, and the rows of all texts share
+    it. The logits, float32, differ from the model's own by that rounding. The runner is meant for
+    drafting, where the output distribution does not depend on the logits.
 
     Args:
         model: borrowed, never changed; one for which ``NativeRunner.runs`` is True.

@@ -1,4 +1,4 @@
-"""Checks that a model gives the same logits piece by piece as in ``generate``."""
+"""Checks that a model gives the same logits as in ``generate`` when it reads a text in pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROMPT = 6
 _NEW = 3
 _TOLERANCE, _ROUNDED = 1e-4, 0.1
 """Largest difference of logits in units of their spread: in float32, and where weights or
-activations have fewer bits. Wrong positions, or a cache that is not read, differ by far more."""
+activations have fewer bits. Wrong positions or an unused cache cause far larger differences."""
 
 _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
@@ -37,15 +37,15 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     The runner reads a short text piece by piece and rolls wrong tokens back, as the rounds of
     speculative decoding do. Models that count positions from a padding id, or that use no cache,
     then give other logits. A model that gives other logits only for several texts, or for a tree
-    with branches, is not refused: ``runner.forests`` becomes False.
+    with branches, is not refused. ``runner.forests`` becomes False instead.
 
     Args:
-        model: borrowed; each is tried once.
+        model: borrowed; each model is checked once.
         runner: of the model; empty afterwards.
-        caller: whose name the error begins with.
+        caller: the name with which the error begins.
 
     Raises:
-        ValueError: the logits differ, or the model cannot be read so at all.
+        ValueError: the logits differ, or the model cannot be read in pieces at all.
     """
     too_short = runner.max_length is not None and runner.max_length < _PROMPT + _NEW
     if too_short:
@@ -61,10 +61,10 @@ def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
     try:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
-        if runner.forests:  # before the chain, which a runner may read in another way if it cannot
+        if runner.forests:  # first, because a runner may read the chain in another way without it
             gap = _forest_gap(runner, text, wrong, expected)
             runner.reset()
-            # Single rows vary more than all together: in bfloat16, those of a chain do too.
+            # Single rows differ more than the median of all rows; in bfloat16 a chain's do too.
             chain = _greatest_gap(_read_in_pieces(runner, text, wrong), expected)
             runner.forests = _forests[model] = gap <= max(tolerance, 2 * chain)
             runner.reset()
@@ -96,7 +96,7 @@ def _read_in_pieces(runner: ModelRunner, text: list[int], wrong: list[int]) -> t
 def _forest_gap(
     runner: ModelRunner, text: list[int], wrong: list[int], expected: torch.Tensor
 ) -> float:
-    """Greatest difference of logits in a tree with branches, of a second text, and after a path."""
+    """Largest difference of logits in a tree with branches, in a second text, and after a path."""
     right, last = text[_PROMPT:]
     tree = Tree([wrong[0], right, wrong[1], last], [TEXT, TEXT, 0, 1])
     try:
@@ -109,7 +109,7 @@ def _forest_gap(
 
 
 def _greatest_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The greatest distance of a row, for one may be wrong alone."""
+    """The largest distance of a row, since a single row may be wrong."""
     pairs = zip(found.to(expected.device), expected, strict=True)
     return max(_distance(row[None], own[None]) for row, own in pairs)
 
@@ -131,9 +131,9 @@ def _tokens(model: PreTrainedModel) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
-    """The text that ``generate`` writes, but for its last token, and the logits ``[_NEW, V]``."""
+    """The text that ``generate`` writes, without its last token, and the logits ``[_NEW, V]``."""
     ids = torch.tensor([prompt], device=model.device)
-    # Nothing that the model's own config asks for but the ids with a role.
+    # All settings of the model's own config are reset, except for the special ids.
     own = {name: None for name in model.generation_config.to_diff_dict() if name not in _KEPT}
     plain = {
         "max_new_tokens": _NEW,
@@ -148,7 +148,7 @@ def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], to
     }
     with _quiet:
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its advice on the model's own config is for others
+        logging.set_verbosity_error()  # the warnings are about settings that are reset
         try:
             out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
         finally:
@@ -158,7 +158,7 @@ def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], to
 
 def _is_rounded(model: PreTrainedModel) -> bool:
     """Whether the model may compute with fewer bits than float32 has."""
-    if model.device.type != "cpu":  # where matrices in float32 may be multiplied in TF32
+    if model.device.type != "cpu":  # float32 matrices may be multiplied in TF32
         return True
     weights = any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters())
     return weights or any("quant" in type(part).__module__ for part in model.modules())
@@ -167,7 +167,7 @@ def _is_rounded(model: PreTrainedModel) -> bool:
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Median difference of the logits, in units of the distance between their quartiles.
 
-    Entries at the very least value are left out: part of a head may be masked with a number.
+    Entries equal to the minimum are left out: a model may mask part of its head with a number.
     """
     columns = min(found.shape[-1], expected.shape[-1])
     found, expected = found[:, :columns].double(), expected[:, :columns].double()

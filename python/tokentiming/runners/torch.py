@@ -19,17 +19,17 @@ PassContext = Callable[[int], AbstractContextManager[Any]]
 """A context for a forward pass over a number of rows."""
 
 MASKED = ("eager", "sdpa")
-"""Attention implementations that follow any mask."""
+"""Attention implementations that accept any mask."""
 
 
 class TorchRunner(ForestRunner):
-    """Runs any causal language model of transformers with a cache of several texts and trees.
+    """Runs any causal language model of transformers, with one cache for several texts and trees.
 
     Args:
         model: borrowed, never changed.
         context: entered around each forward pass; ``runners.linear.native_linear(embedding)`` lets
             ``tokentiming._native`` compute the linear layers. By default they are torch's own.
-        prefill_chunk: most tokens of a text that are read in one pass before its last ones.
+        prefill_chunk: maximum number of tokens of a text in a prefill pass.
 
     Example:
         >>> runner = TorchRunner(model)
@@ -75,7 +75,7 @@ class TorchRunner(ForestRunner):
         return [logits.get(i, nothing) for i in range(len(rows))]
 
     def _read_chain(self, tree: Tree, index: int, wanted: int) -> torch.Tensor:
-        """Read rows that see all columns of one text: transformers makes its own mask."""
+        """Read rows that attend to all columns of one text; transformers makes the mask itself."""
         text = self._texts[index]
         tokens = send(torch.tensor([list(tree.tokens)], device="cpu"), self.device)
         self._cache.write_one(index, len(text.kept) + len(text.tokens), len(tree))
@@ -116,7 +116,7 @@ class TorchRunner(ForestRunner):
         self._cache.keep(index, start, [start + node for node in nodes])
 
     def _truncate(self, index: int, length: int) -> int:
-        return length  # what lies behind is not attended to, and is overwritten
+        return length  # later columns are not attended to, and are overwritten
 
     def _drop(self, index: int) -> None:
         last = self._texts[-1]
@@ -147,7 +147,7 @@ def last_rows(logits: torch.Tensor, wanted: Sequence[int]) -> list[torch.Tensor]
 
 
 def _rotates_by_pass(config: Any) -> bool:
-    """Whether rotary tables follow the greatest position of a pass, over all of its texts."""
+    """Whether rotary tables depend on the largest position of a pass, over all of its texts."""
     rope = getattr(config, "rope_parameters", None) or {}
     by_type = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     return any(parameters.get("rope_type") in ("longrope", "dynamic") for parameters in by_type)

@@ -1,4 +1,4 @@
-"""Vocabularies as bytes, and the way from one vocabulary to another."""
+"""Vocabularies as bytes, and conversion between vocabularies."""
 
 from tokentiming.tokens.vocabulary import Vocabulary
 from tokentiming.tokens.vocabulary_map import VocabularyMap

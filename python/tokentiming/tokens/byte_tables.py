@@ -1,6 +1,6 @@
-"""What the tokens of each kind of tokenizer stand for, in bytes.
+"""The bytes of tokens, for each kind of tokenizer.
 
-The kind is read off the decoder, the part of a tokenizer that turns tokens back into text.
+The decoder, the part of a tokenizer that turns tokens back into text, determines the kind.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Kind(Protocol):
         """Bytes of a token, given as the vocabulary spells it."""
 
     def encoder(self, backend: Tokenizer) -> Tokenizer:
-        """A copy that encodes the middle of a text: nothing added, nothing lost where possible."""
+        """A copy that encodes the middle of a text without additions, losslessly if possible."""
 
 
 def kind_of(backend: Tokenizer) -> Kind:
-    """Tell the kind of a tokenizer by its decoder; an unknown one is refused by name."""
+    """The kind of a tokenizer, by its decoder; an unknown decoder is refused by name."""
     decoder = _state(backend.decoder) or {"type": "nothing"}
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     types = [step["type"] for step in steps]
@@ -76,7 +76,7 @@ class ByteLevel:
 
 
 class SentencePiece:
-    """SentencePiece, byte fallback or not: a visible mark stands for the space."""
+    """SentencePiece with or without byte fallback: a visible mark stands for the space."""
 
     def __init__(self, space: str) -> None:
         self._space = space

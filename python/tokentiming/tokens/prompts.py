@@ -1,4 +1,4 @@
-"""The user's prompt, from which each model makes its own ids."""
+"""The user's prompt, and its ids for each model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Prompt:
     text: str | None = None
     messages: Sequence[Message] | None = None
     given: list[int] = field(default_factory=list)
-    """The ids as they were handed in, padding included; none if that is ``ids``."""
+    """The ids as they were given, padding included; empty if they equal ``ids``."""
     mask: list[int] | None = None
-    """1 for each token, 0 for padding; None for a tensor, of which ``generate`` infers it."""
+    """1 for each token, 0 for padding; None for a tensor, for which ``generate`` infers it."""
 
     @property
     def padded(self) -> list[int]:
@@ -150,7 +150,7 @@ def _from_tensor(prompt: torch.Tensor) -> list[Prompt]:
 
 
 def _from_encoding(encoding: Mapping[str, Any]) -> list[Prompt]:
-    """What a tokenizer returns; padding is left out by its mask."""
+    """Read what a tokenizer returns; padding is removed by its mask."""
     if "input_ids" not in encoding:
         raise TypeError(
             f"generate: prompt is a mapping with {', '.join(map(str, encoding)) or 'no keys'}; "
@@ -214,10 +214,10 @@ def _apply_template(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 def _translate(
     ids: Sequence[int], source: Any, tokenizer: Any, vocabulary: Vocabulary
 ) -> list[int]:
-    """Ids of one tokenizer in those of another, special tokens by equal text or by role.
+    """Convert ids of one tokenizer to another; special tokens match by equal text or by role.
 
-    Text goes through the other tokenizer, so that its own special tokens come first, as it adds
-    them to any text. Those of the source that have no counterpart are left out.
+    The other tokenizer encodes the text, so that its own special tokens come first, as in any
+    text. Special tokens of the source without a counterpart are left out.
     """
     special = _special_ids(source)
     roles = {

@@ -1,4 +1,4 @@
-"""From the draft's tokens to the target's and back, through their bytes."""
+"""Conversion between the draft's and the target's tokens through their bytes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tokentiming.tokens.tree import TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
 
 LOOKBACK = 4
-"""Tokens re-encoded before a change, so that a word begun there gets its usual spelling."""
+"""Tokens re-encoded before a change, so that a word that begins there gets its usual encoding."""
 
 _WORDS = re.compile(rb"\s*\S+|\s+")
 
 
 def unfinished(data: bytes) -> int:
-    """How many bytes at the end of ``data`` begin a UTF-8 character and do not finish it."""
+    """Number of bytes at the end of ``data`` that belong to an incomplete UTF-8 character."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
         if byte < 0x80:
@@ -31,11 +31,11 @@ def unfinished(data: bytes) -> int:
 def proxies(
     drafted: Tree, confidences: Sequence[float], draft: Vocabulary, target: Vocabulary
 ) -> tuple[Tree, list[float]]:
-    """Re-encode a tree of drafted tokens into the target's, each path from the text on.
+    """Re-encode each path of a tree of drafted tokens in the target's vocabulary.
 
     Paths that begin with the same target tokens share their nodes. A UTF-8 character that the
-    draft left unfinished is not proposed; an end of turn becomes the target's own. Between equal
-    vocabularies all tokens stay as they are.
+    draft left incomplete is not proposed; an end of turn becomes the target's own. Between equal
+    vocabularies all tokens stay the same.
 
     Args:
         drafted: ids of the draft's vocabulary; special ones are leaves.
@@ -44,8 +44,8 @@ def proxies(
         target: vocabulary of the result.
 
     Returns:
-        The tree, the likeliest path first, and for each node the estimated probability of its path:
-        that of the drafted token at which its last byte ends.
+        The tree, the likeliest path first, and the estimated probability of the path to each node,
+        which is that of the drafted token that contains the node's last byte.
     """
     reached: list[float] = []
     for parent, confidence in zip(drafted.parents, confidences, strict=True):
@@ -92,7 +92,7 @@ def _estimated(
     draft: Vocabulary,
     target: Vocabulary,
 ) -> Iterator[float]:
-    """For each target token of a path the estimate of the drafted token at which it ends."""
+    """For each target token of a path, the estimate of the drafted token in which it ends."""
     ends = list(accumulate(len(draft.token_bytes(drafted.tokens[node])) for node in path))
     offset = 0
     for token in spelled:
@@ -116,7 +116,7 @@ class Context:
         self.ids: list[int] = []
         self._vocabulary = vocabulary
         self._starts: list[int] = []  # offset in the text at which each token begins
-        self._end = 0  # offset behind the last token
+        self._end = 0  # offset after the last token
         self._followed = 0  # length of the text that the tokens are known to spell
 
     def extend(self, ids: Sequence[int]) -> None:

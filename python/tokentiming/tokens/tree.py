@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 TEXT = -1
-"""Stands for the text, as the parent of the nodes that follow it directly."""
+"""Stands for the text as the parent of the nodes that directly follow it."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Nodes, each a token, of which every path from the text down is a possible continuation.
+    """Nodes with a token each. Every path from the text to a node is a possible continuation.
 
     A chain is a tree without branches. Siblings hold different tokens.
 
@@ -27,7 +27,7 @@ class Tree:
 
     @classmethod
     def chain(cls, tokens: Sequence[int]) -> Tree:
-        """Each token the parent of the next."""
+        """A tree in which each token is the parent of the next."""
         return cls(tokens, range(TEXT, len(tokens) - 1))
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Tree:
 
     @cached_property
     def depths(self) -> list[int]:
-        """Tokens from the text to each node, itself included."""
+        """Number of tokens from the text to each node, including its own."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent == TEXT else depths[parent] + 1)
@@ -51,7 +51,7 @@ class Tree:
         return self._children.get((node, token))
 
     def follow(self, tokens: Sequence[int]) -> int:
-        """How many of the tokens, from the first on, are nodes along a path."""
+        """Number of leading tokens that form a path from the text."""
         node = TEXT
         for count, token in enumerate(tokens):
             child = self.child(node, token)
@@ -69,7 +69,7 @@ class Tree:
         return nodes[::-1]
 
     def only(self, nodes: Sequence[int]) -> Tree:
-        """Some of the nodes, ascending, the parent of each among them."""
+        """The tree of some nodes, which are ascending and include the parent of each."""
         number = {TEXT: TEXT} | {node: i for i, node in enumerate(nodes)}
         tokens = [self.tokens[node] for node in nodes]
         return Tree(tokens, [number[self.parents[node]] for node in nodes])

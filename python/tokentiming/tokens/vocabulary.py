@@ -1,4 +1,4 @@
-"""A vocabulary as bytes: the common ground between any two tokenizers."""
+"""A vocabulary as bytes: the common representation of any two tokenizers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _MOSTLY = 0.9
-"""Share of a tokenizer's tokens that its own model has at least."""
+"""Minimum share of a tokenizer's tokens for which its own model has embedding rows."""
 _BATCH = 1 << 14
 """Pieces encoded at a time: each encoding takes a kilobyte."""
 
 
 class TokenTable(NamedTuple):
-    """What the operations take of a vocabulary, as ``Vocabulary`` has it, in a device's memory."""
+    """The tensors of a ``Vocabulary`` that the operations take, on one device."""
 
     table: ops.ByteTable
     keys: torch.Tensor
@@ -42,9 +42,9 @@ class Vocabulary:
     Attributes:
         bytes: uint8 tensor ``[N]``, the bytes of all tokens, one after another.
         offsets: int64 tensor ``[V + 1]``; token ``i`` is ``bytes[offsets[i]:offsets[i + 1]]``.
-        table: these two as the operations take them, ``ops.ByteTable``, in CPU memory.
+        table: ``bytes`` and ``offsets`` as an ``ops.ByteTable`` in CPU memory.
         keys: int64 tensor ``[V]``, the 64-bit keys of the shared noise (bit patterns).
-        eos_ids: ids that end a turn, the one to propose first.
+        eos_ids: ids that end a turn; the first one is used in proposals.
         special_ids: ids without bytes: special tokens and holes in the numbering.
     """
 
@@ -75,15 +75,15 @@ class Vocabulary:
         eos_token_ids: int | Sequence[int] | None = None,
         rows: int | None = None,
     ) -> Vocabulary:
-        """Read the byte table of a tokenizer, which is left as it is.
+        """Read the byte table of a tokenizer, which is not changed.
 
         Args:
             tokenizer: a transformers tokenizer backed by the ``tokenizers`` library, or a
                 ``tokenizers.Tokenizer`` itself.
             eos_token_ids: the model's end-of-turn ids, usually ``generation_config.eos_token_id``;
                 by default the tokenizer's own.
-            rows: of the model's embedding; tokens added to the tokenizer alone, which the model
-                cannot read, are left out.
+            rows: number of rows of the model's embedding. Tokens beyond it, which were added only
+                to the tokenizer and which the model cannot read, are left out.
 
         Raises:
             TypeError: the tokenizer is not backed by the ``tokenizers`` library.
@@ -160,7 +160,7 @@ class Vocabulary:
 
     @cached_property
     def owners(self) -> dict[bytes, int]:
-        """The one token that stands for its bytes: what encoding them gives, else the lowest id."""
+        """One token for each byte string: the lowest id, byte-fallback tokens last."""
         owners: dict[bytes, int] = {}
         fallback = {i for i in self.byte_ids if i is not None}
         for i, data in enumerate(self._tokens):
@@ -172,10 +172,10 @@ class Vocabulary:
 
     @cached_property
     def keys(self) -> torch.Tensor:
-        """Keys of the shared noise, int64 ``[V]``: equal bytes, equal key, across vocabularies.
+        """Keys of the shared noise, int64 ``[V]``: equal for equal bytes across vocabularies.
 
-        Of several tokens with the same bytes their owner has the plain key. The first end-of-turn
-        id has the key of that role.
+        If several tokens have the same bytes, only their owner has the key of these bytes. The
+        first end-of-turn id has the key of that role.
         """
         keys = bytearray()
         for i, data in enumerate(self._tokens):
@@ -209,7 +209,7 @@ class Vocabulary:
         return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
     def can_spell(self, data: bytes) -> bool:
-        """Whether each of these bytes has a token of its own, so that no text is out of reach."""
+        """Whether each of these bytes has a token of its own, so that they can be encoded."""
         return all(self.byte_ids[byte] is not None for byte in data)
 
     def encode(self, data: bytes) -> list[int]:
@@ -228,7 +228,7 @@ class Vocabulary:
         return ids + self._encode_text(text[start:])
 
     def encode_all(self, pieces: Sequence[bytes]) -> list[list[int]]:
-        """``encode`` of each piece, those that are plain text by all threads of the tokenizer."""
+        """``encode`` for each piece; the tokenizer encodes valid UTF-8 with all its threads."""
         texts = [_text_or_nothing(data) for data in pieces]
         result: list[list[int]] = []
         for start in range(0, len(texts), _BATCH):
@@ -250,7 +250,7 @@ class Vocabulary:
             return [i for i in ids if i not in self.special_ids]
         if len(text) == 1:
             return self._encode_bytes(text.encode())
-        half = len(text) // 2  # narrow down to the characters that only bytes can spell
+        half = len(text) // 2  # find the characters that need byte tokens
         return self._encode_text(text[:half]) + self._encode_text(text[half:])
 
     def _encode_bytes(self, data: bytes) -> list[int]:

@@ -1,6 +1,4 @@
-"""How the target spells each token of the draft: what carries a distribution from one to the
-other.
-"""
+"""The target's tokens for each token of the draft, by which distributions are transferred."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ from tokentiming.tokens.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 NONE = -1
-"""In place of a target token: there is none."""
+"""Stands for a missing target token."""
 
-_LAYOUT = 1  # of the cached file; to be raised when its content comes to mean something else
+_LAYOUT = 1  # version of the cached file; increase it when its content changes
 _WORTH_A_FILE = 4096  # draft tokens; a smaller map is built as quickly as it is read
 
 
@@ -40,8 +38,8 @@ _maps: WeakKeyDictionary[Vocabulary, WeakKeyDictionary[Vocabulary, VocabularyMap
 class VocabularyMap:
     """The draft's vocabulary in the target's tokens, of D draft tokens.
 
-    An end-of-turn id maps to the target's end of turn; no other special token has a counterpart,
-    and none is one. Between vocabularies that are the same each token maps to itself.
+    An end-of-turn id maps to the target's end of turn. No other special token maps to a token, and
+    no token maps to another special token. Between equal vocabularies each token maps to itself.
     """
 
     exact: torch.Tensor
@@ -51,9 +49,9 @@ class VocabularyMap:
     expansion_offsets: torch.Tensor
     """int64 ``[D + 1]``: token ``d`` expands to ``expansion_ids[offsets[d]:offsets[d + 1]]``."""
     expansion_ids: torch.Tensor
-    """int32 ``[E]``: what encoding each draft token's bytes on their own gives, end to end.
+    """int32 ``[E]``: the encodings of each draft token's bytes, concatenated.
 
-    Empty where the target's tokens cannot spell these bytes.
+    An encoding is empty if the target's tokens cannot express these bytes.
     """
 
     @classmethod
@@ -122,7 +120,7 @@ class VocabularyMap:
             columns: V_t.
 
         Returns:
-            ``[V_t]``; what has no expansion is missing from its sum.
+            ``[V_t]``; the mass of tokens without an expansion is missing from its sum.
         """
         mass = torch.where(self.first == NONE, 0, distribution)
         return distribution.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
@@ -161,7 +159,7 @@ class VocabularyMap:
             return None
 
     def _write(self, path: Path) -> None:
-        """Write beside the path and rename, so that the file is there whole or not at all."""
+        """Write a temporary file and rename it, so that the file is either complete or absent."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
             partial = Path(file.name)

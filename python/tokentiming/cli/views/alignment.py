@@ -80,7 +80,7 @@ def alignment(
 def blocks(
     draft: Tokenization, target: Tokenization, spans: Sequence[tuple[int, int]]
 ) -> list[Block]:
-    """Split an alignment where no token crosses; equal single tokens have no style."""
+    """Split an alignment at common token boundaries; equal single tokens have no style."""
     cuts = [j for j, (low, _) in enumerate(spans) if j == 0 or low == spans[j - 1][1]]
     found: list[Block] = []
     coloured = 0

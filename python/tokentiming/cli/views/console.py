@@ -1,4 +1,4 @@
-"""The two streams of the command line: output, and messages beside it."""
+"""The two streams of the command line: output and messages."""
 
 from __future__ import annotations
 
