@@ -56,7 +56,7 @@ STATELESS = WARPERS | {
     generation.SuppressTokensLogitsProcessor,
     generation.WatermarkLogitsProcessor,
 }
-"""Processors that depend only on their arguments. A subclass may have state, so types must match."""
+"""Processors that depend only on their arguments. A subclass may differ, so types must match."""
 
 _STATELESS_CRITERIA = frozenset(
     {EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria}
