@@ -44,7 +44,8 @@ from rounds import (
 )
 from tokentiming.cli import demo_models as models
 from tokentiming.cli.demo import difference
-from tokentiming.engine.budget import AdaptiveBudget, FixedBudget
+from tokentiming.engine.adaptive import AdaptiveBudget
+from tokentiming.engine.budget import FixedBudget
 from tokentiming.engine.costs import Costs
 from tokentiming.tokens.prompts import parse
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokentiming.drafters import Draft as Draft
     from tokentiming.drafters import Drafter as Drafter
     from tokentiming.drafters import ModelDrafter as ModelDrafter
+    from tokentiming.engine.budget import FixedBudget as FixedBudget
     from tokentiming.engine.stats import Stats as Stats
     from tokentiming.generation.output import SpeculativeOutput as SpeculativeOutput
     from tokentiming.huggingface import custom_generate as custom_generate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Draft": "drafters",
     "Drafter": "drafters",
+    "FixedBudget": "engine.budget",
     "ModelDrafter": "drafters",
     "SpeculativeDecoder": "decoder",
     "SpeculativeOutput": "generation.output",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming import loading, scalars
+from tokentiming import loading
 from tokentiming.drafters import Drafter, ModelDrafter
-from tokentiming.engine.budget import AdaptiveBudget, Budget, FixedBudget
+from tokentiming.engine.adaptive import AdaptiveBudget
+from tokentiming.engine.budget import Budget, fixed_budget
 from tokentiming.engine.costs import Costs
 from tokentiming.engine.in_use import exclusive
 from tokentiming.engine.loop import Decoding
@@ -23,7 +24,7 @@ from tokentiming.generation import arguments
 from tokentiming.generation.batch import Batch, of_prompt, prepare, requests_of, stop_strings_of
 from tokentiming.generation.batch_size import batch_size_for
 from tokentiming.generation.lengths import length
-from tokentiming.generation.output import Generated, SpeculativeOutput
+from tokentiming.generation.output import SpeculativeOutput
 from tokentiming.methods import Greedy, Method, resolve
 from tokentiming.runners import ModelRunner, checks, exact_runner_for
 from tokentiming.runners.probe import require_same_logits
@@ -93,7 +94,7 @@ class SpeculativeDecoder:
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
         self.drafter = drafter
-        self._budget = _checked_budget(self.method, budget, draft_length)
+        self._budget = fixed_budget(self.method, budget=budget, draft_length=draft_length)
         self._costs = Costs()
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,
@@ -337,29 +338,5 @@ class SpeculativeDecoder:
         return self.runner.forests and getattr(self.drafter, "forests", True)
 
     def _output(self, texts: Sequence[Text], *, batch: bool) -> SpeculativeOutput:
-        results = [
-            Generated([*text.request.prompt.padded, *text.new], text.new, text.request.config,
-                      text.stats)
-            for text in sorted(texts, key=lambda text: text.request.index)
-        ]  # fmt: skip
         device = self.target_model.device
-        return SpeculativeOutput.of(results, self.target_tokenizer, device, batch=batch)
-
-
-def _checked_budget(
-    method: Method, budget: Budget | None, draft_length: int | None
-) -> Budget | None:
-    if draft_length is not None:
-        if budget is not None:
-            raise ValueError("SpeculativeDecoder: give one of budget and draft_length")
-        return FixedBudget(
-            depth=scalars.integer(
-                draft_length, "draft_length", least=0, caller="SpeculativeDecoder"
-            )
-        )
-    if budget is not None and budget.candidates > 1 and not method.branches:
-        raise ValueError(
-            f"SpeculativeDecoder: method {method.name} proposes chains and the budget has "
-            f"{budget.candidates} candidates; give a budget of 1, or the method coupled or slem"
-        )
-    return budget
+        return SpeculativeOutput.of(texts, self.target_tokenizer, device, batch=batch)

@@ -92,7 +92,8 @@ class Pair {
     }
     const auto logits = tokentiming::native::read(model_, {tokens, parents, offsets}, wanted);
     for (std::size_t w = 0; w < asked.size(); ++w) {
-      const auto [sequence, node] = asked[w];
+      const std::size_t sequence = asked[w].sequence;  // no bindings, which clang 14 cannot capture
+      const std::int64_t node = asked[w].node;
       const auto expected = twins_[sequence].logits(weights_, variant_, node);
       CAPTURE(sequence);
       CAPTURE(node);

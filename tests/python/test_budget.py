@@ -8,14 +8,8 @@ import pytest
 
 from tokentiming import Draft
 from tokentiming.drafters.base import Visit
-from tokentiming.engine.budget import (
-    DEEPEST,
-    AdaptiveBudget,
-    Budget,
-    FixedBudget,
-    Outcome,
-    best_first,
-)
+from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
+from tokentiming.engine.budget import Budget, FixedBudget, Outcome, best_first
 from tokentiming.engine.costs import Costs, Line
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT

@@ -31,7 +31,8 @@ from tests.support.reported import (
     written,
 )
 from tokentiming import methods
-from tokentiming.engine.budget import AdaptiveBudget, FixedBudget
+from tokentiming.engine.adaptive import AdaptiveBudget
+from tokentiming.engine.budget import FixedBudget
 from tokentiming.tokens import vocabulary_map
 
 REPORTS = Reports(

@@ -9,19 +9,7 @@ from typing import Any
 import torch
 from transformers.utils import ModelOutput
 
-from tokentiming.engine.stats import Stats
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One generated sequence."""
-
-    ids: list[int]
-    """The prompt as it was given, and the new ids."""
-    new: list[int]
-    config: Any
-    """The generation config that was used."""
-    stats: Stats
+from tokentiming.engine.text import Text
 
 
 @dataclass
@@ -41,32 +29,31 @@ class SpeculativeOutput(ModelOutput):
 
     @classmethod
     def of(
-        cls, results: Sequence[Generated], tokenizer: Any, device: torch.device, *, batch: bool
+        cls, texts: Sequence[Text], tokenizer: Any, device: torch.device, *, batch: bool
     ) -> SpeculativeOutput:
         """The output of a call.
 
         Args:
-            results: at least one, unless ``batch``.
+            texts: in any order; at least one, unless ``batch``.
             tokenizer: the target's.
             device: of ``sequences``.
             batch: whether ``text`` and ``stats`` are lists.
         """
-        texts = [
-            tokenizer.decode(
-                result.new, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            for result in results
+        ordered = sorted(texts, key=lambda text: text.request.index)
+        strings = [
+            tokenizer.decode(text.new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for text in ordered
         ]
-        stats = [result.stats for result in results]
-        rows = [result.ids for result in results]
+        stats = [text.stats for text in ordered]
+        rows = [[*text.request.prompt.padded, *text.new] for text in ordered]
         sequences = (
-            pad(rows, results[0].config, device)
+            pad(rows, ordered[0].request.config, device)
             if rows
             else torch.empty((0, 0), dtype=torch.int64, device=device)
         )
         if batch:
-            return cls(sequences=sequences, text=texts, stats=stats)
-        return cls(sequences=sequences, text=texts[0], stats=stats[0])
+            return cls(sequences=sequences, text=strings, stats=stats)
+        return cls(sequences=sequences, text=strings[0], stats=stats[0])
 
     def to(self, *args: Any, **kwargs: Any) -> SpeculativeOutput:
         """The same output with ``sequences`` moved, as by ``torch.Tensor.to``."""
