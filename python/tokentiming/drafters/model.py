@@ -80,7 +80,7 @@ class ModelDrafter:
     def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
         """Draft as described by ``Drafter``, with one forward pass per level for all texts.
 
-        A draft stays empty if the text ends inside a character whose bytes are no tokens of this
+        A draft stays empty if the text ends inside a character whose bytes are not tokens of this
         vocabulary, if the text fills the model's context, or if there are no ids to read. An empty
         prompt has no ids if the tokenizer adds no beginning-of-text token.
         """

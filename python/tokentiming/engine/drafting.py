@@ -75,8 +75,8 @@ class Drafting:
     def _propose(self, asked: Sequence[Asked]) -> None:
         """Let the drafter fill the drafts. After an error they keep the tokens drawn before it.
 
-        These tokens are still verified. Rejection sampling would be biased if it depended on the
-        drawn tokens whether they are proposed.
+        These tokens are still verified: rejection sampling would be biased if a drawn token could
+        decide whether it is proposed.
         """
         refusals: list[Exception] = []
 

@@ -32,7 +32,10 @@ class _Slrs(Rejection):
         return [self._level(draft) for draft in drafts]
 
     def _level(self, draft: Draft) -> list[int]:
-        """Add all tokens that may be drawn next, up to one level above the ends of the strings."""
+        """Draft all tokens that may be drawn next, and return their nodes.
+
+        The last level of a string has only distributions and no nodes.
+        """
         parents = set(draft.parents)
         ends = [node for node in draft.distributions if node not in parents]
         written = len(draft.tree.path(ends[-1])) + 2 if ends else 1
