@@ -92,8 +92,8 @@ class Scratch {
 // "function: argument".
 class Tensor {
  public:
-  // Refuses anything but a tensor in CPU memory, or on the device of the call's place if it has one,
-  // and tensors whose values differ from their memory (a recorded gradient, a pending negation).
+  // Refuses anything but a tensor in CPU memory, or on the device of `place` if it is given, and
+  // tensors whose values differ from their memory (a recorded gradient, a pending negation).
   Tensor(py::handle object, const char* function, const char* argument, Place* place = nullptr);
 
   int dimensions() const { return view_.ndim; }
