@@ -175,8 +175,8 @@ class SpeculativeDecoder:
                 generator. The texts of a call are independent. With a list of seeds, one for each
                 prompt, the text of a prompt does not depend on the other prompts.
             batch_size: maximum number of texts to run at once; when a text ends, the next one
-                starts. By default as many as fit into half of the free memory, at most 16. The
-                texts do not depend on it.
+                starts. By default as many as fit into half of the free memory, at most 16. Under
+                ``coupled`` and ``slem``, or a fixed budget, the texts do not depend on it.
             streamer: a transformers streamer; takes a single text.
             stop_strings: strings at whose first occurrence generation ends.
             watch: called with a ``Round`` after each one.

@@ -59,7 +59,8 @@ class custom_generate:  # noqa: N801 - used like a function
         self,
         model: PreTrainedModel,
         *args: Any,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
+        batch_size: int | None = None,
         stop_strings: str | list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -68,6 +69,7 @@ class custom_generate:  # noqa: N801 - used like a function
             model,
             *args,
             seed=seed,
+            batch_size=batch_size,
             stop_strings=self._stop_strings if stop_strings is None else stop_strings,
             streamer=self._streamer,
             **kwargs,

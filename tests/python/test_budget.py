@@ -225,7 +225,9 @@ def test_best_first_takes_parents_before_children():
     assert best_first([0.5, 0.5, 0.5]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("wrong", [{"depth": -1}, {"depth": 1, "width": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"depth": -1}, {"depth": 1, "width": 0}, {"depth": 1, "candidates": 17}]
+)
 def test_invalid_shapes_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"^FixedBudget: depth is"):
+    with pytest.raises(ValueError, match=r"^FixedBudget: (depth|width|candidates) is"):
         FixedBudget(**wrong)

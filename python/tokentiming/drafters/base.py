@@ -148,21 +148,43 @@ class Draft:
             elif children and not any(piece.startswith(data) for piece in spelled):
                 yield Visit([self.confidences[c] for c in children], None)
 
-    def keep_valid(self, vocabulary: Vocabulary) -> None:
-        """Remove the first token that ``check`` would raise for, and all that follow it."""
-        for node, token in enumerate(self.ids):
-            if not hasattr(token, "__index__") or not 0 <= token < len(vocabulary):
-                del self.ids[node:], self.parents[node:], self.confidences[node:]
-                return
-
     def check(self, vocabulary: Vocabulary) -> None:
-        """Raise for tokens that are not in the drafter's vocabulary."""
-        for token in self.ids:
-            if not hasattr(token, "__index__") or not 0 <= token < len(vocabulary):
-                raise ValueError(
-                    f"Draft.check: the draft holds {token!r}, which is none of its vocabulary's "
-                    f"{len(vocabulary)} ids"
-                )
+        """Refuse what is not a tree of tokens of the drafter's vocabulary, and keep what is.
+
+        Raises:
+            ValueError: what is wrong with the first node that is refused. It and all nodes after
+                it are forgotten.
+        """
+        nodes = zip(self.ids, self.parents, self.confidences, strict=False)
+        wrong = None
+        for node, (token, parent, confidence) in enumerate(nodes):
+            wrong = _fault(node, token, parent, confidence, len(vocabulary))
+            if wrong:
+                self._forget(node)
+                break
+        shortest = min(len(self.ids), len(self.parents), len(self.confidences))
+        if not wrong and max(len(self.ids), len(self.parents), len(self.confidences)) > shortest:
+            wrong = "ids, parents and confidences differ in length"
+            self._forget(shortest)
+        if not wrong and self.distributions and len(self.probs) < len(self.ids):
+            wrong = "some nodes were drawn from a distribution and others were not"
+            self._forget(0)
+        if wrong:
+            raise ValueError(f"Draft.check: {wrong}")
+
+    def _forget(self, node: int) -> None:
+        del self.ids[node:], self.parents[node:], self.confidences[node:]
+
+
+def _fault(node: int, token: Any, parent: Any, confidence: float, size: int) -> str | None:
+    """What is wrong with a node of a draft, or None."""
+    if not hasattr(token, "__index__") or not 0 <= token < size:
+        return f"the draft holds {token!r}, which is not an id of its vocabulary (0..{size - 1})"
+    if not hasattr(parent, "__index__") or not TEXT <= parent < node:
+        return f"node {node} has the parent {parent!r}; give an earlier node, or TEXT"
+    if not 0 <= confidence <= 1:
+        return f"node {node} has the confidence {confidence!r}; give a probability"
+    return None
 
 
 class Asked(NamedTuple):

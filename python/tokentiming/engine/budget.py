@@ -11,6 +11,9 @@ from tokentiming.methods import Method, Proposal
 from tokentiming.scalars import integer
 from tokentiming.tokens.tree import TEXT
 
+MOST_CANDIDATES = 16
+"""Maximum number of children of a node, as ``ops.candidates`` gives no more."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -63,7 +66,9 @@ class FixedBudget:
         candidates: children drafted for each node that is grown; 1 makes chains.
 
     Raises:
-        ValueError: one of them is negative, or ``width`` or ``candidates`` is 0.
+        TypeError: one of them is not an integer.
+        ValueError: one of them is negative, ``width`` or ``candidates`` is 0, or ``candidates`` is
+            above 16.
 
     Example:
         >>> chain = FixedBudget(depth=5)
@@ -74,17 +79,16 @@ class FixedBudget:
     def __init__(
         self, *, depth: int, nodes: int | None = None, width: int = 1, candidates: int = 1
     ) -> None:
-        nodes = depth if nodes is None else nodes
-        if depth < 0 or nodes < 0 or width < 1 or candidates < 1:
+        self.candidates = integer(candidates, "candidates", least=1, caller="FixedBudget")
+        if self.candidates > MOST_CANDIDATES:
             raise ValueError(
-                f"FixedBudget: depth is {depth}, nodes {nodes}, width {width}, candidates "
-                f"{candidates}; give 0 or more levels and nodes, and a width and candidates of at "
-                "least 1"
+                f"FixedBudget: candidates is {candidates}; give at most {MOST_CANDIDATES}"
             )
-        self.candidates = candidates
-        self._depth = depth
-        self._nodes = nodes
-        self._width = width
+        self._depth = integer(depth, "depth", least=0, caller="FixedBudget")
+        self._nodes = integer(
+            depth if nodes is None else nodes, "nodes", least=0, caller="FixedBudget"
+        )
+        self._width = integer(width, "width", least=1, caller="FixedBudget")
 
     def begin_round(self, texts: int) -> int:
         return self._depth
@@ -94,7 +98,9 @@ class FixedBudget:
         for draft in drafts:
             odds = path_odds(draft.parents, draft.confidences)
             best = set(best_first(odds)[: self._nodes])
-            worth = [n for n in draft.open_nodes() if n in best or self.candidates == 1]
+            depths = draft.tree.depths
+            level = [n for n in draft.open_nodes() if depths[n] == max(depths)]
+            worth = [n for n in level if n in best or self.candidates == 1]
             grown.append(sorted(sorted(worth, key=lambda n: -odds[n])[: self._width]))
         return grown
 
@@ -118,7 +124,7 @@ def fixed_budget(
     """The budget that a user asks for; None if it is to adapt.
 
     Raises:
-        TypeError: ``draft_length`` is not an integer.
+        TypeError: ``draft_length`` is not an integer, or ``budget`` is not a budget.
         ValueError: it is negative, both are given, or the budget makes trees and the method
             proposes chains.
     """
@@ -127,6 +133,11 @@ def fixed_budget(
             raise ValueError("SpeculativeDecoder: give one of budget and draft_length")
         depth = integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
         return FixedBudget(depth=depth)
+    if budget is not None and not hasattr(budget, "candidates"):
+        raise TypeError(
+            f"SpeculativeDecoder: budget is a {type(budget).__name__}; give a tt.FixedBudget(...), "
+            "or an object with its methods"
+        )
     if budget is not None and budget.candidates > 1 and not method.branches:
         raise ValueError(
             f"SpeculativeDecoder: method {method.name} proposes chains and the budget has "

@@ -40,7 +40,6 @@ class Drafting:
         self._budget = budget
         self._target_tokenizer = target_tokenizer
         self._texts: list[Text] = []  # texts that the drafter knows, in its order
-        drafter.reset()
 
     @property
     def forwards(self) -> int:
@@ -53,14 +52,17 @@ class Drafting:
             self._drafter.begin(request.prompt, self._target_tokenizer, request.warpers)
             self._texts.append(text)
         except Exception as error:
-            _continue_without_draft([text], error)
+            continue_without_draft([text], error)
 
     def end(self, text: Text) -> None:
         """Stop drafting for a text."""
         if text in self._texts:
             index = self._texts.index(text)
             drop(self._texts, index)
-            self._drafter.drop(index)
+            try:
+                self._drafter.drop(index)
+            except Exception as error:
+                self._stop(error)
 
     def drafts(self, texts: Sequence[Text]) -> list[Draft]:
         """A draft for each text; empty if drafting does not pay or is not possible."""
@@ -91,26 +93,38 @@ class Drafting:
                 refusals.append(error)
                 raise
 
+        failed: Exception | None = None
         try:
             returned: object = self._drafter.propose(asked, choose, grow)  # type: ignore[func-returns-value]
             if returned is not None:
                 raise TypeError(
                     f"propose returned a {type(returned).__name__}; fill the drafts it is given"
                 )
-            for one in asked:
-                one.draft.check(self._drafter.vocabulary)
         except Exception as error:
             if refusals:
                 raise
-            for one in asked:
-                one.draft.keep_valid(self._drafter.vocabulary)
-            _continue_without_draft(self._texts, error)
-            self._texts = []
-            with suppress(Exception):  # the drafter has failed already
-                self._drafter.reset()
+            failed = error
+        for one in asked:
+            try:
+                one.draft.check(self._drafter.vocabulary)
+            except ValueError as error:  # noqa: PERF203 - each draft keeps what is valid
+                failed = failed or error
+        if failed:
+            self._stop(failed)
+
+    def _stop(self, error: Exception) -> None:
+        """Leave all running texts to the target; later texts are drafted for again."""
+        continue_without_draft(self._texts, error)
+        self._texts = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Have the drafter forget all texts."""
+        with suppress(Exception):  # the target does not need it
+            self._drafter.reset()
 
 
-def _continue_without_draft(texts: Sequence[Text], error: Exception) -> None:
+def continue_without_draft(texts: Sequence[Text], error: Exception) -> None:
     for text in texts:
         text.stats.draft_failure = failure(error)
     logger.warning(

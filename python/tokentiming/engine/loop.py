@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -10,15 +9,13 @@ from typing import Any
 
 from tokentiming.drafters import Draft, Drafter
 from tokentiming.engine.budget import Budget, Outcome
-from tokentiming.engine.drafting import Drafting, drop, failure
+from tokentiming.engine.drafting import Drafting, continue_without_draft, drop, failure
 from tokentiming.engine.request import Request, Round
 from tokentiming.engine.stats import Stats
 from tokentiming.engine.text import Text
 from tokentiming.methods import BoundMethod, Method, Proposal
 from tokentiming.runners.base import ModelRunner
 from tokentiming.tokens.vocabulary import Vocabulary
-
-logger = logging.getLogger(__name__)
 
 
 class Decoding:
@@ -67,11 +64,19 @@ class Decoding:
             if self._draft_vocabulary is self._vocabulary:
                 raise
             self._failure = failure(error)
+            continue_without_draft([], error)
             return method.bind(self._vocabulary, self._vocabulary)
 
     def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
         """Generate all texts, and append each to ``finished`` when it ends."""
-        waiting = iter(requests)
+        try:
+            self._run(iter(requests), finished)
+        finally:  # frees the caches
+            self._target.reset()
+            if self._drafting:
+                self._drafting.reset()
+
+    def _run(self, waiting: Iterator[Request], finished: list[Text]) -> None:
         self._target.reset()
         while True:
             while len(self._texts) < self._batch_size and (request := next(waiting, None)):
@@ -82,7 +87,9 @@ class Decoding:
                 self._round()
             finally:  # texts that ended before an error are complete
                 ended = [index for index, text in enumerate(self._texts) if text.finished]
-                finished += [self._end(index) for index in reversed(ended)]
+                finished += [self._texts[index] for index in ended]
+                for index in reversed(ended):
+                    self._end(index)
 
     def _round(self) -> None:
         """One pass of the target for all texts."""
@@ -101,6 +108,8 @@ class Decoding:
                 for draft, proposal, text in zip(drafts, proposals, self._texts, strict=True)
             ]
             proposals = self._method.trim(proposals, self._budget.trim)
+            if not self._target.forests:
+                proposals = [proposal.chain_of_first() for proposal in proposals]
         first = any(not text.stats.tokens for text in self._texts)
         with self._stage("target"):
             logits = self._target.read(
@@ -143,7 +152,7 @@ class Decoding:
                 tokens=sum(map(len, emitted)),
                 drafting=drafting,
                 total=total,
-                levels=self._drafting.levels if self._drafting else 0,
+                levels=self._levels(drafts),
                 draft_rows=sum(len(draft.expanded) for draft in drafts),
                 visits=[
                     visit
@@ -154,6 +163,11 @@ class Decoding:
                 ],
             )
         )
+
+    def _levels(self, drafts: Sequence[Draft]) -> int:
+        """Passes of the draft; a drafter that asks for no level has made one."""
+        made = self._drafting.levels if self._drafting else 0
+        return max(made, int(any(draft.ids for draft in drafts)))
 
     def _record(self, text: Text, draft: Draft, proposal: Proposal, tokens: list[int]) -> None:
         accepted = proposal.tree.follow(tokens)
@@ -173,7 +187,7 @@ class Decoding:
             with stats.stage("drafting"):
                 self._drafting.begin(text)
 
-    def _end(self, index: int) -> Text:
+    def _end(self, index: int) -> None:
         """Take a text out of the batch; the last one takes its index."""
         text = self._texts[index]
         text.stats.end(*self._forwards())
@@ -181,7 +195,6 @@ class Decoding:
         self._target.drop(index)
         if self._drafting:
             self._drafting.end(text)
-        return text
 
     def _forwards(self) -> tuple[int, int]:
         return self._target.forwards, self._drafting.forwards if self._drafting else 0

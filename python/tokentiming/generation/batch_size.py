@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -43,9 +43,9 @@ def batch_size_for(
     size = min(integer(asked, "batch_size", least=1, caller="generate"), len(requests))
     if size > 1 and not forests:
         raise ValueError(
-            f"generate: batch_size is {asked}, but {type(target).__name__} or the draft takes no "
-            "attention mask and reads one text at a time; load both with "
-            'attn_implementation="sdpa", or give batch_size=1'
+            f"generate: batch_size is {asked}, but {type(target).__name__} or the draft reads one "
+            "text at a time, since its attention takes no mask or its positions do not allow "
+            'several; give batch_size=1, or load a flash model with attn_implementation="sdpa"'
         )
     if free is not None and size * text_bytes > free:
         raise ValueError(
@@ -66,10 +66,12 @@ def token_bytes(model: PreTrainedModel) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a device; None if the system does not say."""
+    """Memory of a device that can be allocated; None if the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + held)
+    try:  # with the page cache, which holds weights and can be dropped
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
         return None

@@ -63,6 +63,12 @@ class Proposal:
             cases=None if self.cases is None else self.cases[:depth],
         )
 
+    def chain_of_first(self) -> Proposal:
+        """The first path alone, for targets that read chains. It is the likeliest one."""
+        parents = self.tree.parents
+        length = next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
+        return self if length == len(parents) else self.only(range(length))
+
     def only(self, nodes: Sequence[int]) -> Proposal:
         """The proposal of some nodes, which are ascending and include the parent of each."""
         estimates = [self.estimates[node] for node in nodes] if self.estimates else ()
@@ -197,7 +203,10 @@ class Matching(BoundMethod):
         if not rows:
             return []
         scores = together([text.scores(range(len(text.places))) for text in rows])
-        picked = self.choose_target(scores, [place for text in rows for place in text.places])
+        try:
+            picked = self.choose_target(scores, [place for text in rows for place in text.places])
+        except ValueError:  # in a row that may not be reached, and is not an error then
+            return [self._row_by_row(text) for text in rows]
         trees = [text.proposal.tree for text in rows]
         offsets = [0, *accumulate(map(len, trees))]
         walk = ops.walk(
@@ -209,7 +218,10 @@ class Matching(BoundMethod):
         emitted = walk.tokens.tolist()
         starts = [offset + b for b, offset in enumerate(offsets)]
         return [
-            map(valid_token, _up_to_padding(emitted[start:end])) for start, end in pairwise(starts)
+            self._row_by_row(text)
+            if emitted[start] < 0
+            else iter(_up_to_padding(emitted[start:end]))
+            for text, (start, end) in zip(rows, pairwise(starts), strict=True)
         ]
 
     def _row_by_row(self, rows: TargetRows) -> Iterator[int]:

@@ -73,9 +73,17 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
 
 def drafter(candidate: Any) -> None:
     """Refuse anything but a drafter or None."""
-    is_drafter = callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type)
-    if candidate is None or is_drafter:
+    if candidate is None:
         return
+    if callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type):
+        members = ("vocabulary", "forwards", "begin", "drop", "reset")
+        missing = [name for name in members if not hasattr(candidate, name)]
+        if not missing:
+            return
+        raise TypeError(
+            f"SpeculativeDecoder: drafter {type(candidate).__name__} has no {', '.join(missing)}; "
+            "give it all members of tokentiming.Drafter"
+        )
     if isinstance(candidate, PreTrainedModel):
         way_out = "pass ModelDrafter(model, tokenizer)"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from threading import Lock
 from typing import Any
@@ -9,10 +10,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from tokentiming.runners.base import ModelRunner
 from tokentiming.tokens.tree import TEXT, Tree
+
+logger = logging.getLogger(__name__)
 
 _PROMPT = 6
 _NEW = 3
@@ -67,6 +70,11 @@ def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
             # Single rows differ more than the median of all rows; in bfloat16 a chain's do too.
             chain = _greatest_gap(_read_in_pieces(runner, text, wrong), expected)
             runner.forests = _forests[model] = gap <= max(tolerance, 2 * chain)
+            if not runner.forests:
+                logger.warning(
+                    "%s: %s gives other logits in a tree or beside another text than alone, and "
+                    "reads one text and a chain at a time, which is slower", caller, name,
+                )  # fmt: skip
             runner.reset()
         gap = _distance(_read_in_pieces(runner, text, wrong).to(expected.device), expected)
     except Exception as error:  # an architecture may fail in any way
@@ -147,12 +155,12 @@ def _generated(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], to
         "output_logits": True,
     }
     with _quiet:
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # the warnings are about settings that are reset
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # the warnings are about settings that are reset
         try:
             out: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **own | plain)
         finally:
-            logging.set_verbosity(verbosity)
+            transformers_logging.set_verbosity(verbosity)
     return out.sequences[0, :-1].tolist(), torch.cat(out.logits)
 
 
