@@ -263,7 +263,7 @@ def test_what_a_tokenizer_returns_is_a_prompt(decoder):
         ({"input_ids": [[1]], "token_type_ids": [[1]]}, ValueError, "holds token_type_ids"),
         ({"input_ids": None}, TypeError, "prompt holds a NoneType as input_ids"),
         ({"input_ids": []}, TypeError, "prompt holds a list as input_ids"),
-        ({"input_ids": [[0.5]]}, TypeError, "prompt holds input_ids that are no ids"),
+        ({"input_ids": [[0.5]]}, TypeError, "prompt holds input_ids that are not integers"),
         ([10**30], ValueError, "prompt holds an id beyond 64 bits"),
         ({"input_ids": [[1]], "pixel_values": 3}, ValueError, "prompt holds pixel_values"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ValueError, "different shapes"),
