@@ -1,4 +1,4 @@
-"""Drafters that break their protocol, and targets that a draft could break: the text stays right."""
+"""Drafters that break their protocol, and drafts that could break a target."""
 
 from __future__ import annotations
 

@@ -186,7 +186,9 @@ def _rows(values: Any, convert: Callable[[Any], int]) -> list[list[int]]:
     try:
         return [[convert(value) for value in row] for row in (values if batch else [values])]
     except TypeError as error:
-        raise TypeError(f"generate: prompt holds input_ids that are not integers: {error}") from error
+        raise TypeError(
+            f"generate: prompt holds input_ids that are not integers: {error}"
+        ) from error
 
 
 def _from_text(text: str, tokenizer: Any) -> Prompt:
