@@ -50,7 +50,7 @@ def matching(request) -> str:
 @pytest.fixture(scope="module")
 def of_one_seed(target, matching) -> list[list[int]]:
     """Without a draft, one after another."""
-    return texts(decoder_of(target, matching, drafter=None), seed=9, batch_size=1)
+    return texts(decoder_of(target, matching, drafter=None), seed=3, batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def of_seeds(target, matching) -> list[list[int]]:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_seed_gives_the_same_texts(budget, batch_size, target, matching, of_one_seed):
     decoder = decoder_of(target, matching, BUDGETS[budget])
-    output = decoder.generate(list(PROMPTS), seed=9, batch_size=batch_size, **SAMPLED)
+    output = decoder.generate(list(PROMPTS), seed=3, batch_size=batch_size, **SAMPLED)
     assert new_ids(output) == of_one_seed
     assert all(stats.proposed for stats in output.stats if stats.tokens > 2)
     assert sum(stats.accepted for stats in output.stats) > 0
@@ -75,7 +75,7 @@ def test_a_seed_gives_the_same_texts(budget, batch_size, target, matching, of_on
 def test_rows_of_one_seed_are_independent(target, matching):
     """Equal prompts get different texts under one seed, and the same under equal seeds."""
     decoder = decoder_of(target, matching)
-    of_one = texts(decoder, ["ab"] * 4, seed=9, batch_size=4)
+    of_one = texts(decoder, ["ab"] * 4, seed=3, batch_size=4)
     assert all(left[:4] != right[:4] for left, right in pairwise(of_one))
     of_equal = texts(decoder, ["ab"] * 4, seed=[9] * 4, batch_size=4)
     assert of_equal == [of_one[0]] * 4
