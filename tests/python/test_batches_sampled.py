@@ -75,7 +75,7 @@ def test_a_seed_gives_the_same_texts(budget, batch_size, target, matching, of_on
 def test_rows_of_one_seed_are_independent(target, matching):
     """Equal prompts get different texts under one seed, and the same under equal seeds."""
     decoder = decoder_of(target, matching)
-    of_one = texts(decoder, ["ab"] * 4, seed=3, batch_size=4)
+    of_one = texts(decoder, ["ab"] * 4, seed=9, batch_size=4)
     assert all(left[:4] != right[:4] for left, right in pairwise(of_one))
     of_equal = texts(decoder, ["ab"] * 4, seed=[9] * 4, batch_size=4)
     assert of_equal == [of_one[0]] * 4

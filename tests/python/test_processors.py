@@ -390,7 +390,9 @@ def test_scores_of_a_whole_batch_are_refused(do_sample, target):
         def __call__(self, input_ids, scores):
             return scores + torch.zeros(3, 1)
 
-    with pytest.raises(ValueError, match=r"changed scores \[1, 259\] to \[3, 259\]; return the shape"):
+    with pytest.raises(
+        ValueError, match=r"changed scores \[1, 259\] to \[3, 259\]; return the shape"
+    ):
         target.generate(
             **batch(), logits_processor=[WholeBatch()], custom_generate=speculate(target),
             do_sample=do_sample, max_new_tokens=3, pad_token_id=PAD,
