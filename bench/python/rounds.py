@@ -12,7 +12,7 @@ import numpy as np
 
 from tokentiming.drafters import Draft
 from tokentiming.engine.budget import Budget, Outcome
-from tokentiming.engine.costs import Costs, Line
+from tokentiming.engine.costs import Costs, LinearCost
 from tokentiming.methods import Proposal
 
 ALONE = "alone"
@@ -85,16 +85,16 @@ class KnownCosts(Costs):
 
     def __init__(self, base: tuple[float, float], slope: float) -> None:
         super().__init__()
-        self.target, self.draft = (KnownLine(one, slope * one) for one in base)
+        self.target, self.draft = (KnownLinearCost(one, slope * one) for one in base)
 
-    def plain(self, texts: int) -> float:
+    def without_draft(self, texts: int) -> float:
         return self.target.base + texts * self.target.slope
 
     def observe_target(self, texts: int, rows: int, seconds: float) -> None:
         """The costs are known."""
 
 
-class KnownLine(Line):
+class KnownLinearCost(LinearCost):
     def __init__(self, base: float, slope: float) -> None:
         super().__init__(share=0.0)
         self.base, self.slope, self.known = base, slope, True

@@ -97,7 +97,7 @@ class Bench:
         self._recorder.start(fixed(depth=1))
         drafter = tt.ModelDrafter(*draft)
         self._decoder = tt.SpeculativeDecoder(*parts, drafter, budget=self._recorder)
-        if not (drafter.forests and self._decoder.runner.forests):
+        if not (drafter.supports_forests and self._decoder.runner.supports_forests):
             raise SystemExit("a model reads chains only; load it with attn_implementation='sdpa'")
         self._length = length
         self.gaps: list[float] = []

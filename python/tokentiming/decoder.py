@@ -103,7 +103,7 @@ class SpeculativeDecoder:
         )
         self.runner = exact_runner_for(target_model) if runner is None else runner
         require_same_logits(target_model, self.runner, "SpeculativeDecoder")
-        if budget is not None and budget.candidates > 1 and not self._forests:
+        if budget is not None and budget.candidates > 1 and not self._supports_forests:
             raise ValueError(
                 f"SpeculativeDecoder: the budget has {budget.candidates} candidates, but the "
                 "target or the draft reads chains only; give a budget of 1 candidate, or load both "
@@ -296,7 +296,9 @@ class SpeculativeDecoder:
         told = announce(streamer, watch)
         requests = requests_of(batches, self.target_model, seed=seed, watch=told)
         arguments.refuse_streamer(streamer, len(requests))
-        size = batch_size_for(requests, self.target_model, asked=batch_size, forests=self._forests)
+        size = batch_size_for(
+            requests, self.target_model, asked=batch_size, supports_forests=self._supports_forests
+        )
         finished: list[Text] = []
         with exclusive(decoder=self, drafter=self.drafter, streamer=streamer):
             try:
@@ -319,7 +321,7 @@ class SpeculativeDecoder:
     def _decoding(self, method: Method, batch_size: int) -> Decoding:
         budget = self._budget
         if budget is None:
-            trees = method.branches and self._forests
+            trees = method.branches and self._supports_forests
             budget = AdaptiveBudget(self._costs, candidates=_CANDIDATES if trees else 1)
         return Decoding(
             self.runner,
@@ -333,9 +335,9 @@ class SpeculativeDecoder:
         )
 
     @property
-    def _forests(self) -> bool:
+    def _supports_forests(self) -> bool:
         """Whether both models read trees, and several texts at once."""
-        return self.runner.forests and getattr(self.drafter, "forests", True)
+        return self.runner.supports_forests and getattr(self.drafter, "supports_forests", True)
 
     def _output(self, texts: Sequence[Text], *, batch: bool) -> SpeculativeOutput:
         device = self.target_model.device

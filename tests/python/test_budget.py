@@ -10,7 +10,7 @@ from tokentiming import Draft
 from tokentiming.drafters.base import Visit
 from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
 from tokentiming.engine.budget import Budget, FixedBudget, Outcome, best_first
-from tokentiming.engine.costs import Costs, Line
+from tokentiming.engine.costs import Costs, LinearCost
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
 
@@ -173,7 +173,7 @@ def test_a_batch_proposes_less_where_rows_cost_more(row):
 
 
 def test_a_line_fits_base_and_slope():
-    line = Line(share=0.03)
+    line = LinearCost(share=0.03)
     assert not line.known
     for passes, rows in ((1, 1), (1, 8), (2, 4), (1, 1), (1, 6)):
         line.observe(passes, rows, 2.0 * passes + 0.1 * rows)
@@ -182,7 +182,7 @@ def test_a_line_fits_base_and_slope():
 
 
 def test_without_different_numbers_of_rows_the_slope_is_the_prior():
-    line = Line(share=0.1)
+    line = LinearCost(share=0.1)
     for _ in range(20):
         line.observe(1, 4, 1.4)
     assert line.base == pytest.approx(1.0, rel=0.01)
@@ -190,7 +190,7 @@ def test_without_different_numbers_of_rows_the_slope_is_the_prior():
 
 
 def test_a_negative_slope_is_replaced_by_zero():
-    line = Line(share=0.1)
+    line = LinearCost(share=0.1)
     for rows in (1, 8, 1, 8):
         line.observe(1, rows, 1.0 - 0.01 * rows)
     assert line.slope == 0.0

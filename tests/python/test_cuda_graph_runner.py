@@ -194,7 +194,7 @@ def test_logits_are_right_after_a_later_recording_fails(caplog):
 def test_a_model_that_gives_other_logits_in_forests_is_read_without_masks():
     recorder = Recorder()
     runner = CudaGraphRunner(make("llama", "cpu"), recorder)
-    runner.forests = False
+    runner.supports_forests = False
     rounds(runner, branches=False).play(6)
     assert recorder.recordings == 0
 
@@ -202,11 +202,15 @@ def test_a_model_that_gives_other_logits_in_forests_is_read_without_masks():
 def test_a_copy_has_a_cache_and_recordings_of_its_own(monkeypatch):
     monkeypatch.setattr(cuda_graph_module, "cuda_graph", lambda run, device: run)
     runner = CudaGraphRunner(make("llama", "cpu"))
-    runner.forests = False
+    runner.supports_forests = False
     play = rounds(runner, branches=False)
     play.play(2)
     other = copy.copy(runner)
-    assert (type(other), other.model, other.forests) == (CudaGraphRunner, runner.model, False)
+    assert (type(other), other.model, other.supports_forests) == (
+        CudaGraphRunner,
+        runner.model,
+        False,
+    )
     other.read([[7, 8, 9]], [Tree()])
     play.play(2)
 

@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 
 from tests.support import references, toys
 from tokentiming import Draft, Vocabulary, methods, ops
-from tokentiming.drafters import Asked
+from tokentiming.drafters import DraftRequest
 from tokentiming.engine.rows import Rows
 from tokentiming.methods import (
     METHODS,
@@ -152,7 +152,9 @@ def test_slrs_sums_over_every_string(lookahead):
 
     draft = Draft(limit=5, special_ids=DRAFT.special_ids)
     drafter.begin(None, None, None)
-    drafter.propose([Asked(b"", HERE, draft)], choose, lambda drafts: method.grow(drafts, None))
+    drafter.propose(
+        [DraftRequest(b"", HERE, draft)], choose, lambda drafts: method.grow(drafts, None)
+    )
     proposal = proposed(method, draft)
     psi = torch.zeros(len(TARGET) + 1)
     for string in product(range(len(DRAFT)), repeat=lookahead):

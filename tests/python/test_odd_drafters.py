@@ -122,7 +122,7 @@ def test_a_target_that_reads_chains_takes_the_first_path_of_a_tree(target, expec
     vocabulary = tt.Vocabulary.from_tokenizer(TOKENIZER)
     drafter = toys.RandomDrafter(vocabulary, branches=True)
     decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter)
-    decoder.runner.forests = False
+    decoder.runner.supports_forests = False
     texts = [decoder.generate(prompt, **GREEDY) for prompt in ("ab", "to be")]
     assert [output.text for output in texts] == expected
     assert all(output.stats.draft_failure is None for output in texts)

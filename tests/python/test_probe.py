@@ -114,7 +114,7 @@ def test_models_that_count_positions_in_a_mask_read_no_forests(name):
     for _ in range(2):  # checked once, and remembered
         runner = TorchRunner(model)
         require_same_logits(model, runner, "here")
-        assert runner.forests is (name != "Bloom")
+        assert runner.supports_forests is (name != "Bloom")
     if name == "Bloom":
         with pytest.raises(ValueError, match=r"^read: BloomForCausalLM gives other logits"):
             runner.read([[5]], [Tree([6, 7], [TEXT, TEXT])])
@@ -136,15 +136,15 @@ def test_support_for_forests_is_probed():
     model.__class__ = Sequential
     runner = TorchRunner(model)
     require_same_logits(model, runner, "here")
-    assert not runner.forests
+    assert not runner.supports_forests
     model = lively()
     runner = TorchRunner(model)
-    runner.forests = False  # as with attention that takes no mask
+    runner.supports_forests = False  # as with attention that takes no mask
     require_same_logits(model, runner, "here")
-    assert not runner.forests
+    assert not runner.supports_forests
     runner = TorchRunner(model)
     require_same_logits(model, runner, "here")
-    assert runner.forests
+    assert runner.supports_forests
 
 
 def seen_by_siblings(parents):
@@ -173,7 +173,7 @@ def test_one_wrong_row_of_a_forest_is_noticed(owner, name, wrong, monkeypatch):
     monkeypatch.setattr(owner, name, wrong)
     runner = TorchRunner(lively())
     require_same_logits(runner.model, runner, "here")
-    assert not runner.forests
+    assert not runner.supports_forests
 
 
 LONGROPE = {

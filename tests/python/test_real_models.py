@@ -7,11 +7,8 @@ import torch
 
 import tokentiming as tt
 from tests.support import prompts, toys
-from tokentiming import noise
-from tokentiming.methods import METHODS, Coupled
-
-MARGIN = 1e-3
-"""A pass over several tokens and one over a single token differ by up to 1e-4 in a logit."""
+from tests.support.alone import SAMPLED, greedy_alone, sampled_alone
+from tokentiming.methods import METHODS
 
 
 class CheckedDrafter(tt.ModelDrafter):
@@ -21,9 +18,9 @@ class CheckedDrafter(tt.ModelDrafter):
         super().begin(prompt, target_tokenizer, warpers)
         self.rounds = 0
 
-    def propose(self, asked, choose, grow):
-        super().propose(asked, choose, grow)
-        for one, reader in zip(asked, self.texts, strict=True):
+    def propose(self, requests, choose, grow):
+        super().propose(requests, choose, grow)
+        for one, reader in zip(requests, self.texts, strict=True):
             if one.draft.limit:
                 assert self.vocabulary.decode(reader.context) == one.text
             assert one.place.state.offset == len(one.text)
@@ -33,22 +30,6 @@ class CheckedDrafter(tt.ModelDrafter):
 @pytest.fixture(scope="module")
 def pairs(smollm2, gemma):
     return {"smollm2->gemma": (gemma, smollm2), "gemma->smollm2": (smollm2, gemma)}
-
-
-def greedy_alone(model, tokenizer, prompt: str, length: int) -> list[int]:
-    """Ids of the target's own ``generate``, after asserting that no rounding could change them."""
-    ids = tokenizer(prompt, return_tensors="pt")
-    output = model.generate(
-        **ids,
-        do_sample=False,
-        max_new_tokens=length,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    best = torch.stack(output.logits).topk(2, dim=-1).values
-    margin = float((best[..., 0] - best[..., 1]).min())
-    assert margin > MARGIN, f"{prompt!r} has a margin of {margin}: choose another prompt"
-    return output.sequences[0].tolist()
 
 
 def check_greedy(target, draft, texts, length, methods=()) -> None:
@@ -84,48 +65,24 @@ def check_greedy(target, draft, texts, length, methods=()) -> None:
     assert all(accepted.values()), "drafts are never accepted: nothing was tested"
 
 
-def coupled_margin(choices: list[tuple[torch.Tensor, list]], vocabulary) -> float:
-    """Smallest lead of a race's winner over the second token, in nats."""
-    shares = [noise.candidates(scores, vocabulary, at, 2).shares for scores, at in choices]
-    return min(float((first / second).log()) for first, second in torch.cat(shares))
-
-
-def check_coupled(target, draft, texts, length, monkeypatch) -> None:
-    model, tokenizer = target
-    choices: list[tuple[torch.Tensor, list]] = []
-    choose = Coupled.bound.choose_target
-
-    def recording(self, scores, places):
-        choices.append((scores.clone(), places))
-        return choose(self, scores, places)
-
-    decoder = tt.SpeculativeDecoder(model, tokenizer, draft_length=3)
-
-    def generate(source, text: str, seed: int) -> list[int]:
-        decoder.drafter = source
-        options = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": length}
-        return decoder.generate(text, seed=seed, **options).sequences[0].tolist()
-
+def check_coupled(target, draft, texts, length) -> None:
+    decoder = tt.SpeculativeDecoder(*target, draft_length=3)
     drafter = CheckedDrafter(*draft)
     random = toys.RandomDrafter(drafter.vocabulary)
+    options = SAMPLED | {"max_new_tokens": length}
     for text in texts:
-        for seed in range(5):  # the first seed whose races have leads larger than rounding
-            choices.clear()
-            with monkeypatch.context() as patch:
-                patch.setattr(Coupled.bound, "choose_target", recording)
-                expected = generate(None, text, seed)
-            if coupled_margin(choices, decoder.vocabulary) > MARGIN:
-                break
-        else:
-            pytest.fail(f"{text!r} has a margin below {MARGIN} for every seed")
-        assert generate(random, text, seed) == expected, (text, seed)
-        assert generate(drafter, text, seed) == expected, (text, seed)
+        decoder.drafter = None
+        seed, expected = sampled_alone(decoder, text, options)
+        for source in (random, drafter):
+            decoder.drafter = source
+            output = decoder.generate(text, seed=seed, **options)
+            assert output.sequences[0].tolist() == expected, (text, seed)
 
 
-def test_the_first_prompt(pairs, monkeypatch):
+def test_the_first_prompt(pairs):
     """The checks of ``TestSmoke``, at a length that is fast enough for every run."""
     check_greedy(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6)
-    check_coupled(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6, monkeypatch)
+    check_coupled(*pairs["gemma->smollm2"], prompts.SMOKE[:1], 6)
 
 
 @pytest.mark.slow
@@ -137,8 +94,8 @@ class TestSmoke:
     def test_greedy_decoding_is_the_same_for_all_methods(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.SMOKE[:1], 8, sorted(METHODS))
 
-    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
-        check_coupled(*pairs[pair], prompts.SMOKE[:3], 12, monkeypatch)
+    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair):
+        check_coupled(*pairs[pair], prompts.SMOKE[:3], 12)
 
 
 @pytest.mark.matrix
@@ -150,8 +107,8 @@ class TestMatrix:
     def test_greedy_decoding_is_the_same_for_all_methods(self, pairs, pair):
         check_greedy(*pairs[pair], prompts.CONTINUATIONS, 16, sorted(METHODS))
 
-    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair, monkeypatch):
-        check_coupled(*pairs[pair], prompts.CONTINUATIONS[::3], 64, monkeypatch)
+    def test_coupled_ids_do_not_depend_on_the_drafter(self, pairs, pair):
+        check_coupled(*pairs[pair], prompts.CONTINUATIONS[::3], 64)
 
 
 def test_models_are_not_changed(smollm2, gemma):

@@ -33,7 +33,7 @@ from tests.support.reported import (
     told,
     written,
 )
-from tokentiming.drafters import Asked, Candidates
+from tokentiming.drafters import Candidates, DraftRequest
 from tokentiming.engine.budget import FixedBudget
 from tokentiming.noise import Noise, Place, State
 from tokentiming.tokens.prompts import Prompt
@@ -261,8 +261,8 @@ def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple
         patch.setattr(tt.Vocabulary, "encode", counted_encode)
         patch.setattr(tt.Vocabulary, "token_bytes", counted_token_bytes)
         for n in range(6):  # the first reads all of the text
-            asked = Asked(text, Place(Noise(0), State(len(text))), tt.Draft(limit=3))
-            drafter.propose([asked], choose, FixedBudget(depth=3).grow)
+            requests = DraftRequest(text, Place(Noise(0), State(len(text))), tt.Draft(limit=3))
+            drafter.propose([requests], choose, FixedBudget(depth=3).grow)
             if n:
                 worst = max(worst[0], sum(encoded)), max(worst[1], len(looked_up))
             text += b" then"

@@ -88,7 +88,7 @@ def rounds(runner: ForestRunner, texts: int, seed: int, **options: Any) -> Round
 @pytest.mark.parametrize(("kind", "attention"), CASES)
 def test_logits_are_those_of_a_full_pass(kind, attention, texts):
     runner = TorchRunner(make(kind, attention))
-    assert runner.forests
+    assert runner.supports_forests
     rounds(runner, texts, seed=texts).play(8)
 
 
@@ -168,10 +168,10 @@ def test_a_reset_forgets_everything():
 def test_a_copy_has_a_cache_of_its_own():
     model = make("llama")
     runner = TorchRunner(model, prefill_chunk=3)
-    runner.forests = False
+    runner.supports_forests = False
     runner.read([[1, 2, 3, 4, 5]], [Tree.chain([6])])
     other = copy.copy(runner)
-    assert (other.model, other._prefill_chunk, other.forests) == (model, 3, False)
+    assert (other.model, other._prefill_chunk, other.supports_forests) == (model, 3, False)
     other.read([[7, 8, 9]], [Tree()])
     (found,) = runner.read([[1, 2, 3, 4, 5, 6, 7]], [Tree()])
     torch.testing.assert_close(found[0], full_pass(model)([1, 2, 3, 4, 5, 6, 7])[-1])
@@ -339,7 +339,7 @@ def test_attention_without_a_mask_reads_chains_only(attention):
     model = make("llama")
     model.config._attn_implementation = attention
     runner = TorchRunner(model)
-    assert not runner.forests
+    assert not runner.supports_forests
     way_out = rf"LlamaForCausalLM.*'{attention}'.*attn_implementation='sdpa'"
     for texts, trees in (
         ([[1], [2]], [Tree(), Tree()]),
@@ -360,7 +360,7 @@ def test_windows_measured_in_columns_read_chains_only():
     sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
     for kinds, forests in ((["global"], True), (["local"], False)):
         config = transformers.GPTNeoConfig(**sizes, attention_types=[[kinds, 2]])
-        assert TorchRunner(transformers.GPTNeoForCausalLM(config)).forests is forests
+        assert TorchRunner(transformers.GPTNeoForCausalLM(config)).supports_forests is forests
 
 
 # ---- mistakes that the rounds detect ----

@@ -54,8 +54,8 @@ class RightPathLast(toys.Drafter):
     def reset(self) -> None:
         self._texts = []
 
-    def propose(self, asked, choose, grow) -> None:
-        for one, ids in zip(asked, self._texts, strict=True):
+    def propose(self, requests, choose, grow) -> None:
+        for one, ids in zip(requests, self._texts, strict=True):
             spelled = [len(self.vocabulary.decode(ids[:n])) for n in range(len(ids) + 1)]
             right = ids[spelled.index(len(one.text)) :][: one.draft.limit]
             for wrong in (1, 2) if right else ():

@@ -100,9 +100,9 @@ class StaleDrafter(toys.TableDrafter):
         super().begin(*args)
         self.stale = None
 
-    def propose(self, asked, choose, grow) -> None:
-        super().propose(asked, choose, grow)
-        (one,) = asked
+    def propose(self, requests, choose, grow) -> None:
+        super().propose(requests, choose, grow)
+        (one,) = requests
         if not one.draft.limit:
             return
         last = one.draft.probs[-1]
@@ -114,9 +114,9 @@ class StaleDrafter(toys.TableDrafter):
 class TimidDrafter(toys.TableDrafter):
     """Withholds a drawn token if its probability is small."""
 
-    def propose(self, asked, choose, grow) -> None:
-        super().propose(asked, choose, grow)
-        (one,) = asked
+    def propose(self, requests, choose, grow) -> None:
+        super().propose(requests, choose, grow)
+        (one,) = requests
         draft = one.draft
         for k, confidence in enumerate(draft.confidences):
             if confidence < 0.4:

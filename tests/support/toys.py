@@ -11,7 +11,7 @@ from tokenizers import models as tokenizer_models
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
 from tokentiming import Draft, ModelDrafter, Vocabulary, methods
-from tokentiming.drafters import Asked
+from tokentiming.drafters import DraftRequest
 from tokentiming.drafters.model import Reader
 from tokentiming.engine.budget import Budget, FixedBudget
 from tokentiming.engine.loop import Decoding
@@ -71,7 +71,7 @@ class ToyModel:
     device = torch.device("cpu")
     max_length = None
     forwards = 0
-    forests = True
+    supports_forests = True
 
     def after(self, ids: list[int]) -> torch.Tensor:
         """Scores ``[V]`` after some ids."""
@@ -164,8 +164,8 @@ class Drafter:
     def reset(self) -> None:
         pass
 
-    def propose(self, asked: Sequence[Asked], choose, grow) -> None:
-        for one in asked:
+    def propose(self, requests: Sequence[DraftRequest], choose, grow) -> None:
+        for one in requests:
             if one.draft.limit:
                 self.fill(one.text, one.draft)
 

@@ -1,6 +1,6 @@
 """Sources of proposals."""
 
-from tokentiming.drafters.base import NOTHING, Asked, Candidates, Draft, Drafter
+from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft, Drafter, DraftRequest
 from tokentiming.drafters.model import ModelDrafter
 
-__all__ = ["NOTHING", "Asked", "Candidates", "Draft", "Drafter", "ModelDrafter"]
+__all__ = ["NO_TOKEN", "Candidates", "Draft", "DraftRequest", "Drafter", "ModelDrafter"]

@@ -13,7 +13,7 @@ from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.tree import TEXT, Tree
 from tokentiming.tokens.vocabulary import Vocabulary
 
-NOTHING = -2
+NO_TOKEN = -2
 """Token id of a draw that found no token."""
 
 
@@ -96,7 +96,7 @@ class Draft:
         for rank, (token, confidence) in enumerate(candidates):
             if token >= 0:
                 self._append(token, node, confidence)
-            elif token != NOTHING and rank == 0:
+            elif token != NO_TOKEN and rank == 0:
                 raise ValueError(
                     "Draft.take: the draft's scores hold NaN or +inf, or none that is finite"
                 )
@@ -187,7 +187,7 @@ def _fault(node: int, token: Any, parent: Any, confidence: float, size: int) -> 
     return None
 
 
-class Asked(NamedTuple):
+class DraftRequest(NamedTuple):
     """A request to draft for one text."""
 
     text: bytes
@@ -227,17 +227,17 @@ class Drafter(Protocol):
     def reset(self) -> None:
         """Forget all texts."""
 
-    def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
+    def propose(self, requests: Sequence[DraftRequest], choose: Choose, grow: Grow) -> None:
         """Fill the draft of each text whose ``draft.limit`` is above 0.
 
         A drafter may stop before the limit, but it must decide whether to propose a token before it
         draws the token. After an error, here or in ``begin``, the target continues alone.
 
         Args:
-            asked: one for each text, in the order of ``begin`` and ``drop``.
+            requests: one for each text, in the order of ``begin`` and ``drop``.
             choose: picks the candidates after each row.
             grow: called after each level; chooses the nodes to grow.
         """
 
 
-__all__ = ["NOTHING", "TEXT", "Asked", "Candidates", "Choose", "Draft", "Drafter", "Grow"]
+__all__ = ["NO_TOKEN", "TEXT", "Candidates", "Choose", "Draft", "DraftRequest", "Drafter", "Grow"]

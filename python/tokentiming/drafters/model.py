@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.drafters.base import Asked, Choose, Draft, Grow
+from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
 from tokentiming.noise import Place
 from tokentiming.runners import ModelRunner, NativeRunner, checks, runner_for
 from tokentiming.runners.probe import require_same_logits
@@ -60,9 +60,9 @@ class ModelDrafter:
         return self.runner.forwards
 
     @property
-    def forests(self) -> bool:
+    def supports_forests(self) -> bool:
         """Whether the model reads trees with branches, and several texts at once."""
-        return self.runner.forests
+        return self.runner.supports_forests
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
         ids = prompt.ids_for(self.tokenizer, self.vocabulary, target_tokenizer)
@@ -77,7 +77,7 @@ class ModelDrafter:
         self.texts = []
         self.runner.reset()
 
-    def propose(self, asked: Sequence[Asked], choose: Choose, grow: Grow) -> None:
+    def propose(self, requests: Sequence[DraftRequest], choose: Choose, grow: Grow) -> None:
         """Draft as described by ``Drafter``, with one forward pass per level for all texts.
 
         A draft stays empty if the text ends inside a character whose bytes are not tokens of this
@@ -86,31 +86,31 @@ class ModelDrafter:
         """
         reading = [
             reader.follow(text, self.runner.max_length)
-            for reader, text in zip(self.texts, asked, strict=True)
+            for reader, text in zip(self.texts, requests, strict=True)
         ]
         if not any(reading):
             return
         logits = self.runner.read(reading, [NO_TREE] * len(reading))
         rows = [(i, TEXT) for i, ids in enumerate(reading) if ids]
         while rows:
-            places = [self._place(asked[i], node) for i, node in rows]
+            places = [self._place(requests[i], node) for i, node in rows]
             candidates = choose(self._warped(logits), places)
             for row, ((i, node), values) in enumerate(zip(rows, candidates.rows(), strict=True)):
                 if candidates.distributions is not None:
-                    asked[i].draft.distributions[node] = candidates.distributions[row : row + 1]
-                asked[i].draft.take(node, values)
-            chosen = grow([text.draft for text in asked])
+                    requests[i].draft.distributions[node] = candidates.distributions[row : row + 1]
+                requests[i].draft.take(node, values)
+            chosen = grow([text.draft for text in requests])
             rows = [(i, node) for i, nodes in enumerate(chosen) for node in nodes]
             if rows:
                 logits = self.runner.extend(
                     [reader.grown(nodes) for reader, nodes in zip(self.texts, chosen, strict=True)]
                 )
 
-    def _place(self, asked: Asked, node: int) -> Place:
-        state = asked.place.state
-        for token in map(asked.draft.ids.__getitem__, asked.draft.tree.path(node)):
+    def _place(self, request: DraftRequest, node: int) -> Place:
+        state = request.place.state
+        for token in map(request.draft.ids.__getitem__, request.draft.tree.path(node)):
             state = state.after(self.vocabulary.token_bytes(token))
-        return Place(asked.place.noise, state)
+        return Place(request.place.noise, state)
 
     def _warped(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """The scores ``[R, V]`` of all rows, each processed by the warpers of its text."""
@@ -146,21 +146,21 @@ class Reader:
         """The generated part in this model's ids, without the prompt."""
         return self._context.ids
 
-    def follow(self, asked: Asked, max_length: int | None) -> list[int]:
+    def follow(self, request: DraftRequest, max_length: int | None) -> list[int]:
         """All ids to read before a draft; empty if no draft is wanted or possible."""
-        tail = unfinished(asked.text)
-        wanted = asked.draft.limit > 0
-        if not wanted or (tail and not self._vocabulary.can_spell(asked.text[-tail:])):
+        tail = unfinished(request.text)
+        wanted = request.draft.limit > 0
+        if not wanted or (tail and not self._vocabulary.can_spell(request.text[-tail:])):
             return []
-        new = asked.text[self._followed :]
+        new = request.text[self._followed :]
         drafted = self._draft.along(new, self._vocabulary)
         self._context.extend([self._draft.ids[node] for node in drafted])
-        self._followed = len(asked.text)
-        self._draft, self._read = asked.draft, {TEXT: TEXT}
-        ids = self.prompt + self._context.follow(asked.text)
+        self._followed = len(request.text)
+        self._draft, self._read = request.draft, {TEXT: TEXT}
+        ids = self.prompt + self._context.follow(request.text)
         if max_length is not None:
-            asked.draft.limit = min(asked.draft.limit, max(max_length - len(ids), 0))
-        return ids if asked.draft.limit else []
+            request.draft.limit = min(request.draft.limit, max(max_length - len(ids), 0))
+        return ids if request.draft.limit else []
 
     def grown(self, nodes: Sequence[int]) -> Tree:
         """The given nodes as a tree in the runner's numbering."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokentiming.drafters.base import Draft
-from tokentiming.engine.budget import Outcome, best_first, path_odds
+from tokentiming.engine.budget import Outcome, best_first, path_probs
 from tokentiming.engine.costs import Costs
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
@@ -62,7 +62,7 @@ class AdaptiveBudget:
         self._texts = texts
         self._levels, self._draft_rows = 0, 0
         self._rounds += 1
-        if self._rounds >= 2 and self._costs.plain(texts) is None:
+        if self._rounds >= 2 and self._costs.without_draft(texts) is None:
             return 0  # measure a step without a draft, as the baseline
         self._probing = self._rounds_paused == 1
         if self._rounds_paused:
@@ -78,13 +78,13 @@ class AdaptiveBudget:
     def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
         self._levels += 1
         self._draft_rows = sum(len(draft.expanded) for draft in drafts)
-        odds = [path_odds(d.parents, d.confidences, self._factor) for d in drafts]
-        rate, _ = self._best(odds)
+        probs = [path_probs(d.parents, d.confidences, self._factor) for d in drafts]
+        rate, _ = self._best(probs)
         level, draft_row, row = self._steps()
-        odds_of_child = self._first / self._visits
+        first_child = self._first / self._visits
         grown, gain, cost = [], 0.0, level
-        for draft, of_nodes in zip(drafts, odds, strict=True):
-            gains = {node: of_nodes[node] * odds_of_child for node in draft.open_nodes()}
+        for draft, of_nodes in zip(drafts, probs, strict=True):
+            gains = {node: of_nodes[node] * first_child for node in draft.open_nodes()}
             worth = [node for node, more in gains.items() if more > rate * (draft_row + row)]
             worth = sorted(sorted(worth, key=lambda node: -of_nodes[node])[:_WIDEST])
             gain += sum(gains[node] for node in worth)
@@ -93,11 +93,11 @@ class AdaptiveBudget:
         return grown if gain > rate * cost else [[] for _ in drafts]
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        odds = [self._odds(proposal) for proposal in proposals]
-        _, rows = self._best(odds)
+        probs = [self._path_probs(proposal) for proposal in proposals]
+        _, rows = self._best(probs)
         return [
             proposal.only(sorted(best_first(of_nodes)[:rows]))
-            for proposal, of_nodes in zip(proposals, odds, strict=True)
+            for proposal, of_nodes in zip(proposals, probs, strict=True)
         ]
 
     def observe(self, outcome: Outcome) -> None:
@@ -111,9 +111,9 @@ class AdaptiveBudget:
             self._first = self._first * keep + (visit.emitted == 0)
             self._emitted = self._emitted * keep + (visit.emitted is not None)
             self._trusted = self._trusted * keep + min(sum(visit.confidences), 1.0)
-        plain = self._costs.plain(outcome.texts)
-        if outcome.levels and plain is not None:
-            self._spent = self._spent * self._ROUND_MEMORY + outcome.total / plain
+        baseline = self._costs.without_draft(outcome.texts)
+        if outcome.levels and baseline is not None:
+            self._spent = self._spent * self._ROUND_MEMORY + outcome.total / baseline
             self._earned = self._earned * self._ROUND_MEMORY + outcome.tokens / outcome.texts
 
     @property
@@ -121,26 +121,26 @@ class AdaptiveBudget:
         """The factor that calibrates confidences to the emissions observed so far."""
         return self._emitted / max(self._trusted, 1e-9)
 
-    def _odds(self, proposal: Proposal) -> list[float]:
+    def _path_probs(self, proposal: Proposal) -> list[float]:
         """The probability that each node's path is emitted, at most that of its parent."""
-        odds: list[float] = []
+        probs: list[float] = []
         estimates = proposal.estimates or [1.0] * len(proposal.tree)
         depths = proposal.tree.depths
         for node, parent in enumerate(proposal.tree.parents):
-            most = 1.0 if parent == TEXT else odds[parent]
-            odds.append(min(estimates[node] * self._factor ** depths[node], most))
-        return odds
+            most = 1.0 if parent == TEXT else probs[parent]
+            probs.append(min(estimates[node] * self._factor ** depths[node], most))
+        return probs
 
-    def _best(self, odds: Sequence[Sequence[float]]) -> tuple[float, int]:
+    def _best(self, probs: Sequence[Sequence[float]]) -> tuple[float, int]:
         """The highest expected tokens per second, and the number of nodes per text that reaches it.
 
         A pass is padded to the text with the most rows, so a further row costs one for each text.
         """
         level, draft_row, row = self._steps()
-        plain = self._costs.plain(self._texts) or self._costs.target.base or 1.0
-        spent = plain + self._levels * level + self._draft_rows * draft_row
+        baseline = self._costs.without_draft(self._texts) or self._costs.target.base or 1.0
+        spent = baseline + self._levels * level + self._draft_rows * draft_row
         tokens = float(self._texts)
-        ordered = [sorted(of_nodes, reverse=True) for of_nodes in odds]
+        ordered = [sorted(of_nodes, reverse=True) for of_nodes in probs]
         rows = 0
         while True:
             more = sum(of_nodes[rows] for of_nodes in ordered if len(of_nodes) > rows)
@@ -152,16 +152,16 @@ class AdaptiveBudget:
     def _could_pay(self) -> bool:
         """Whether one level of drafting is expected to gain more than it costs."""
         level, draft_row, row = self._steps()
-        plain = self._costs.plain(self._texts) or self._costs.target.base or 1.0
+        baseline = self._costs.without_draft(self._texts) or self._costs.target.base or 1.0
         texts = self._texts
         gained = texts * self._first / self._visits
-        return gained * plain > texts * (level + texts * (draft_row + row))
+        return gained * baseline > texts * (level + texts * (draft_row + row))
 
     def _steps(self) -> tuple[float, float, float]:
         """Seconds for a level of drafting, for a row in it, and for a row of the target's pass."""
         target, draft = self._costs.target, self._costs.draft
-        plain = self._costs.plain(self._texts) or (target.base if target.known else 1.0)
-        level, draft_row = self._PRIOR_LEVEL * plain, self._PRIOR_ROW * plain
+        baseline = self._costs.without_draft(self._texts) or (target.base if target.known else 1.0)
+        level, draft_row = self._PRIOR_LEVEL * baseline, self._PRIOR_ROW * baseline
         if draft.known:
             level, draft_row = draft.base, draft.slope
-        return level, draft_row, target.slope if target.known else self._PRIOR_ROW * plain
+        return level, draft_row, target.slope if target.known else self._PRIOR_ROW * baseline

@@ -96,12 +96,12 @@ class FixedBudget:
     def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
         grown = []
         for draft in drafts:
-            odds = path_odds(draft.parents, draft.confidences)
-            best = set(best_first(odds)[: self._nodes])
+            probs = path_probs(draft.parents, draft.confidences)
+            best = set(best_first(probs)[: self._nodes])
             depths = draft.tree.depths
             level = [n for n in draft.open_nodes() if depths[n] == max(depths)]
             worth = [n for n in level if n in best or self.candidates == 1]
-            grown.append(sorted(sorted(worth, key=lambda n: -odds[n])[: self._width]))
+            grown.append(sorted(sorted(worth, key=lambda n: -probs[n])[: self._width]))
         return grown
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -146,16 +146,16 @@ def fixed_budget(
     return budget
 
 
-def path_odds(
+def path_probs(
     parents: Sequence[int], confidences: Sequence[float], factor: float = 1.0
 ) -> list[float]:
     """The probability of each node's path: the product of its confidences, each times a factor."""
-    odds: list[float] = []
+    probs: list[float] = []
     for parent, confidence in zip(parents, confidences, strict=True):
-        odds.append(min(confidence * factor, 1.0) * (1.0 if parent == TEXT else odds[parent]))
-    return odds
+        probs.append(min(confidence * factor, 1.0) * (1.0 if parent == TEXT else probs[parent]))
+    return probs
 
 
-def best_first(odds: Sequence[float]) -> list[int]:
+def best_first(probs: Sequence[float]) -> list[int]:
     """Nodes by decreasing probability; a parent comes before its children."""
-    return sorted(range(len(odds)), key=lambda node: -odds[node])
+    return sorted(range(len(probs)), key=lambda node: -probs[node])

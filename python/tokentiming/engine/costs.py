@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Line:
+class LinearCost:
     """Seconds as ``base * passes + slope * rows``, fitted to measurements by least squares.
 
     The weight of old measurements decays exponentially. Until passes over different numbers of rows
@@ -55,17 +55,17 @@ class Costs:
     _MEMORY = 0.9
 
     def __init__(self) -> None:
-        self.target = Line(share=0.03)
-        self.draft = Line(share=0.1)
-        self._plain: dict[int, float] = {}
+        self.target = LinearCost(share=0.03)
+        self.draft = LinearCost(share=0.1)
+        self._without_draft: dict[int, float] = {}
 
-    def plain(self, texts: int) -> float | None:
+    def without_draft(self, texts: int) -> float | None:
         """Seconds of a target pass without a proposal; None if none was measured."""
-        return self._plain.get(texts)
+        return self._without_draft.get(texts)
 
     def observe_target(self, texts: int, rows: int, seconds: float) -> None:
         """Record a pass of the target; without proposals it has one row for each text."""
         self.target.observe(1, rows, seconds)
         if rows == texts:
-            old = self._plain.get(texts, seconds)
-            self._plain[texts] = self._MEMORY * old + (1 - self._MEMORY) * seconds
+            old = self._without_draft.get(texts, seconds)
+            self._without_draft[texts] = self._MEMORY * old + (1 - self._MEMORY) * seconds

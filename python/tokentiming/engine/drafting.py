@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokentiming.drafters import Asked, Candidates, Draft, Drafter
+from tokentiming.drafters import Candidates, Draft, Drafter, DraftRequest
 from tokentiming.engine.budget import Budget
 from tokentiming.engine.text import Text
 from tokentiming.methods import BoundMethod
@@ -68,13 +68,13 @@ class Drafting:
         """A draft for each text; empty if drafting does not pay or is not possible."""
         self.levels = 0
         limit = self._budget.begin_round(len(texts)) if self._texts else 0
-        asked = [text.asked(self._drafter.vocabulary, limit) for text in self._texts]
-        made = {id(text): one.draft for text, one in zip(self._texts, asked, strict=True)}
-        if limit and asked:
-            self._propose(asked)
+        requests = [text.draft_request(self._drafter.vocabulary, limit) for text in self._texts]
+        made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
+        if limit and requests:
+            self._propose(requests)
         return [made.get(id(text), Draft()) for text in texts]
 
-    def _propose(self, asked: Sequence[Asked]) -> None:
+    def _propose(self, requests: Sequence[DraftRequest]) -> None:
         """Let the drafter fill the drafts. After an error they keep the tokens drawn before it.
 
         These tokens are still verified: rejection sampling would be biased if a drawn token could
@@ -95,7 +95,7 @@ class Drafting:
 
         failed: Exception | None = None
         try:
-            returned: object = self._drafter.propose(asked, choose, grow)  # type: ignore[func-returns-value]
+            returned: object = self._drafter.propose(requests, choose, grow)  # type: ignore[func-returns-value]
             if returned is not None:
                 raise TypeError(
                     f"propose returned a {type(returned).__name__}; fill the drafts it is given"
@@ -104,7 +104,7 @@ class Drafting:
             if refusals:
                 raise
             failed = error
-        for one in asked:
+        for one in requests:
             try:
                 one.draft.check(self._drafter.vocabulary)
             except ValueError as error:  # noqa: PERF203 - each draft keeps what is valid

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from tokentiming.devices import send
-from tokentiming.drafters.base import Asked, Draft
+from tokentiming.drafters.base import Draft, DraftRequest
 from tokentiming.engine.request import Request
 from tokentiming.engine.rows import Rows
 from tokentiming.engine.stats import Stats
@@ -58,11 +58,11 @@ class Text:
     def finished(self) -> bool:
         return self.stats.finish_reason is not None
 
-    def asked(self, draft_vocabulary: Vocabulary, limit: int) -> Asked:
+    def draft_request(self, draft_vocabulary: Vocabulary, limit: int) -> DraftRequest:
         """The request for a draft of at most ``limit`` levels."""
         limit = max(min(limit, self.remaining - 1), 0)
         draft = Draft(limit=limit, special_ids=draft_vocabulary.special_ids)
-        return Asked(self._bytes, Place(self.request.noise, self._state), draft)
+        return DraftRequest(self._bytes, Place(self.request.noise, self._state), draft)
 
     def rows(self, logits: torch.Tensor, proposal: Proposal) -> Rows:
         """The target's scores after the text and after each node of a proposal."""

@@ -16,7 +16,11 @@ _MOST = 16
 
 
 def batch_size_for(
-    requests: Sequence[Request], target: PreTrainedModel, *, asked: int | None, forests: bool
+    requests: Sequence[Request],
+    target: PreTrainedModel,
+    *,
+    asked: int | None,
+    supports_forests: bool,
 ) -> int:
     """The number of texts to run at once.
 
@@ -25,7 +29,7 @@ def batch_size_for(
         target: the target model, whose cache grows with the texts.
         asked: the user's choice. None means as many as fit into half of the free memory, at most
             16.
-        forests: whether the models read several texts at once.
+        supports_forests: whether the models read several texts at once.
 
     Raises:
         TypeError: ``asked`` is not an integer.
@@ -36,12 +40,12 @@ def batch_size_for(
     text_bytes = longest * token_bytes(target)
     free = free_bytes(target.device)
     if asked is None:
-        if not forests:
+        if not supports_forests:
             return 1
         fit = _MOST if free is None else max(free // 2 // max(text_bytes, 1), 1)
         return min(len(requests), _MOST, fit)
     size = min(integer(asked, "batch_size", least=1, caller="generate"), len(requests))
-    if size > 1 and not forests:
+    if size > 1 and not supports_forests:
         raise ValueError(
             f"generate: batch_size is {asked}, but {type(target).__name__} or the draft reads one "
             "text at a time, since its attention takes no mask or its positions do not allow "

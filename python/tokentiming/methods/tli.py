@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from tokentiming import ops
-from tokentiming.drafters.base import NOTHING, Candidates, Draft
+from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft
 from tokentiming.methods.base import Method, Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.noise import Noise, Place
@@ -26,7 +26,7 @@ class _Tli(Rejection):
                 for row, place in zip(torch.where(mass > 0, shared, 1), places, strict=True)
             ]
         )
-        without = torch.where(mass.isnan(), -1, NOTHING)
+        without = torch.where(mass.isnan(), -1, NO_TOKEN)
         ids = torch.where(mass > 0, drawn, without)
         return Candidates(ids, shared.gather(1, drawn.clamp(min=0)) / mass, probs)
 

@@ -25,7 +25,7 @@ class ModelRunner(Protocol):
     """Maximum number of tokens that the model can read, if its config gives one."""
     forwards: int
     """Forward passes so far."""
-    forests: bool
+    supports_forests: bool
     """Whether the model reads trees with branches, and more than one text. A model that takes no
     attention mask reads one text and a chain."""
 

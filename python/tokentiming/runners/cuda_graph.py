@@ -60,7 +60,7 @@ class CudaGraphRunner(TorchRunner):
         self._recorded_capacity = self._cache.capacity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (self.model, self._prefill_chunk, self.forests)
+        return _copied, (self.model, self._prefill_chunk, self.supports_forests)
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
@@ -81,7 +81,7 @@ class CudaGraphRunner(TorchRunner):
         padded = next((number for number in _ROWS if number >= count), None)
         whole = first == 0 and len(rows) in (1, len(self._texts))  # padding overwrites no text
         one_by_one = self._one_by_one and len(rows) > 1
-        if self._records and self.forests and whole and padded and not one_by_one:
+        if self._records and self.supports_forests and whole and padded and not one_by_one:
             try:
                 return last_rows(self._replayed(rows, padded), wanted)
             except _NotRecordedError as error:  # the ordinary pass overwrites its rows
@@ -178,7 +178,7 @@ class _NotRecordedError(Exception):
 
 def _copied(model: PreTrainedModel, prefill_chunk: int, forests: bool) -> CudaGraphRunner:
     runner = CudaGraphRunner(model, prefill_chunk=prefill_chunk)
-    runner.forests = forests  # the probe may have set it
+    runner.supports_forests = forests  # the probe may have set it
     return runner
 
 

@@ -71,7 +71,7 @@ class ForestRunner(ABC):
         self.device = model.device
         self.max_length = context_length(model)
         self.forwards = 0
-        self.forests = True
+        self.supports_forests = True
         self._prefill_chunk = prefill_chunk
         self._texts: list[Text] = []
 
@@ -84,7 +84,7 @@ class ForestRunner(ABC):
     @torch.no_grad()
     def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
         self._check_texts(texts, trees)
-        if not self.forests and not (len(texts) == 1 and continues(trees[0].parents, 0)):
+        if not self.supports_forests and not (len(texts) == 1 and continues(trees[0].parents, 0)):
             raise ValueError(f"read: {self._refusal()}")
         self._texts += [Text() for _ in texts[len(self._texts) :]]
         several = len(texts) > 1
@@ -116,7 +116,7 @@ class ForestRunner(ABC):
                 "have been read to their end; call read first, and give one tree for each text"
             )
         rows = [_behind(tree, text.last) for text, tree in zip(self._texts, trees, strict=True)]
-        if not self.forests and not continues(rows[0].parents, len(self._texts[0].tokens)):
+        if not self.supports_forests and not continues(rows[0].parents, len(self._texts[0].tokens)):
             raise ValueError(f"extend: {self._refusal()}")
         if not any(rows):
             return [self._no_logits for _ in rows]

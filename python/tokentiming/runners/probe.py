@@ -40,7 +40,7 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     The runner reads a short text piece by piece and rolls wrong tokens back, as the rounds of
     speculative decoding do. Models that count positions from a padding id, or that use no cache,
     then give other logits. A model that gives other logits only for several texts, or for a tree
-    with branches, is not refused. ``runner.forests`` becomes False instead.
+    with branches, is not refused. ``runner.supports_forests`` becomes False instead.
 
     Args:
         model: borrowed; each model is checked once.
@@ -53,9 +53,9 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     too_short = runner.max_length is not None and runner.max_length < _PROMPT + _NEW
     if too_short:
         return
-    if model not in _checked or (runner.forests and model not in _forests):
+    if model not in _checked or (runner.supports_forests and model not in _forests):
         _check(model, runner, caller)
-    runner.forests = runner.forests and _forests[model]
+    runner.supports_forests = runner.supports_forests and _forests[model]
 
 
 def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
@@ -64,13 +64,15 @@ def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
     try:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
-        if runner.forests:  # first, because a runner may read the chain in another way without it
+        if (
+            runner.supports_forests
+        ):  # first, because a runner may read the chain in another way without it
             gap = _forest_gap(runner, text, wrong, expected)
             runner.reset()
             # Single rows differ more than the median of all rows; in bfloat16 a chain's do too.
             chain = _greatest_gap(_read_in_pieces(runner, text, wrong), expected)
-            runner.forests = _forests[model] = gap <= max(tolerance, 2 * chain)
-            if not runner.forests:
+            runner.supports_forests = _forests[model] = gap <= max(tolerance, 2 * chain)
+            if not runner.supports_forests:
                 logger.warning(
                     "%s: %s gives other logits in a tree or beside another text than alone, and "
                     "reads one text and a chain at a time, which is slower", caller, name,

@@ -53,11 +53,11 @@ class TorchRunner(ForestRunner):
         self._cache = ForestCache(model.config)
         self._masks = Masks(config, model.get_input_embeddings().weight.dtype)
         self._one_by_one = _rotates_by_pass(config)
-        self.forests = config._attn_implementation in MASKED and self._masks.known
+        self.supports_forests = config._attn_implementation in MASKED and self._masks.known
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {"context": self._context, "prefill_chunk": self._prefill_chunk}
-        return _copied, (type(self), self.model, self.forests, options)
+        return _copied, (type(self), self.model, self.supports_forests, options)
 
     def bytes_per_token(self) -> int:
         """Bytes of the cache for one token of one text; 0 before the first pass."""
@@ -157,5 +157,5 @@ def _copied(
     kind: type[TorchRunner], model: PreTrainedModel, forests: bool, options: dict[str, Any]
 ) -> TorchRunner:
     runner = kind(model, **options)
-    runner.forests = forests  # the probe may have set it
+    runner.supports_forests = forests  # the probe may have set it
     return runner
