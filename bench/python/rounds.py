@@ -32,11 +32,22 @@ class CostModel:
     """The cost of a level of so many rows."""
 
     def drafting(self, outcome: Outcome) -> float:
-        levels = outcome.levels
-        return levels * self.draft(outcome.draft_rows / levels) if levels else 0.0
+        return sum(
+            drafted.levels * self.draft(drafted.rows / drafted.levels)
+            for drafted in outcome.drafted
+            if drafted.levels
+        )
 
     def total(self, outcome: Outcome) -> float:
         return self.target(outcome.rows) + self.drafting(outcome)
+
+    def retimed(self, outcome: Outcome) -> Outcome:
+        """The round with the times of this model."""
+        drafted = [
+            replace(one, seconds=one.levels * self.draft(one.rows / max(one.levels, 1)))
+            for one in outcome.drafted
+        ]
+        return replace(outcome, drafted=drafted, total=self.total(outcome))
 
     def speed(self, rounds: Sequence[Outcome]) -> float:
         """Tokens in the time of a pass that proposes nothing."""
@@ -57,9 +68,10 @@ def measured(rounds: Sequence[Outcome]) -> CostModel:
     return CostModel(
         target=medians((outcome.rows, outcome.total - outcome.drafting) for outcome in rounds),
         draft=medians(
-            (outcome.draft_rows / outcome.levels, outcome.drafting / outcome.levels)
+            (drafted.rows / drafted.levels, drafted.seconds / drafted.levels)
             for outcome in rounds
-            if outcome.levels
+            for drafted in outcome.drafted
+            if drafted.levels
         ),
     )
 
@@ -85,7 +97,10 @@ class KnownCosts(Costs):
 
     def __init__(self, base: tuple[float, float], slope: float) -> None:
         super().__init__()
-        self.target, self.draft = (KnownLinearCost(one, slope * one) for one in base)
+        self.target, self._draft = (KnownLinearCost(one, slope * one) for one in base)
+
+    def draft(self, source: int) -> LinearCost:
+        return self._draft
 
     def without_draft(self, texts: int) -> float:
         return self.target.base + texts * self.target.slope
@@ -116,7 +131,7 @@ class Shape:
 class Recorder:
     """A budget that passes another one on, and keeps the rounds that it observes.
 
-    The loop shows it no round that reads a prompt, since its time says nothing about later ones.
+    It keeps no round that reads a prompt, since its time does not predict later ones.
     """
 
     def start(self, shape: Shape) -> None:
@@ -129,20 +144,30 @@ class Recorder:
     def candidates(self) -> int:
         return self._budget.candidates
 
-    def begin_round(self, texts: int) -> int:
-        return self._budget.begin_round(texts)
+    def begin(self) -> None:
+        self._budget.begin()
 
-    def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
-        return self._budget.grow(drafts)
+    def begin_round(self, texts: int, sources: int) -> list[int]:
+        return self._budget.begin_round(texts, sources)
+
+    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
+        return self._budget.grow(source, drafts)
+
+    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
+        return self._budget.calibrate(source, confidences)
+
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
+        self._budget.propose(source, proposals)
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         return self._budget.trim(proposals)
 
     def observe(self, outcome: Outcome) -> None:
-        self.rounds.append(replace(outcome, visits=()))
+        if not outcome.reads_prompt:
+            kept = [replace(drafted, visits=()) for drafted in outcome.drafted]
+            self.rounds.append(replace(outcome, drafted=kept))
         if self._costs is not None:
-            drafting, total = self._costs.drafting(outcome), self._costs.total(outcome)
-            outcome = replace(outcome, drafting=drafting, total=total)
+            outcome = self._costs.retimed(outcome)
         self._budget.observe(outcome)
 
 
@@ -186,8 +211,8 @@ class Results:
         rounds = self.all_rounds(shape)
         found: dict[str, Any] = {
             "tokens": [mean_tokens(group[shape]) for group in of_prompts],
-            "levels": statistics.mean(outcome.levels for outcome in rounds),
-            "draft_rows": statistics.mean(outcome.draft_rows for outcome in rounds),
+            "levels": statistics.mean(sum(d.levels for d in one.drafted) for one in rounds),
+            "draft_rows": statistics.mean(sum(d.rows for d in one.drafted) for one in rounds),
             "target_rows": statistics.mean(outcome.rows for outcome in rounds),
             "differing": self.differing[shape],
         }

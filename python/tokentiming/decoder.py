@@ -50,7 +50,8 @@ class SpeculativeDecoder:
     Args:
         target_model: a causal language model of transformers, in eval mode.
         target_tokenizer: its tokenizer.
-        drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``; None for none.
+        drafter: source of proposals, such as ``ModelDrafter(model, tokenizer)``, or a list of
+            several, which draft in this order for one tree; None for none.
         method: a key of ``tokentiming.methods.METHODS``, or a method object.
         draft_length: tokens to draft in every round, as a chain. By default the decoder proposes
             trees, whose size adapts to measured costs.
@@ -80,7 +81,7 @@ class SpeculativeDecoder:
         self,
         target_model: PreTrainedModel,
         target_tokenizer: Any,
-        drafter: Drafter | None = None,
+        drafter: Drafter | list[Drafter] | None = None,
         *,
         method: str | Method = "coupled",
         draft_length: int | None = None,
@@ -90,12 +91,18 @@ class SpeculativeDecoder:
         self.method = resolve(method)
         checks.target(target_model)
         checks.rolls_back(target_model, "SpeculativeDecoder")
-        checks.drafter(drafter)
+        checks.drafters(drafter)
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
         self.drafter = drafter
         self._budget = fixed_budget(self.method, budget=budget, draft_length=draft_length)
+        if len(self._drafters) > 1 and not self.method.branches:
+            raise ValueError(
+                f"SpeculativeDecoder: method {self.method.name} takes one drafter and got "
+                f"{len(self._drafters)}; give one, or the method coupled or slem"
+            )
         self._costs = Costs()
+        self._adaptive: dict[Any, AdaptiveBudget] = {}  # greedy texts and others differ
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,
             eos_token_ids=target_model.generation_config.eos_token_id,
@@ -300,7 +307,7 @@ class SpeculativeDecoder:
             requests, self.target_model, asked=batch_size, supports_forests=self._supports_forests
         )
         finished: list[Text] = []
-        with exclusive(decoder=self, drafter=self.drafter, streamer=streamer):
+        with exclusive(decoder=self, drafter=self._drafters, streamer=streamer):
             try:
                 if streamer is not None:
                     streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
@@ -322,11 +329,14 @@ class SpeculativeDecoder:
         budget = self._budget
         if budget is None:
             trees = method.branches and self._supports_forests
-            budget = AdaptiveBudget(self._costs, candidates=_CANDIDATES if trees else 1)
+            kind = type(method), _CANDIDATES if trees else 1
+            budget = self._adaptive.setdefault(
+                kind, AdaptiveBudget(self._costs, candidates=kind[1])
+            )
         return Decoding(
             self.runner,
             self.vocabulary,
-            self.drafter,
+            self._drafters,
             method,
             budget,
             target_tokenizer=self.target_tokenizer,
@@ -337,7 +347,14 @@ class SpeculativeDecoder:
     @property
     def _supports_forests(self) -> bool:
         """Whether both models read trees, and several texts at once."""
-        return self.runner.supports_forests and getattr(self.drafter, "supports_forests", True)
+        return self.runner.supports_forests and all(
+            getattr(drafter, "supports_forests", True) for drafter in self._drafters
+        )
+
+    @property
+    def _drafters(self) -> list[Drafter]:
+        given = self.drafter
+        return given if isinstance(given, list) else [given] if given else []
 
     def _output(self, texts: Sequence[Text], *, batch: bool) -> SpeculativeOutput:
         device = self.target_model.device

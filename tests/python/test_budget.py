@@ -9,7 +9,7 @@ import pytest
 from tokentiming import Draft
 from tokentiming.drafters.base import Visit
 from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
-from tokentiming.engine.budget import Budget, FixedBudget, Outcome, best_first
+from tokentiming.engine.budget import Budget, Drafted, FixedBudget, Outcome, best_first, path_probs
 from tokentiming.engine.costs import Costs, LinearCost
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
@@ -39,7 +39,7 @@ class World:
 
     def round(self, budget: Budget) -> tuple[float, int]:
         """Seconds and tokens of one round."""
-        limit = budget.begin_round(self.texts)
+        (limit,) = budget.begin_round(self.texts, 1)
         drafts = [Draft(limit=limit) for _ in range(self.texts)]
         nodes = [[TEXT] for _ in drafts] if limit else []
         levels = 0
@@ -49,8 +49,15 @@ class World:
                 for node in of_draft:
                     told = [(1, self.odds * self.boast), (2, self.second * self.boast)]
                     draft.take(node, told[: budget.candidates])
-            nodes = budget.grow(drafts)
-        trimmed = budget.trim([Proposal(d.tree, _estimates(d)) for d in drafts])
+            nodes = budget.grow(0, drafts)
+        calibrated = [budget.calibrate(0, draft.confidences) for draft in drafts]
+        proposals = [
+            Proposal(draft.tree, path_probs(draft.parents, confidences))
+            for draft, confidences in zip(drafts, calibrated, strict=True)
+        ]
+        if limit:
+            budget.propose(0, proposals)
+        trimmed = budget.trim(proposals)
         tokens, visits = 0, []
         for draft, proposal in zip(drafts, trimmed, strict=True):
             emitted = self.emitted(draft)
@@ -67,8 +74,14 @@ class World:
         total = levels * self.draft + 1.0 + self.row * (rows - self.texts)
         budget.observe(
             Outcome(
-                self.texts, rows, tokens, levels * self.draft, total, levels,
-                sum(len(draft.expanded) for draft in drafts), visits,
+                self.texts, rows, tokens, total,
+                [
+                    Drafted(
+                        levels * self.draft, levels, sum(len(draft.expanded) for draft in drafts),
+                        visits, sum(len(proposal.tree) for proposal in trimmed),
+                        tokens - self.texts,
+                    )
+                ],
             )
         )  # fmt: skip
         return total, tokens
@@ -110,13 +123,6 @@ def _node(draft: Draft, path: list[int]) -> int:
     return node
 
 
-def _estimates(draft: Draft) -> list[float]:
-    odds: list[float] = []
-    for parent, confidence in zip(draft.parents, draft.confidences, strict=True):
-        odds.append(confidence * (1.0 if parent == TEXT else odds[parent]))
-    return odds
-
-
 def best_chain(**world) -> float:
     return max(World(**world).speed(FixedBudget(depth=depth)) for depth in range(DEEPEST + 1))
 
@@ -147,7 +153,7 @@ def test_known_costs_avoid_drafts_that_do_not_pay():
     costs = Costs()
     world = {"odds": 0.5, "draft": 1.5}
     World(**world).speed(AdaptiveBudget(costs, candidates=1), 60)
-    assert AdaptiveBudget(costs, candidates=1).begin_round(1) == 0
+    assert AdaptiveBudget(costs, candidates=1).begin_round(1, 1) == [0]
     assert World(**world).speed(AdaptiveBudget(costs, candidates=1), 8) == 1.0
 
 
@@ -199,7 +205,7 @@ def test_a_negative_slope_is_replaced_by_zero():
 
 def test_a_fixed_chain_always_has_its_length():
     budget = FixedBudget(depth=3)
-    assert budget.begin_round(1) == 3
+    assert budget.begin_round(1, 2) == [3, 3]
     world = World(odds=0.01, draft=0.1)
     world.round(budget)
     assert world.longest == 3
@@ -212,11 +218,12 @@ def test_a_fixed_tree_takes_the_best_nodes():
     assert world.longest == 3
     draft = Draft(limit=2)
     draft.take(TEXT, [(1, 0.5), (2, 0.4)])
-    assert budget.grow([draft]) == [[0, 1]]
+    assert budget.grow(0, [draft]) == [[0, 1]]
     draft.take(0, [(1, 0.9), (2, 0.05)])
     draft.take(1, [(1, 0.5), (2, 0.1)])
-    assert budget.grow([draft]) == [[]]  # the draft has its maximum depth
-    (trimmed,) = budget.trim([Proposal(draft.tree, _estimates(draft))])
+    assert budget.grow(0, [draft]) == [[]]  # the draft has its maximum depth
+    probs = path_probs(draft.parents, draft.confidences)
+    (trimmed,) = budget.trim([Proposal(draft.tree, probs)])
     assert list(trimmed.tree.tokens) == [1, 2, 1]
     assert list(trimmed.tree.parents) == [TEXT, TEXT, 0]
 

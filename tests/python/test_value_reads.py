@@ -107,7 +107,7 @@ def test_a_round_reads_values_once_per_level_and_once_more(name, budget, texts, 
         target = TorchRunner(lively(vocab_size=len(TOKENIZER)))
         finished = []
         Decoding(
-            target, tt.Vocabulary.from_tokenizer(TOKENIZER), drafter, method, BUDGETS[budget],
+            target, tt.Vocabulary.from_tokenizer(TOKENIZER), [drafter], method, BUDGETS[budget],
             target_tokenizer=TOKENIZER, batch_size=texts,
         ).run(requests, finished)  # fmt: skip
     assert all(text.stats.proposed > 20 for text in finished)

@@ -254,7 +254,8 @@ def decoding(
     budget = budget or FixedBudget(depth=draft_length)
     chosen = methods.resolve(method) if do_sample else methods.Greedy()
     finished: list[Text] = []
-    Decoding(target, vocabulary, drafter, chosen, budget, batch_size=batch_size).run(
+    drafters = drafter if isinstance(drafter, list) else [drafter] if drafter else []
+    Decoding(target, vocabulary, drafters, chosen, budget, batch_size=batch_size).run(
         requests, finished
     )
     finished.sort(key=lambda text: text.request.index)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokentiming.drafters.base import Draft
-from tokentiming.engine.budget import Outcome, best_first, path_probs
+from tokentiming.engine.budget import Drafted, Outcome, best_first, path_probs
+from tokentiming.engine.choice import Choice, best_rows, worth_growing
 from tokentiming.engine.costs import Costs
+from tokentiming.engine.drafter_record import DrafterRecord
 from tokentiming.methods import Proposal
-from tokentiming.tokens.tree import TEXT
 
 DEEPEST = 12
 """Maximum number of levels drafted in a round. One rejection would waste too many beyond it."""
@@ -23,145 +24,133 @@ class AdaptiveBudget:
 
     A round over B texts is expected to commit B tokens and, for each proposed node, the probability
     that its path is emitted. A level is drafted, and a node is verified, if it increases the
-    expected tokens per second of the round. Drafting pauses if rounds with a draft commit fewer
-    tokens per second than the target alone. A probe follows each pause, and the pause doubles after
-    each probe that fails.
+    expected tokens per second of the round. A drafter that does not pay pauses.
 
     Args:
-        costs: shared by all texts of a decoder.
+        costs: of the target's passes, shared by all budgets of a decoder.
         candidates: maximum number of children of a node; 1 for chains.
 
     Source: best-first trees after DySpec, arXiv 2410.11744; tokens per second as the objective
     after SmartSpec, arXiv 2406.14066.
     """
 
-    _PRIOR_ACCEPTANCE = 0.6
-    _PRIOR_WEIGHT = 30.0
-    _TOKEN_MEMORY = 0.97
     _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, relative to a target pass without a proposal
-    _ROUND_MEMORY = 0.9
-    _PRIOR_ROUNDS, _PRIOR_YIELD = 6.0, 1.3
-    _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
-    _PROBE = 3
 
     def __init__(self, costs: Costs | None = None, *, candidates: int = 4) -> None:
         self.candidates = candidates
         self._costs = costs or Costs()
-        self._visits = self._PRIOR_WEIGHT
-        self._first = self._emitted = self._trusted = self._PRIOR_WEIGHT * self._PRIOR_ACCEPTANCE
-        self._spent = self._PRIOR_ROUNDS
-        self._earned = self._PRIOR_ROUNDS * self._PRIOR_YIELD
+        self._records: list[DrafterRecord] = []
         self._rounds = 0
-        self._pause = self._FIRST_PAUSE
-        self._rounds_paused = 0
-        self._probing = False
-        self._texts = 1
-        self._levels = self._draft_rows = 0
+        self._start_round(1)
 
-    def begin_round(self, texts: int) -> int:
+    def _start_round(self, texts: int) -> None:
         self._texts = texts
-        self._levels, self._draft_rows = 0, 0
+        self._proposed: list[Sequence[float]] = [[] for _ in range(texts)]
+        self._drafting = 0.0  # expected seconds of the drafters that are done
+        self._growing = 0.0  # of the one that drafts
+
+    def begin(self) -> None:
+        self._rounds = 0
+        for record in self._records:
+            record.begin()
+
+    def begin_round(self, texts: int, sources: int) -> list[int]:
+        self._start_round(texts)
+        self._records += [
+            DrafterRecord(self._costs.draft(source))
+            for source in range(len(self._records), sources)
+        ]
         self._rounds += 1
         if self._rounds >= 2 and self._costs.without_draft(texts) is None:
-            return 0  # measure a step without a draft, as the baseline
-        self._probing = self._rounds_paused == 1
-        if self._rounds_paused:
-            self._rounds_paused -= 1
-            return self._PROBE if self._probing else 0
-        if self._earned >= self._spent and self._could_pay():
-            self._pause = self._FIRST_PAUSE
-            return DEEPEST
-        self._rounds_paused = self._pause
-        self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
-        return 0
+            return [0] * sources  # measure a step without a draft, as the baseline
+        return [
+            record.limit(DEEPEST, could_pay=self._could_pay(record))
+            for record in self._records[:sources]
+        ]
 
-    def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
-        self._levels += 1
-        self._draft_rows = sum(len(draft.expanded) for draft in drafts)
-        probs = [path_probs(d.parents, d.confidences, self._factor) for d in drafts]
-        rate, _ = self._best(probs)
-        level, draft_row, row = self._steps()
-        first_child = self._first / self._visits
-        grown, gain, cost = [], 0.0, level
-        for draft, of_nodes in zip(drafts, probs, strict=True):
-            gains = {node: of_nodes[node] * first_child for node in draft.open_nodes()}
-            worth = [node for node, more in gains.items() if more > rate * (draft_row + row)]
-            worth = sorted(sorted(worth, key=lambda node: -of_nodes[node])[:_WIDEST])
-            gain += sum(gains[node] for node in worth)
-            cost += len(worth) * (draft_row + row)
-            grown.append(worth)
-        return grown if gain > rate * cost else [[] for _ in drafts]
+    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
+        return self._records[source].reliability.calibrate(confidences)
+
+    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
+        record = self._records[source]
+        level, draft_row = self._draft_cost(record)
+        rows = sum(len(draft.expanded) for draft in drafts)
+        levels = max((max(draft.tree.depths, default=0) for draft in drafts), default=0)
+        probs = [path_probs(d.parents, self.calibrate(source, d.confidences)) for d in drafts]
+        self._growing = levels * level + rows * draft_row
+        rate = self._best(
+            [[*before, *of_text] for before, of_text in zip(self._proposed, probs, strict=True)]
+        ).rate
+        return worth_growing(
+            [
+                {node: of_text[node] * record.first for node in draft.open_nodes()}
+                for draft, of_text in zip(drafts, probs, strict=True)
+            ],
+            rate=rate,
+            level=level,
+            row=draft_row + self._row(),
+            widest=_WIDEST,
+        )
+
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
+        self._proposed = [_estimates(proposal) for proposal in proposals]
+        self._drafting += self._growing or self._draft_cost(self._records[source])[0]
+        self._growing = 0.0
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        probs = [self._path_probs(proposal) for proposal in proposals]
-        _, rows = self._best(probs)
+        probs = [_estimates(proposal) for proposal in proposals]
+        rows = self._best(probs).rows
         return [
-            proposal.only(sorted(best_first(of_nodes)[:rows]))
-            for proposal, of_nodes in zip(proposals, probs, strict=True)
+            proposal.only(sorted(best_first(of_text)[:rows]))
+            for proposal, of_text in zip(proposals, probs, strict=True)
         ]
 
     def observe(self, outcome: Outcome) -> None:
-        verifying = outcome.total - outcome.drafting
-        self._costs.observe_target(outcome.texts, outcome.rows, verifying)
-        if outcome.levels and not self._probing:  # a probe also reads all tokens of the pause
-            self._costs.draft.observe(outcome.levels, outcome.draft_rows, outcome.drafting)
-        for visit in outcome.visits:
-            keep = self._TOKEN_MEMORY
-            self._visits = self._visits * keep + 1
-            self._first = self._first * keep + (visit.emitted == 0)
-            self._emitted = self._emitted * keep + (visit.emitted is not None)
-            self._trusted = self._trusted * keep + min(sum(visit.confidences), 1.0)
-        baseline = self._costs.without_draft(outcome.texts)
-        if outcome.levels and baseline is not None:
-            self._spent = self._spent * self._ROUND_MEMORY + outcome.total / baseline
-            self._earned = self._earned * self._ROUND_MEMORY + outcome.tokens / outcome.texts
+        records = list(zip(self._records, outcome.drafted, strict=False))
+        for record, drafted in records:
+            record.observe_visits(drafted)
+        if outcome.reads_prompt:
+            return
+        self._costs.observe_target(outcome.texts, outcome.rows, outcome.total - outcome.drafting)
+        for record, drafted in records:
+            record.observe_cost(drafted)
+            if drafted.levels:
+                record.observe_gain(self._gain(drafted, outcome) / outcome.texts)
 
-    @property
-    def _factor(self) -> float:
-        """The factor that calibrates confidences to the emissions observed so far."""
-        return self._emitted / max(self._trusted, 1e-9)
+    def _gain(self, drafted: Drafted, outcome: Outcome) -> float:
+        """Tokens that a drafter gained in a round, less those that its time would have given."""
+        seconds = drafted.seconds + drafted.nodes * self._row()
+        without = max(outcome.total - seconds, self._baseline(outcome.texts))
+        return drafted.accepted - (outcome.tokens - drafted.accepted) * seconds / without
 
-    def _path_probs(self, proposal: Proposal) -> list[float]:
-        """The probability that each node's path is emitted, at most that of its parent."""
-        probs: list[float] = []
-        estimates = proposal.estimates or [1.0] * len(proposal.tree)
-        depths = proposal.tree.depths
-        for node, parent in enumerate(proposal.tree.parents):
-            most = 1.0 if parent == TEXT else probs[parent]
-            probs.append(min(estimates[node] * self._factor ** depths[node], most))
-        return probs
+    def _best(self, probs: Sequence[Sequence[float]]) -> Choice:
+        seconds = self._baseline(self._texts) + self._drafting + self._growing
+        return best_rows(probs, seconds=seconds, row=self._row(), most=4 * _WIDEST)
 
-    def _best(self, probs: Sequence[Sequence[float]]) -> tuple[float, int]:
-        """The highest expected tokens per second, and the number of nodes per text that reaches it.
-
-        A pass is padded to the text with the most rows, so a further row costs one for each text.
-        """
-        level, draft_row, row = self._steps()
-        baseline = self._costs.without_draft(self._texts) or self._costs.target.base or 1.0
-        spent = baseline + self._levels * level + self._draft_rows * draft_row
-        tokens = float(self._texts)
-        ordered = [sorted(of_nodes, reverse=True) for of_nodes in probs]
-        rows = 0
-        while True:
-            more = sum(of_nodes[rows] for of_nodes in ordered if len(of_nodes) > rows)
-            cost = row * self._texts
-            if more <= 0 or more * spent <= tokens * cost or rows == 4 * _WIDEST:
-                return tokens / spent, rows
-            tokens, spent, rows = tokens + more, spent + cost, rows + 1
-
-    def _could_pay(self) -> bool:
+    def _could_pay(self, record: DrafterRecord) -> bool:
         """Whether one level of drafting is expected to gain more than it costs."""
-        level, draft_row, row = self._steps()
-        baseline = self._costs.without_draft(self._texts) or self._costs.target.base or 1.0
+        level, draft_row = self._draft_cost(record)
         texts = self._texts
-        gained = texts * self._first / self._visits
-        return gained * baseline > texts * (level + texts * (draft_row + row))
+        gain = texts * record.first
+        return gain * self._baseline(texts) > texts * (level + texts * (draft_row + self._row()))
 
-    def _steps(self) -> tuple[float, float, float]:
-        """Seconds for a level of drafting, for a row in it, and for a row of the target's pass."""
-        target, draft = self._costs.target, self._costs.draft
-        baseline = self._costs.without_draft(self._texts) or (target.base if target.known else 1.0)
-        level, draft_row = self._PRIOR_LEVEL * baseline, self._PRIOR_ROW * baseline
-        if draft.known:
-            level, draft_row = draft.base, draft.slope
-        return level, draft_row, target.slope if target.known else self._PRIOR_ROW * baseline
+    def _baseline(self, texts: int) -> float:
+        """Seconds of a round without a draft."""
+        target = self._costs.target
+        return self._costs.without_draft(texts) or (target.base if target.known else 1.0)
+
+    def _draft_cost(self, record: DrafterRecord) -> tuple[float, float]:
+        """Seconds for a level of drafting, and for a row in it."""
+        if record.cost.known:
+            return record.cost.base, record.cost.slope
+        baseline = self._baseline(self._texts)
+        return self._PRIOR_LEVEL * baseline, self._PRIOR_ROW * baseline
+
+    def _row(self) -> float:
+        """Seconds for a row of the target's pass."""
+        target = self._costs.target
+        return target.slope if target.known else self._PRIOR_ROW * self._baseline(self._texts)
+
+
+def _estimates(proposal: Proposal) -> Sequence[float]:
+    return proposal.estimates or [1.0] * len(proposal.tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tokentiming.drafters.base import Draft, Visit
@@ -16,6 +16,23 @@ MOST_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """What one drafter did in a round."""
+
+    seconds: float = 0.0
+    """Seconds spent on its drafts."""
+    levels: int = 0
+    """Forward passes of the draft model."""
+    rows: int = 0
+    """Rows in these passes."""
+    visits: Sequence[Visit] = ()
+    nodes: int = 0
+    """Verified nodes that no drafter before it proposed."""
+    accepted: int = 0
+    """Those of them that were accepted."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Counts and times of a round."""
 
@@ -25,28 +42,42 @@ class Outcome:
     """Rows of the target's forward pass."""
     tokens: int
     """Target tokens committed."""
-    drafting: float
-    """Seconds spent on the drafts."""
     total: float
     """Seconds of the whole round."""
-    levels: int = 0
-    """Forward passes of the draft model."""
-    draft_rows: int = 0
-    """Rows in these passes."""
-    visits: Sequence[Visit] = field(default_factory=tuple)
+    drafted: Sequence[Drafted] = ()
+    """For each drafter what it did."""
+    reads_prompt: bool = False
+    """Whether the passes also read a prompt, so that the times do not predict later rounds."""
+
+    @property
+    def drafting(self) -> float:
+        """Seconds spent on all drafts."""
+        return sum(drafted.seconds for drafted in self.drafted)
 
 
 class Budget(Protocol):
-    """Decides what is proposed; the emitted distribution does not depend on it."""
+    """Decides what is proposed; the emitted distribution does not depend on it.
+
+    A round asks each drafter in turn, whose number is its ``source``.
+    """
 
     candidates: int
     """Maximum number of children of a node; 1 for chains."""
 
-    def begin_round(self, texts: int) -> int:
-        """The deepest level to draft in the next round; 0 for no draft."""
+    def begin(self) -> None:
+        """A new call of ``generate`` begins."""
 
-    def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
+    def begin_round(self, texts: int, sources: int) -> list[int]:
+        """For each drafter the deepest level to draft in the next round; 0 for no draft."""
+
+    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
         """Choose the nodes of each draft to grow in a further level; none ends drafting."""
+
+    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
+        """Better estimates of the probability that each token is emitted after its ancestors."""
+
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
+        """A drafter is done; note what it and those before it propose to each text."""
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Keep the nodes that are worth a row in the target's forward pass."""
@@ -90,10 +121,13 @@ class FixedBudget:
         )
         self._width = integer(width, "width", least=1, caller="FixedBudget")
 
-    def begin_round(self, texts: int) -> int:
-        return self._depth
+    def begin(self) -> None:
+        """All calls are alike."""
 
-    def grow(self, drafts: Sequence[Draft]) -> list[list[int]]:
+    def begin_round(self, texts: int, sources: int) -> list[int]:
+        return [self._depth] * sources
+
+    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
         grown = []
         for draft in drafts:
             probs = path_probs(draft.parents, draft.confidences)
@@ -104,13 +138,17 @@ class FixedBudget:
             grown.append(sorted(sorted(worth, key=lambda n: -probs[n])[: self._width]))
         return grown
 
+    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
+        return list(confidences)
+
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
+        """What is grown does not depend on it."""
+
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        if self.candidates == 1:
-            return list(proposals)
         return [
-            proposal.only(sorted(best_first(proposal.estimates)[: self._nodes]))
-            if proposal.estimates
-            else proposal
+            proposal
+            if (self.candidates == 1 and proposal.tree.is_chain) or not proposal.estimates
+            else proposal.only(sorted(best_first(proposal.estimates)[: self._nodes]))
             for proposal in proposals
         ]
 
@@ -146,13 +184,11 @@ def fixed_budget(
     return budget
 
 
-def path_probs(
-    parents: Sequence[int], confidences: Sequence[float], factor: float = 1.0
-) -> list[float]:
-    """The probability of each node's path: the product of its confidences, each times a factor."""
+def path_probs(parents: Sequence[int], confidences: Sequence[float]) -> list[float]:
+    """The probability of each node's path: the product of its confidences."""
     probs: list[float] = []
     for parent, confidence in zip(parents, confidences, strict=True):
-        probs.append(min(confidence * factor, 1.0) * (1.0 if parent == TEXT else probs[parent]))
+        probs.append(confidence * (1.0 if parent == TEXT else probs[parent]))
     return probs
 
 

@@ -50,14 +50,18 @@ class LinearCost:
 
 
 class Costs:
-    """Seconds of the target's passes and of the draft's, shared by all texts of a decoder."""
+    """Seconds of the passes of the target and of the drafters, for all texts of a decoder."""
 
     _MEMORY = 0.9
 
     def __init__(self) -> None:
         self.target = LinearCost(share=0.03)
-        self.draft = LinearCost(share=0.1)
+        self._drafts: dict[int, LinearCost] = {}
         self._without_draft: dict[int, float] = {}
+
+    def draft(self, source: int) -> LinearCost:
+        """Seconds of the passes of a drafter."""
+        return self._drafts.setdefault(source, LinearCost(share=0.1))
 
     def without_draft(self, texts: int) -> float | None:
         """Seconds of a target pass without a proposal; None if none was measured."""

@@ -1,45 +1,56 @@
-"""The drafter in a batch: which texts it knows, and what happens when it fails."""
+"""A drafter in a batch: which texts it knows, and what happens when it fails."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from tokentiming.drafters import Candidates, Draft, Drafter, DraftRequest
-from tokentiming.engine.budget import Budget
+from tokentiming.engine.budget import Budget, Drafted
 from tokentiming.engine.text import Text
-from tokentiming.methods import BoundMethod
+from tokentiming.methods import BoundMethod, Proposal
 from tokentiming.noise import Place
 
 logger = logging.getLogger(__name__)
 
 
 class Drafting:
-    """Asks a drafter for drafts of several texts. If it fails, the target continues alone.
+    """Asks a drafter for proposals to several texts. If it fails, the others continue without it.
 
     Args:
         drafter: the source of drafts; it starts without texts.
-        method: chooses the draft's tokens.
-        budget: decides how deep to draft and which nodes to grow.
+        number: of the drafter, in the order in which they draft.
+        method: between its vocabulary and the target's.
+        budget: decides which nodes to grow.
         target_tokenizer: for the drafter, which converts prompts.
 
     Attributes:
-        levels: passes of the draft in the last round.
+        drafts: of the last round, one for each text; empty if there was none.
     """
 
     def __init__(
-        self, drafter: Drafter, method: BoundMethod, budget: Budget, target_tokenizer: Any
+        self,
+        drafter: Drafter,
+        number: int,
+        method: BoundMethod,
+        budget: Budget,
+        target_tokenizer: Any,
     ) -> None:
-        self.levels = 0
+        self.number = number
+        self.method = method
+        self.drafts: list[Draft] = []
         self._drafter = drafter
-        self._method = method
         self._budget = budget
         self._target_tokenizer = target_tokenizer
         self._texts: list[Text] = []  # texts that the drafter knows, in its order
+        self._levels = 0
+        self._seconds = 0.0
 
     @property
     def forwards(self) -> int:
@@ -64,15 +75,57 @@ class Drafting:
             except Exception as error:
                 self._stop(error)
 
-    def drafts(self, texts: Sequence[Text]) -> list[Draft]:
-        """A draft for each text; empty if drafting does not pay or is not possible."""
-        self.levels = 0
-        limit = self._budget.begin_round(len(texts)) if self._texts else 0
-        requests = [text.draft_request(self._drafter.vocabulary, limit) for text in self._texts]
+    def draft(self, texts: Sequence[Text], limit: int) -> None:
+        """Draft at most ``limit`` levels for each text."""
+        start = perf_counter()
+        self._levels = 0
+        vocabulary = self.method.draft_vocabulary
+        requests = [text.draft_request(vocabulary, limit) for text in self._texts]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         if limit and requests:
             self._propose(requests)
-        return [made.get(id(text), Draft()) for text in texts]
+        self.drafts = [made.get(id(text), Draft()) for text in texts]
+        self._seconds = perf_counter() - start
+
+    def transcode(self, texts: Sequence[Text]) -> list[Proposal]:
+        """What was drafted, in the target's tokens."""
+        calibrated = [
+            replace(draft, confidences=self._budget.calibrate(self.number, draft.confidences))
+            for draft in self.drafts
+        ]
+        return [
+            self.method.transcode(draft, text.request.noise)
+            for draft, text in zip(calibrated, texts, strict=True)
+        ]
+
+    def transfer(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals with the distributions that the method uses."""
+        return [
+            self.method.transfer(draft, proposal)
+            for draft, proposal in zip(self.drafts, proposals, strict=True)
+        ]
+
+    def drafted(self, proposals: Sequence[Proposal], emitted: Sequence[Sequence[int]]) -> Drafted:
+        """What this drafter did in the last round, in which the target emitted these tokens."""
+        drawn = any(draft.ids for draft in self.drafts)
+        credits = [
+            proposal.credit(self.number, tokens)
+            for proposal, tokens in zip(proposals, emitted, strict=True)
+        ]
+        return Drafted(
+            seconds=self._seconds,
+            levels=max(self._levels, int(drawn)),  # a drafter that asks for no level made one
+            rows=sum(len(draft.expanded) for draft in self.drafts),
+            visits=[
+                visit
+                for draft, tokens in zip(self.drafts, emitted, strict=True)
+                for visit in draft.visits(
+                    self.method.target_vocabulary.decode(tokens), self.method.draft_vocabulary
+                )
+            ],
+            nodes=sum(nodes for nodes, _ in credits),
+            accepted=sum(accepted for _, accepted in credits),
+        )
 
     def _propose(self, requests: Sequence[DraftRequest]) -> None:
         """Let the drafter fill the drafts. After an error they keep the tokens drawn before it.
@@ -83,12 +136,15 @@ class Drafting:
         refusals: list[Exception] = []
 
         def choose(scores: torch.Tensor, places: Sequence[Place]) -> Candidates:
-            return self._method.choose_draft(scores, places, self._budget.candidates)
+            return self.method.choose_draft(scores, places, self._budget.candidates)
+
+        def worth(drafts: Sequence[Draft]) -> list[list[int]]:
+            return self._budget.grow(self.number, drafts)
 
         def grow(drafts: Sequence[Draft]) -> list[list[int]]:
-            self.levels += 1
+            self._levels += 1
             try:
-                return self._method.grow(drafts, self._budget.grow)
+                return self.method.grow(drafts, worth)
             except Exception as error:  # the user's settings caused it, not the draft
                 refusals.append(error)
                 raise
@@ -106,14 +162,14 @@ class Drafting:
             failed = error
         for one in requests:
             try:
-                one.draft.check(self._drafter.vocabulary)
+                one.draft.check(self.method.draft_vocabulary)
             except ValueError as error:  # noqa: PERF203 - each draft keeps what is valid
                 failed = failed or error
         if failed:
             self._stop(failed)
 
     def _stop(self, error: Exception) -> None:
-        """Leave all running texts to the target; later texts are drafted for again."""
+        """Stop drafting for all running texts; later texts are drafted for again."""
         continue_without_draft(self._texts, error)
         self._texts = []
         self.reset()

@@ -36,12 +36,17 @@ def exclusive(**objects: Any) -> Iterator[None]:
     can be copied. None is ignored.
 
     Args:
-        **objects: by the names used in the error.
+        **objects: by the names used in the error; a list holds several.
 
     Raises:
         InUseError: another call holds one of them, in another thread or further up the stack.
     """
-    wanted = {id(held): name for name, held in objects.items() if held is not None}
+    wanted = {
+        id(one): name
+        for name, held in objects.items()
+        for one in (held if isinstance(held, list) else [held])
+        if one is not None
+    }
     with _lock:
         for identity, name in wanted.items():
             if identity in _in_use:

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-from tokentiming.drafters import Draft, Drafter
+from tokentiming.drafters import Drafter
 from tokentiming.engine.budget import Budget, Outcome
 from tokentiming.engine.drafting import Drafting, continue_without_draft, drop, failure
 from tokentiming.engine.request import Request, Round
 from tokentiming.engine.stats import Stats
 from tokentiming.engine.text import Text
-from tokentiming.methods import BoundMethod, Method, Proposal
+from tokentiming.methods import Method, Proposal
 from tokentiming.runners.base import ModelRunner
 from tokentiming.tokens.vocabulary import Vocabulary
 
@@ -24,7 +24,7 @@ class Decoding:
     Args:
         target: runs the target model.
         vocabulary: the target's.
-        drafter: None makes every round a plain step of the target.
+        drafters: in the order in which they draft. Without any, a round is a step of the target.
         method: how to propose and verify.
         budget: what to propose.
         target_tokenizer: for drafters, which convert prompts.
@@ -36,7 +36,7 @@ class Decoding:
         self,
         target: ModelRunner,
         vocabulary: Vocabulary,
-        drafter: Drafter | None,
+        drafters: Sequence[Drafter],
         method: Method,
         budget: Budget,
         *,
@@ -50,31 +50,33 @@ class Decoding:
         self._batch_size = batch_size
         self._name = name or method.name
         self._failure: str | None = None
-        self._draft_vocabulary = vocabulary if drafter is None else drafter.vocabulary
-        self._method = self._bind(method)
-        self._drafting: Drafting | None = None
-        if drafter and self._failure is None:
-            self._drafting = Drafting(drafter, self._method, budget, target_tokenizer)
         self._texts: list[Text] = []  # running texts, in the target's order
+        self._method = method.bind(vocabulary, vocabulary)
+        self._sources: list[Drafting] = []
+        for drafter in drafters:
+            self._add(drafter, method, target_tokenizer)
 
-    def _bind(self, method: Method) -> BoundMethod:
+    def _add(self, drafter: Drafter, method: Method, target_tokenizer: Any) -> None:
         try:
-            return method.bind(self._draft_vocabulary, self._vocabulary)
-        except Exception as error:  # the target continues without a draft
-            if self._draft_vocabulary is self._vocabulary:
-                raise
+            bound = method.bind(drafter.vocabulary or self._vocabulary, self._vocabulary)
+        except Exception as error:  # the target continues without this drafter
             self._failure = failure(error)
             continue_without_draft([], error)
-            return method.bind(self._vocabulary, self._vocabulary)
+            return
+        self._method = bound
+        self._sources.append(
+            Drafting(drafter, len(self._sources), bound, self._budget, target_tokenizer)
+        )
 
     def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
         """Generate all texts, and append each to ``finished`` when it ends."""
+        self._budget.begin()
         try:
             self._run(iter(requests), finished)
         finally:  # frees the caches
             self._target.reset()
-            if self._drafting:
-                self._drafting.reset()
+            for source in self._sources:
+                source.reset()
 
     def _run(self, waiting: Iterator[Request], finished: list[Text]) -> None:
         self._target.reset()
@@ -94,23 +96,8 @@ class Decoding:
     def _round(self) -> None:
         """One pass of the target for all texts."""
         start = perf_counter()
-        with self._stage("drafting"):
-            drafts = self._drafting.drafts(self._texts) if self._drafting else self._no_drafts()
-        drafting = perf_counter() - start
-        with self._stage("transcoding"):
-            proposals = [
-                self._method.transcode(draft, text.request.noise)
-                for draft, text in zip(drafts, self._texts, strict=True)
-            ]
-        with self._stage("aligning"):
-            proposals = [
-                self._method.transfer(draft, proposal).cut(text.remaining - 1)
-                for draft, proposal, text in zip(drafts, proposals, self._texts, strict=True)
-            ]
-            proposals = self._method.trim(proposals, self._budget.trim)
-            if not self._target.supports_forests:
-                proposals = [proposal.chain_of_first() for proposal in proposals]
-        first = any(not text.stats.tokens for text in self._texts)
+        proposals = self._proposals()
+        reads_prompt = any(not text.stats.tokens for text in self._texts)
         with self._stage("target"):
             logits = self._target.read(
                 [text.ids for text in self._texts], [proposal.tree for proposal in proposals]
@@ -125,24 +112,43 @@ class Decoding:
                 for text, tokens in zip(self._texts, self._method.verify(rows), strict=True)
             ]
         total = perf_counter() - start
-        if not first:  # a pass that also reads a prompt does not predict later ones
-            self._observe(drafts, proposals, emitted, drafting=drafting, total=total)
-        for text, draft, proposal, tokens in zip(
-            self._texts, drafts, proposals, emitted, strict=True
-        ):
-            self._record(text, draft, proposal, tokens)
+        self._observe(proposals, emitted, total, reads_prompt=reads_prompt)
+        for index, text in enumerate(self._texts):
+            self._record(index, text, proposals[index], emitted[index])
 
-    def _no_drafts(self) -> list[Draft]:
-        return [Draft() for _ in self._texts]
+    def _proposals(self) -> list[Proposal]:
+        """What all drafters together propose to each text."""
+        texts = self._texts
+        made: list[list[Proposal]] = [[] for _ in texts]  # for each text that of each drafter
+        merged = [Proposal() for _ in texts]
+        limits = self._budget.begin_round(len(texts), len(self._sources))
+        for source, limit in zip(self._sources, limits, strict=True):
+            with self._stage("drafting"):
+                source.draft(texts, limit)
+            with self._stage("transcoding"):
+                transcoded = source.transcode(texts)
+            with self._stage("aligning"):
+                transferred = source.transfer(transcoded)
+            for of_text, proposal in zip(made, transferred, strict=True):
+                of_text.append(proposal)
+            merged = [Proposal.merge(of_text) for of_text in made]
+            if limit:
+                self._budget.propose(source.number, merged)
+        proposals = [
+            proposal.cut(text.remaining - 1) for proposal, text in zip(merged, texts, strict=True)
+        ]
+        proposals = self._method.trim(proposals, self._budget.trim)
+        if self._target.supports_forests:
+            return proposals
+        return [proposal.likeliest_chain() for proposal in proposals]
 
     def _observe(
         self,
-        drafts: Sequence[Draft],
         proposals: Sequence[Proposal],
         emitted: Sequence[Sequence[int]],
-        *,
-        drafting: float,
         total: float,
+        *,
+        reads_prompt: bool,
     ) -> None:
         texts = len(self._texts)
         self._budget.observe(
@@ -150,30 +156,17 @@ class Decoding:
                 texts=texts,
                 rows=texts * (1 + max(len(proposal.tree) for proposal in proposals)),
                 tokens=sum(map(len, emitted)),
-                drafting=drafting,
                 total=total,
-                levels=self._levels(drafts),
-                draft_rows=sum(len(draft.expanded) for draft in drafts),
-                visits=[
-                    visit
-                    for draft, tokens in zip(drafts, emitted, strict=True)
-                    for visit in draft.visits(
-                        self._vocabulary.decode(tokens), self._draft_vocabulary
-                    )
-                ],
+                drafted=[source.drafted(proposals, emitted) for source in self._sources],
+                reads_prompt=reads_prompt,
             )
         )
 
-    def _levels(self, drafts: Sequence[Draft]) -> int:
-        """Passes of the draft; a drafter that asks for no level has made one."""
-        made = self._drafting.levels if self._drafting else 0
-        return max(made, int(any(draft.ids for draft in drafts)))
-
-    def _record(self, text: Text, draft: Draft, proposal: Proposal, tokens: list[int]) -> None:
+    def _record(self, index: int, text: Text, proposal: Proposal, tokens: list[int]) -> None:
         accepted = proposal.tree.follow(tokens)
         cases = [] if proposal.cases is None else proposal.cases.tolist()
         names = self._method.method.case_names
-        text.stats.drafted += len(draft)
+        text.stats.drafted += sum(len(source.drafts[index]) for source in self._sources)
         text.stats.proposed += len(proposal)
         text.stats.record_round(accepted, (names[case] for case in cases))
         text.request.watch(Round(tokens, accepted, text.request.index))
@@ -183,9 +176,9 @@ class Decoding:
         stats.begin(*self._forwards())
         text = Text(request, self._vocabulary, stats)
         self._texts.append(text)
-        if self._drafting:
-            with stats.stage("drafting"):
-                self._drafting.begin(text)
+        with stats.stage("drafting"):
+            for source in self._sources:
+                source.begin(text)
 
     def _end(self, index: int) -> None:
         """Take a text out of the batch; the last one takes its index."""
@@ -193,11 +186,11 @@ class Decoding:
         text.stats.end(*self._forwards())
         drop(self._texts, index)
         self._target.drop(index)
-        if self._drafting:
-            self._drafting.end(text)
+        for source in self._sources:
+            source.end(text)
 
     def _forwards(self) -> tuple[int, int]:
-        return self._target.forwards, self._drafting.forwards if self._drafting else 0
+        return self._target.forwards, sum(source.forwards for source in self._sources)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

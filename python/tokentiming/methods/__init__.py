@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tokentiming.methods.base import BoundMethod, Method, Proposal, TargetRows
+from tokentiming.methods.base import BoundMethod, Method, TargetRows
 from tokentiming.methods.coupled import Coupled
 from tokentiming.methods.greedy import Greedy
+from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.pushforward import Pushforward
 from tokentiming.methods.slem import Slem
 from tokentiming.methods.slrs import Slrs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Protocol
 
@@ -13,67 +12,11 @@ import torch
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Candidates, Draft, Grow
+from tokentiming.methods.proposal import Proposal
 from tokentiming.noise import Noise, Place
 from tokentiming.tokens import transcode
-from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
+from tokentiming.tokens.tree import TEXT
 from tokentiming.tokens.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """Tokens proposed to the target, in its vocabulary, and their distributions."""
-
-    tree: Tree = NO_TREE
-    estimates: Sequence[float] = ()
-    """Estimated probability that the target emits the path to each node."""
-    missed: bool = False
-    """Whether the draft drew a further token that has no counterpart in the target's vocabulary.
-    This draw counts as a rejection at the last row of ``probs``.
-    """
-    probs: torch.Tensor | None = None
-    """The distribution of each token of a chain, ``[M, V]``, including a missed one; it may sum to
-    less than 1. None if each token was proposed with certainty, or if the method does not use
-    distributions.
-    """
-    cases: torch.Tensor | None = None
-    """The case of the transfer that gave each distribution, int8 ``[M]``; None if the method does
-    not transfer.
-    """
-
-    @classmethod
-    def chain(cls, ids: Sequence[int], *, missed: bool = False) -> Proposal:
-        return cls(Tree.chain(ids), missed=missed)
-
-    @property
-    def ids(self) -> Sequence[int]:
-        return self.tree.tokens
-
-    def __len__(self) -> int:
-        return len(self.tree) + self.missed
-
-    def cut(self, depth: int) -> Proposal:
-        """The proposal up to a depth, which does not depend on the drawn tokens."""
-        if not len(self) or max(self.tree.depths, default=0) + self.missed <= depth:
-            return self
-        kept = [node for node, at in enumerate(self.tree.depths) if at <= depth]
-        return replace(
-            self.only(kept),
-            missed=False,
-            probs=None if self.probs is None else self.probs[:depth],
-            cases=None if self.cases is None else self.cases[:depth],
-        )
-
-    def chain_of_first(self) -> Proposal:
-        """The first path alone, for targets that read chains. It is the likeliest one."""
-        parents = self.tree.parents
-        length = next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
-        return self if length == len(parents) else self.only(range(length))
-
-    def only(self, nodes: Sequence[int]) -> Proposal:
-        """The proposal of some nodes, which are ascending and include the parent of each."""
-        estimates = [self.estimates[node] for node in nodes] if self.estimates else ()
-        return replace(self, tree=self.tree.only(nodes), estimates=estimates)
-
 
 Trim = Callable[[Sequence[Proposal]], list[Proposal]]
 

@@ -11,7 +11,8 @@ import torch
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Candidates
-from tokentiming.methods.base import BoundMethod, Proposal, TargetRows, together, valid_token
+from tokentiming.methods.base import BoundMethod, TargetRows, together, valid_token
+from tokentiming.methods.proposal import Proposal
 from tokentiming.noise import Place
 from tokentiming.tokens.vocabulary_map import VocabularyMap
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from tokentiming.drafters.base import Candidates, Draft, Grow
-from tokentiming.methods.base import Method, Proposal
+from tokentiming.methods.base import Method
+from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.noise import Noise, Place
 from tokentiming.scalars import integer

@@ -9,7 +9,8 @@ import torch
 
 from tokentiming import ops
 from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft
-from tokentiming.methods.base import Method, Proposal
+from tokentiming.methods.base import Method
+from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.noise import Noise, Place
 from tokentiming.tokens.vocabulary_map import NONE

@@ -11,7 +11,8 @@ import torch
 from tokentiming import ops
 from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
-from tokentiming.methods.base import Method, Proposal
+from tokentiming.methods.base import Method
+from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection
 from tokentiming.tokens.vocabulary import Vocabulary
 

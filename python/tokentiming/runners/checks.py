@@ -71,10 +71,16 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
         )
 
 
-def drafter(candidate: Any) -> None:
-    """Refuse anything but a drafter or None."""
-    if candidate is None:
-        return
+def drafters(given: Any) -> None:
+    """Refuse anything but a drafter, a list of different drafters, or None."""
+    listed = isinstance(given, list)
+    for candidate in given if listed else [] if given is None else [given]:
+        _drafter(candidate)
+    if listed and len({id(candidate) for candidate in given}) < len(given):
+        raise ValueError("SpeculativeDecoder: drafter holds the same object twice; list it once")
+
+
+def _drafter(candidate: Any) -> None:
     if callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type):
         members = ("vocabulary", "forwards", "begin", "drop", "reset")
         missing = [name for name in members if not hasattr(candidate, name)]

@@ -34,6 +34,11 @@ class Tree:
         return len(self.tokens)
 
     @cached_property
+    def is_chain(self) -> bool:
+        """Whether each node is the parent of the next."""
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    @cached_property
     def depths(self) -> list[int]:
         """Number of tokens from the text to each node, including its own."""
         depths: list[int] = []
