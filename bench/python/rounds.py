@@ -56,6 +56,8 @@ class CostModel:
 
 
 GPU_LEVEL, GPU_ROWS = 0.1, 64
+GPU_ROW = 0.002
+"""What the adaptive trees are told that a row costs."""
 GPU = CostModel(
     target=lambda rows: max(1.0, rows / GPU_ROWS),
     draft=lambda rows: GPU_LEVEL * max(1.0, rows / GPU_ROWS),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokentiming.drafters import Draft as Draft
     from tokentiming.drafters import Drafter as Drafter
     from tokentiming.drafters import ModelDrafter as ModelDrafter
+    from tokentiming.drafters import RecyclingDrafter as RecyclingDrafter
     from tokentiming.engine.budget import FixedBudget as FixedBudget
     from tokentiming.engine.stats import Stats as Stats
     from tokentiming.generation.output import SpeculativeOutput as SpeculativeOutput
@@ -24,6 +25,7 @@ _MODULES = {
     "Drafter": "drafters",
     "FixedBudget": "engine.budget",
     "ModelDrafter": "drafters",
+    "RecyclingDrafter": "drafters",
     "SpeculativeDecoder": "decoder",
     "SpeculativeOutput": "generation.output",
     "Stats": "engine.stats",

@@ -153,7 +153,9 @@ def test_slrs_sums_over_every_string(lookahead):
     draft = Draft(limit=5, special_ids=DRAFT.special_ids)
     drafter.begin(None, None, None)
     drafter.propose(
-        [DraftRequest(b"", HERE, draft)], choose, lambda drafts: method.grow(drafts, None)
+        [DraftRequest(b"", HERE, draft, drafter.vocabulary)],
+        choose,
+        lambda drafts: method.grow(drafts, None),
     )
     proposal = proposed(method, draft)
     psi = torch.zeros(len(TARGET) + 1)

@@ -261,7 +261,9 @@ def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple
         patch.setattr(tt.Vocabulary, "encode", counted_encode)
         patch.setattr(tt.Vocabulary, "token_bytes", counted_token_bytes)
         for n in range(6):  # the first reads all of the text
-            requests = DraftRequest(text, Place(Noise(0), State(len(text))), tt.Draft(limit=3))
+            requests = DraftRequest(
+                text, Place(Noise(0), State(len(text))), tt.Draft(limit=3), drafter.vocabulary
+            )
             drafter.propose([requests], choose, lambda drafts: FixedBudget(depth=3).grow(0, drafts))
             if n:
                 worst = max(worst[0], sum(encoded)), max(worst[1], len(looked_up))

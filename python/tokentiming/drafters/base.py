@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -196,6 +196,17 @@ class DraftRequest(NamedTuple):
     """Where the next token is drawn."""
     draft: Draft
     """The draft to fill; it starts empty."""
+    vocabulary: Vocabulary
+    """The draft's."""
+    target_ids: Sequence[int] = ()
+    """Prompt and text in the target's tokens."""
+
+    def place_after(self, node: int) -> Place:
+        """Where the token that follows a node of the draft, or ``TEXT``, is drawn."""
+        state = self.place.state
+        for ancestor in self.draft.tree.path(node):
+            state = state.after(self.vocabulary.token_bytes(self.draft.ids[ancestor]))
+        return Place(self.place.noise, state)
 
 
 Choose = Callable[[torch.Tensor, Sequence[Place]], Candidates]
@@ -208,7 +219,9 @@ Grow = Callable[[Sequence[Draft]], list[list[int]]]
 class Drafter(Protocol):
     """A source of proposals. It knows the texts so far, not how proposals are verified."""
 
-    vocabulary: Vocabulary
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Of its drafts; None if they consist of the target's own tokens."""
 
     @property
     def forwards(self) -> int:
@@ -240,4 +253,27 @@ class Drafter(Protocol):
         """
 
 
-__all__ = ["NO_TOKEN", "TEXT", "Candidates", "Choose", "Draft", "DraftRequest", "Drafter", "Grow"]
+@runtime_checkable
+class Learner(Protocol):
+    """A drafter that learns from the rows that the target computes, rejected ones included."""
+
+    def learn(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
+        """Observe what the target expects after each of R tokens of a text.
+
+        Args:
+            tokens: target ids: the last token of the text, then those that were proposed.
+            logits: ``[R, V]`` on the target's device, without processors.
+        """
+
+
+__all__ = [
+    "NO_TOKEN",
+    "TEXT",
+    "Candidates",
+    "Choose",
+    "Draft",
+    "DraftRequest",
+    "Drafter",
+    "Grow",
+    "Learner",
+]

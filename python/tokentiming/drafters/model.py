@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
-from tokentiming.noise import Place
 from tokentiming.runners import ModelRunner, NativeRunner, checks, runner_for
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.tokens.prompts import Prompt
@@ -93,7 +92,7 @@ class ModelDrafter:
         logits = self.runner.read(reading, [NO_TREE] * len(reading))
         rows = [(i, TEXT) for i, ids in enumerate(reading) if ids]
         while rows:
-            places = [self._place(requests[i], node) for i, node in rows]
+            places = [requests[i].place_after(node) for i, node in rows]
             candidates = choose(self._warped(logits), places)
             for row, ((i, node), values) in enumerate(zip(rows, candidates.rows(), strict=True)):
                 if candidates.distributions is not None:
@@ -105,12 +104,6 @@ class ModelDrafter:
                 logits = self.runner.extend(
                     [reader.grown(nodes) for reader, nodes in zip(self.texts, chosen, strict=True)]
                 )
-
-    def _place(self, request: DraftRequest, node: int) -> Place:
-        state = request.place.state
-        for token in map(request.draft.ids.__getitem__, request.draft.tree.path(node)):
-            state = state.after(self.vocabulary.token_bytes(token))
-        return Place(request.place.noise, state)
 
     def _warped(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """The scores ``[R, V]`` of all rows, each processed by the warpers of its text."""

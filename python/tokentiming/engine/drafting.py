@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tokentiming.drafters import Candidates, Draft, Drafter, DraftRequest
+from tokentiming.drafters.base import Learner
 from tokentiming.engine.budget import Budget, Drafted
 from tokentiming.engine.text import Text
 from tokentiming.methods import BoundMethod, Proposal
@@ -104,6 +105,18 @@ class Drafting:
             self.method.transfer(draft, proposal)
             for draft, proposal in zip(self.drafts, proposals, strict=True)
         ]
+
+    def learn(self, tokens: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]) -> None:
+        """Show a drafter that learns the target's logits ``[R, V]`` after the tokens of a text."""
+        if not isinstance(self._drafter, Learner):
+            return
+        start = perf_counter()
+        try:
+            for of_text, rows in zip(tokens, logits, strict=True):
+                self._drafter.learn(of_text, rows)
+        except Exception as error:
+            self._stop(error)
+        self._seconds += perf_counter() - start
 
     def drafted(self, proposals: Sequence[Proposal], emitted: Sequence[Sequence[int]]) -> Drafted:
         """What this drafter did in the last round, in which the target emitted these tokens."""

@@ -98,6 +98,10 @@ class Decoding:
         start = perf_counter()
         proposals = self._proposals()
         reads_prompt = any(not text.stats.tokens for text in self._texts)
+        rows_after = [
+            [text.ids[-1], *proposal.tree.tokens]
+            for text, proposal in zip(self._texts, proposals, strict=True)
+        ]
         with self._stage("target"):
             logits = self._target.read(
                 [text.ids for text in self._texts], [proposal.tree for proposal in proposals]
@@ -111,6 +115,8 @@ class Decoding:
                 text.commit(tokens)
                 for text, tokens in zip(self._texts, self._method.verify(rows), strict=True)
             ]
+        for source in self._sources:
+            source.learn(rows_after, logits)
         total = perf_counter() - start
         self._observe(proposals, emitted, total, reads_prompt=reads_prompt)
         for index, text in enumerate(self._texts):

@@ -62,7 +62,8 @@ class Text:
         """The request for a draft of at most ``limit`` levels."""
         limit = max(min(limit, self.remaining - 1), 0)
         draft = Draft(limit=limit, special_ids=draft_vocabulary.special_ids)
-        return DraftRequest(self._bytes, Place(self.request.noise, self._state), draft)
+        place = Place(self.request.noise, self._state)
+        return DraftRequest(self._bytes, place, draft, draft_vocabulary, self.ids)
 
     def rows(self, logits: torch.Tensor, proposal: Proposal) -> Rows:
         """The target's scores after the text and after each node of a proposal."""
