@@ -354,7 +354,9 @@ class SpeculativeDecoder:
     @property
     def _drafters(self) -> list[Drafter]:
         given = self.drafter
-        return given if isinstance(given, list) else [given] if given else []
+        if isinstance(given, list):
+            return given
+        return [] if given is None else [given]
 
     def _output(self, texts: Sequence[Text], *, batch: bool) -> SpeculativeOutput:
         device = self.target_model.device

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+import tokentiming as tt
 from tests.support import toys
 from tokentiming.engine.budget import FixedBudget
 from tokentiming.engine.text import Text
@@ -28,7 +29,12 @@ def texts_of(seed: int) -> list[list[int]]:
         toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
     ]
     texts = [toys.decode(target, TARGET, d, seed=seed, remaining=12) for d in drafters]
-    for drafter in drafters[-2:]:
+    several = [
+        toys.RandomDrafter(DRAFT, seed + 1, branches=True),
+        tt.RecyclingDrafter(),
+        toys.TableDrafter(DRAFT, toys.TableModel(len(DRAFT), 2)),
+    ]
+    for drafter in [*drafters[-2:], several]:
         options = {"seed": seed, "remaining": 12, "budget": tree}
         texts.append(toys.decode(target, TARGET, drafter, **options))
     return texts

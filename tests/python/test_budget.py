@@ -149,6 +149,32 @@ def test_drafting_resumes_when_the_draft_improves():
     assert World(**world).speed(budget, 1000) > 0.8 * best_chain(**world)
 
 
+def test_a_drafter_that_never_pays_is_hardly_probed():
+    """Over many short calls, a useless drafter costs less than 2%."""
+    budget = AdaptiveBudget(candidates=1)
+    world = World(odds=0.02, draft=0.15)
+    world.speed(budget, 300)
+    clock, made = 0.0, 0
+    for _ in range(30):
+        budget.begin()
+        for _ in range(40):
+            seconds, tokens = world.round(budget)
+            clock, made = clock + seconds, made + tokens
+    assert made / clock > 0.98
+
+
+def test_a_drafter_that_failed_on_one_text_is_asked_on_the_next():
+    budget = AdaptiveBudget(candidates=1)
+    good, bad = World(odds=0.8, draft=0.1), World(odds=0.0, draft=0.1)
+    for _ in range(4):
+        budget.begin()
+        good.speed(budget, 100)
+    budget.begin()
+    bad.speed(budget, 60)
+    budget.begin()
+    assert budget.begin_round(1, 1) == [DEEPEST]
+
+
 def test_known_costs_avoid_drafts_that_do_not_pay():
     costs = Costs()
     world = {"odds": 0.5, "draft": 1.5}

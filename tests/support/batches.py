@@ -115,7 +115,7 @@ def _right_path_last(target: PreTrainedModel, vocabulary: tt.Vocabulary, **optio
     return RightPathLast(vocabulary, texts)
 
 
-Source = Callable[..., "tt.Drafter | None"]
+Source = Callable[..., "tt.Drafter | list[tt.Drafter] | None"]
 
 SOURCES: dict[str, Source] = {
     "none": lambda target, vocabulary, **options: None,
@@ -127,5 +127,11 @@ SOURCES: dict[str, Source] = {
         vocabulary, branches=True
     ),
     "the right path last": _right_path_last,
+    "recycled tokens": lambda target, vocabulary, **options: tt.RecyclingDrafter(),
+    "several": lambda target, vocabulary, **options: [
+        tt.RecyclingDrafter(),
+        tt.ModelDrafter(near(target), TOKENIZER),
+        toys.RandomDrafter(vocabulary, branches=True),
+    ],
 }
 """Drafters for a target; ``options`` are those of greedy decoding."""

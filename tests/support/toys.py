@@ -254,7 +254,7 @@ def decoding(
     budget = budget or FixedBudget(depth=draft_length)
     chosen = methods.resolve(method) if do_sample else methods.Greedy()
     finished: list[Text] = []
-    drafters = drafter if isinstance(drafter, list) else [drafter] if drafter else []
+    drafters = drafter if isinstance(drafter, list) else [] if drafter is None else [drafter]
     Decoding(target, vocabulary, drafters, chosen, budget, batch_size=batch_size).run(
         requests, finished
     )

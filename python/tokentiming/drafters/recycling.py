@@ -119,7 +119,9 @@ class RecyclingDrafter:
             masses.append(mass)
         found = choose(scores, [request.place_after(node) for request, node in rows]).rows()
         for (request, node), children, mass in zip(rows, found, masses, strict=True):
-            request.draft.take(node, [(token, value * mass) for token, value in children])
+            remaining = self._nodes - len(request.draft)
+            children = [(token, value * mass) for token, value in children[:remaining]]
+            request.draft.take(node, children)
 
     def _open_nodes(self, request: DraftRequest) -> list[int]:
         """The nodes to grow next: the most probable ones, within the limit of nodes."""
@@ -132,8 +134,8 @@ class RecyclingDrafter:
             for node in draft.open_nodes()
             if probs[node] > _IMPROBABLE and draft.ids[node] in self._expected
         ]
-        remaining = max(self._nodes - len(draft), 0)
-        return sorted(sorted(nodes, key=lambda node: -probs[node])[: remaining // 4])
+        remaining = self._nodes - len(draft)  # each node takes several
+        return sorted(sorted(nodes, key=lambda node: -probs[node])[: (remaining + 2) // 3])
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write what is stored to a safetensors file.

@@ -19,7 +19,7 @@ class Reliability:
     _EDGES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96)
     _MEMORY = 0.97
     _PRIOR = 18.0
-    _BUCKET_PRIOR = 4.0
+    _BUCKET_PRIOR = 2.0
 
     def __init__(self) -> None:
         self._emitted = self._expected = self._PRIOR
