@@ -82,7 +82,7 @@ def test_what_is_no_text(tmp_path: Path, data: bytes) -> None:
 
 
 def test_an_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no prompt called b; choose among prompt-1$"):
+    with pytest.raises(ValueError, match=r"holds no prompt called b; choose among prompt-1$"):
         read(written(tmp_path, PLAIN), only=["b"])
 
 
@@ -93,5 +93,5 @@ def test_the_digest_tells_prompts_apart() -> None:
 
 @pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
 def test_temperatures(temperature: float) -> None:
-    with pytest.raises(ValueError, match="^sampling_at: temperature is .*; give a finite number"):
+    with pytest.raises(ValueError, match=r"^sampling_at: temperature is .*; give a finite number"):
         sampling_at(temperature)

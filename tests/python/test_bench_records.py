@@ -93,5 +93,5 @@ def test_another_file_is_not_overwritten(tmp_path: Path, text: str) -> None:
 def test_a_damaged_line_is_named(path: Path, damage: str) -> None:
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([*lines[:2], damage, *lines[2:]]) + "\n", "utf-8")
-    with pytest.raises(ValueError, match="line 3 of .* is damaged; remove it"):
+    with pytest.raises(ValueError, match=r"line 3 of .* is damaged; remove it"):
         Records(path, HEADER)

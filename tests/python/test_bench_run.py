@@ -217,7 +217,19 @@ def test_a_peer_that_fails_is_recorded_and_ours_is_not(pair: Pair, tmp_path: Pat
 
 def test_peers_do_not_run_in_batches(pair: Pair) -> None:
     peer = Fake("peer", pair, FakeClock(), is_peer=True)
-    with pytest.raises(ValueError, match="^Plan: batch_size is 2, but peer .*; give a batch size"):
+    with pytest.raises(ValueError, match=r"^Plan: batch_size is 2, but peer .*; give a batch"):
         Plan([peer], PROMPTS, [0.0], length=4, batch_size=2)
-    with pytest.raises(ValueError, match="^sampling_at: temperature is -1"):
+    with pytest.raises(ValueError, match=r"^sampling_at: temperature is -1"):
         Plan([peer], PROMPTS, [-1.0], length=4)
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_the_first_run(
+    pair: Pair, tmp_path: Path
+) -> None:
+    clock = FakeClock()
+    run, records = bench(
+        pair, tmp_path / "runs", [Fake("generate", pair, clock)], clock, length=300
+    )
+    with pytest.raises(ValueError, match=r"exceed the target's context .* \(prompt one\)$"):
+        run.run()
+    assert not records.lines

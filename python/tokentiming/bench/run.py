@@ -16,6 +16,7 @@ from tokentiming.bench.prompts import Prompt, sampling_at
 from tokentiming.bench.records import Key, Line, Records
 from tokentiming.bench.statistics import loops
 from tokentiming.bench.systems import GENERATE, Generated, System
+from tokentiming.generation.lengths import refuse_lengths
 
 _WARM_UP_TOKENS = 8
 
@@ -123,10 +124,13 @@ class Bench:
             watch: called before each run.
 
         Raises:
+            ValueError: a prompt and its new tokens exceed the target's context.
             RuntimeError: a draft failed, or greedy ids of ours are not those of the target alone
                 and rounding does not explain it.
         """
         remaining = self._plan.remaining(self._records)
+        if remaining:
+            self._check_lengths()
         for _, steps in groupby(remaining, key=lambda step: step.temperature):
             warm: set[str] = set()
             for step in steps:
@@ -135,6 +139,15 @@ class Bench:
                     warm.add(step.system.name)
                     self._warm_up(step)
                 self._records.append(self._line(step))
+
+    def _check_lengths(self) -> None:
+        """Refuse prompts that are too long before the first run, not after hours."""
+        for prompt in self._plan.prompts:
+            ids = self._pair.prompt_ids(prompt.text)
+            try:
+                refuse_lengths(ids, self._plan.length, self._pair.target[0])
+            except ValueError as error:
+                raise ValueError(f"{error} (prompt {prompt.name})") from error
 
     def _warm_up(self, step: Step) -> None:
         texts = ["Warm up."] * len(step.prompts)
