@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import gzip
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tokentiming.bench import prompts as prompts_module
 from tokentiming.bench.prompts import Prompt, digest, read, sampling_at
 
 SPEC_BENCH = {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]}
@@ -52,6 +54,7 @@ def test_blank_lines_and_other_separators_of_unicode(tmp_path: Path) -> None:
 
 
 def test_the_default_prompts() -> None:
+    assert doctest.testmod(prompts_module) == (0, 1)
     prompts = read()
     assert len(prompts) == 13
     assert [prompt.name for prompt in read(only=["chinese", "math"])] == ["math", "chinese"]

@@ -207,6 +207,7 @@ def test_the_command_draws_plots(command: Command, tmp_path: Path) -> None:
         (["--batch-size", "2"], "Plan: batch_size is 2, but assisted, prompt-lookup of"),
         (["--only", "three"], "read: '"),
         (["--drafters", "ghost"], "systems: no drafter is called 'ghost'; choose"),
+        (["--device", "abacus"], "bench: --device is 'abacus' (Expected one of"),
         (["--length", "0"], "bench: Invalid value for '--length'"),
     ],
 )

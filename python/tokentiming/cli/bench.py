@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokentiming.cli.options import DType, Length, Model, resolved
 from tokentiming.cli.views import console
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -54,8 +57,6 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    import torch
-
     from tokentiming.bench import prompts as files
     from tokentiming.bench import records, run
     from tokentiming.bench.pair import Pair
@@ -65,6 +66,7 @@ def bench(
 
     if plots is not None:
         require_matplotlib()
+    place = _device(device)
     chosen = files.read(prompts or files.DEFAULT, _listed(only))
     asked = {"drafters": _listed(drafters), "peers": _listed(peers)}
     load = partial(_load, dtype=dtype, device=device)
@@ -91,7 +93,7 @@ def bench(
         "dtype": dtype,
         "device": device,
     }
-    kept = records.Records(out, records.header(arguments, torch.device(device)))
+    kept = records.Records(out, records.header(arguments, place))
     if remaining := len(plan.remaining(kept)):
         if uses_draft(**asked):
             resolved("--draft", draft)  # so that no download interrupts the progress bar
@@ -122,6 +124,19 @@ def report(
         if plots is not None:
             for drawn in draw(lines, plots, path.stem):
                 console.note(f"wrote {drawn}")
+
+
+def _device(name: str) -> torch.device:
+    """The device of an option, with its index."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"bench: --device is {name!r} ({reason}); give a device of torch, such as cpu"
+        ) from error
 
 
 def _load(option: str, model: str, *, dtype: str, device: str) -> Any:
