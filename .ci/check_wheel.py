@@ -9,6 +9,7 @@ import zipfile
 
 ALLOWED = re.compile(
     r"tokentiming/([a-z_]+/)*([a-z_]+\.pyi?|py\.typed)"
+    r"|tokentiming/bench/prompts\.jsonl"
     r"|tokentiming/_(core|native)\.[\w.-]+\.so"
     r"|tokentiming-[\w.]+\.dist-info/.+"
 )

@@ -29,8 +29,8 @@ from rich.table import Table
 import tokentiming as tt
 from clock import Clock
 from prompts import chosen, given, sampling_at
+from tokentiming.bench.difference import difference
 from tokentiming.cli import demo_models as models
-from tokentiming.cli.demo import difference
 from tokentiming.tokens.prompts import parse
 
 RATIOS = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from tokentiming.bench.prompts import given, read, sampling_at
 
-PROMPTS = Path(__file__).parent.parent / "data" / "prompts.jsonl"
+__all__ = ["chosen", "given", "sampling_at"]
 
 
 def chosen(only: str = "") -> list[dict[str, str]]:
@@ -18,21 +16,8 @@ def chosen(only: str = "") -> list[dict[str, str]]:
     Raises:
         SystemExit: a name is unknown.
     """
-    prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines()]
-    names = only.split(",") if only else [prompt["name"] for prompt in prompts]
-    if unknown := set(names) - {prompt["name"] for prompt in prompts}:
-        raise SystemExit(f"--only: no prompt is called {', '.join(sorted(unknown))}")
-    return [prompt for prompt in prompts if prompt["name"] in names]
-
-
-def given(text: str, tokenizer: Any) -> Any:
-    """A prompt as a chat if the model has a template for one, and as plain text otherwise."""
-    return [{"role": "user", "content": text}] if tokenizer.chat_template else text
-
-
-def sampling_at(temperature: float) -> dict[str, Any]:
-    """Arguments of ``generate`` that override the model's own settings for sampling."""
-    if not temperature:
-        return {"do_sample": False, "repetition_penalty": 1.0}
-    distribution = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    return {"do_sample": True, **distribution}
+    try:
+        prompts = read(only=only.split(",") if only else ())
+    except ValueError as error:
+        raise SystemExit(f"--only: {error}") from error
+    return [{"name": prompt.name, "prompt": prompt.text} for prompt in prompts]

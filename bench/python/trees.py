@@ -42,15 +42,13 @@ from rounds import (
     Shape,
     mean_tokens,
 )
+from tokentiming.bench.difference import TIES, difference
 from tokentiming.cli import demo_models as models
-from tokentiming.cli.demo import difference
 from tokentiming.engine.adaptive import AdaptiveBudget
 from tokentiming.engine.budget import FixedBudget
 from tokentiming.engine.costs import Costs
 from tokentiming.tokens.prompts import parse
 
-TIE = 0.5
-"""Largest difference of two bfloat16 logits, of 16 and more, that rounding can reverse."""
 console = Console(width=132)
 
 
@@ -206,7 +204,7 @@ def main(
         for name, found in figures.items():
             table.add_row(name, *cells(found, len(prompts)))
         console.print(table)
-    if bench.gaps and max(bench.gaps) > TIE:
+    if bench.gaps and max(bench.gaps) > TIES[torch.bfloat16]:
         raise SystemExit(f"greedy ids differ where the logits are {max(bench.gaps):.3f} apart")
 
 

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from typer.testing import CliRunner
 
 from tokentiming import SpeculativeDecoder, Stats, Vocabulary, cli, ops
+from tokentiming.bench.difference import Difference
 from tokentiming.cli import demo
 from tokentiming.cli import demo_models as models
 from tokentiming.cli.views.alignment import Tokenization, alignment, blocks, edits, visible
@@ -291,7 +292,7 @@ def test_the_demo_compares_both_on_every_prompt(run, models_with_weights):
 
 def test_a_difference_is_shown_with_its_logit_gap():
     stats = Stats("coupled", True, tokens=8, seconds=2.0)
-    row = demo.Comparison("code", 2.0, stats, demo.Difference(5, -0.125))
+    row = demo.Comparison("code", 2.0, stats, Difference(5, -0.125))
     text = "\n".join(rendered(comparison_table("big", "small", [row])))
     assert "2.00x" in text
     assert "after 5 equal tokens the logits of the two next tokens differ by 0.1250" in " ".join(

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tokentiming import Stats, cli
+from tokentiming.bench.difference import Difference
 from tokentiming.cli import commands, demo
 from tokentiming.cli import demo_models as models
 from tokentiming.cli.views import console as streams
@@ -173,7 +174,7 @@ def test_control_characters_are_escaped_in_panels() -> None:
 def comparisons() -> list[demo.Comparison]:
     stages = {"drafting": 0.4, "target": 0.5}
     stats = Stats("coupled", True, tokens=48, seconds=1.0, stage_seconds=stages)
-    differences = [None, demo.Difference(12, -0.125), None, None]
+    differences = [None, Difference(12, -0.125), None, None]
     return [
         demo.Comparison(name, 123.45, stats, difference)
         for name, difference in zip(demo.PROMPTS, differences, strict=True)

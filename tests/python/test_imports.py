@@ -1,4 +1,6 @@
-"""What the package imports: nothing of the command line, and heavy packages only when needed."""
+"""What the package imports: the library nothing of the command line or of the benchmark, and heavy
+packages only when needed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ PACKAGE = Path(tokentiming.__file__).parent
 LIBRARY = sorted(
     path for path in PACKAGE.rglob("*.py") if "cli" not in path.relative_to(PACKAGE).parts
 )
+NOT_BENCH = [path for path in LIBRARY if "bench" not in path.relative_to(PACKAGE).parts]
 
 
 def imported(source: str, package: str) -> Iterator[str]:
@@ -37,14 +41,24 @@ def imported(source: str, package: str) -> Iterator[str]:
             yield f"tokentiming.{node.value}"
 
 
-def is_cli(name: str) -> bool:
-    return name == "tokentiming.cli" or name.startswith("tokentiming.cli.")
+def is_in(package: str, name: str) -> bool:
+    return name == f"tokentiming.{package}" or name.startswith(f"tokentiming.{package}.")
+
+
+is_cli = partial(is_in, "cli")
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_library_does_not_import_the_command_line(path: Path) -> None:
     package = ".".join(("tokentiming", *path.relative_to(PACKAGE).parent.parts))
     assert [name for name in imported(path.read_text("utf-8"), package) if is_cli(name)] == []
+
+
+@pytest.mark.parametrize("path", NOT_BENCH, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_library_does_not_import_the_benchmark(path: Path) -> None:
+    package = ".".join(("tokentiming", *path.relative_to(PACKAGE).parent.parts))
+    names = imported(path.read_text("utf-8"), package)
+    assert [name for name in names if is_in("bench", name)] == []
 
 
 @pytest.mark.parametrize(

