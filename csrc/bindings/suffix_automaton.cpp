@@ -54,6 +54,10 @@ py::tuple follow(const SuffixAutomaton& self, py::handle state, py::handle lengt
   return as_tuple(self.follow(match, Bytes(data, kFollow).get()));
 }
 
+py::tuple shorter(const SuffixAutomaton& self, py::handle state) {
+  return as_tuple(self.shorter(number(state, "SuffixAutomaton.shorter", "state")));
+}
+
 py::list next(const SuffixAutomaton& self, py::handle state) {
   py::list result;
   for (const auto& [byte, onward, count] :
@@ -72,6 +76,7 @@ const Operation kSuffixAutomatonBinding([](py::module_& module) {
       .def("append", &append, py::arg("data"))
       .def("repeated", [](const SuffixAutomaton& self) { return as_tuple(self.repeated()); })
       .def("follow", &follow, py::arg("state"), py::arg("length"), py::arg("data"))
+      .def("shorter", &shorter, py::arg("state"))
       .def("next", &next, py::arg("state"))
       .def("__len__", &SuffixAutomaton::size)
       .def_property_readonly("states", &SuffixAutomaton::states)

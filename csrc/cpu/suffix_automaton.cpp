@@ -117,6 +117,12 @@ SuffixAutomaton::Match SuffixAutomaton::follow(Match match,
   return {state, length};
 }
 
+SuffixAutomaton::Match SuffixAutomaton::shorter(State state) const {
+  check_state("SuffixAutomaton.shorter", state);
+  const State suffix = state == kRoot ? kRoot : states_[state].link;
+  return {suffix, states_[suffix].length};
+}
+
 std::vector<SuffixAutomaton::Next> SuffixAutomaton::next(State state) const {
   check_state("SuffixAutomaton.next", state);
   std::vector<Next> result;

@@ -59,6 +59,13 @@ class Plain {
     return suffix;
   }
 
+  // The longest suffix that ends at further positions.
+  std::string shorter(std::string string) const {
+    const auto positions = ends(string);
+    while (!string.empty() && ends(string) == positions) string.erase(0, 1);
+    return string;
+  }
+
   std::string longest_known_suffix(std::string string) const {
     while (ends(string).empty()) string.erase(0, 1);
     return string;
@@ -110,6 +117,8 @@ void require_equal(const SuffixAutomaton& automaton, const Plain& plain) {
   for (const auto& string : plain.substrings()) {
     REQUIRE(match_of(automaton, string).length == string.size());
     REQUIRE(next_of(automaton, string) == plain.next(string));
+    REQUIRE(automaton.shorter(match_of(automaton, string).state) ==
+            match_of(automaton, plain.shorter(string)));
     const bool added = classes.insert(plain.ends(string)).second;
     if (added) transitions += plain.next(string).size();
   }
@@ -228,6 +237,8 @@ TEST_CASE("SuffixAutomaton: errors name the argument") {
   CHECK_THROWS_WITH_AS(automaton.next(5),
                        "SuffixAutomaton.next: state is 5; the automaton has states 0..4",
                        std::invalid_argument);
+  CHECK_THROWS_WITH(automaton.shorter(5),
+                    "SuffixAutomaton.shorter: state is 5; the automaton has states 0..4");
   CHECK_THROWS_WITH(automaton.follow({5, 0}, {}),
                     "SuffixAutomaton.follow: state is 5; the automaton has states 0..4");
   const std::string message = "SuffixAutomaton.follow: length is 3; the strings of state " +

@@ -60,6 +60,13 @@ def test_answers_are_those_of_a_search(pieces: list[list[bytes]], query: bytes) 
     known = longest_suffix(texts, query, times=1)
     state, length = automaton.follow(0, 0, query)
     assert length == len(known)
+    shorter = next(
+        known[start:]
+        for start in range(len(known) + 1)
+        if start == len(known)
+        or len(occurrences(texts, known[start:])) > len(occurrences(texts, known))
+    )
+    assert automaton.shorter(state) == automaton.follow(0, 0, shorter)
     followers = [rest[0] for rest in occurrences(texts, known) if rest]
     found = automaton.next(state)
     assert [byte for byte, _, _ in found] == sorted(set(followers))
@@ -89,6 +96,7 @@ def test_bytes_come_from_any_buffer() -> None:
         (lambda a: a.follow(True, 0, b""), TypeError, "follow: state must be an integer"),
         (lambda a: a.next(3), ValueError, r"next: state is 3; the automaton has states 0\.\.2"),
         (lambda a: a.next(2**32), ValueError, "next: state is 4294967296; it must be in"),
+        (lambda a: a.shorter(-1), ValueError, "shorter: state is -1; it must be in"),
         (lambda a: a.next("0"), TypeError, "next: state must be an integer"),
     ],
 )

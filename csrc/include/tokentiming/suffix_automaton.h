@@ -71,6 +71,10 @@ class SuffixAutomaton {
   // above that of its strings.
   Match follow(Match match, std::span<const std::uint8_t> bytes) const;
 
+  // The longest suffix of the strings of a state that also ends at other positions; the empty string
+  // for the root. Throws std::invalid_argument if there is no such state.
+  Match shorter(State state) const;
+
   // The bytes that follow the strings of a state, in ascending order. Throws std::invalid_argument
   // if there is no such state.
   std::vector<Next> next(State state) const;

@@ -2,5 +2,14 @@
 
 from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft, Drafter, DraftRequest
 from tokentiming.drafters.model import ModelDrafter
+from tokentiming.drafters.suffix import SuffixDrafter
 
-__all__ = ["NO_TOKEN", "Candidates", "Draft", "DraftRequest", "Drafter", "ModelDrafter"]
+__all__ = [
+    "NO_TOKEN",
+    "Candidates",
+    "Draft",
+    "DraftRequest",
+    "Drafter",
+    "ModelDrafter",
+    "SuffixDrafter",
+]

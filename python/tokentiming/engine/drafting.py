@@ -68,7 +68,11 @@ class Drafting:
         """A draft for each text; empty if drafting does not pay or is not possible."""
         self.levels = 0
         limit = self._budget.begin_round(len(texts)) if self._texts else 0
-        requests = [text.draft_request(self._drafter.vocabulary, limit) for text in self._texts]
+        candidates = self._budget.candidates
+        requests = [
+            text.draft_request(self._drafter.vocabulary, limit=limit, candidates=candidates)
+            for text in self._texts
+        ]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         if limit and requests:
             self._propose(requests)

@@ -108,7 +108,7 @@ class Decoding:
                 for draft, proposal, text in zip(drafts, proposals, self._texts, strict=True)
             ]
             proposals = self._method.trim(proposals, self._budget.trim)
-            if not self._target.supports_forests:
+            if not (self._target.supports_forests and self._method.method.branches):
                 proposals = [proposal.chain_of_first() for proposal in proposals]
         first = any(not text.stats.tokens for text in self._texts)
         with self._stage("target"):

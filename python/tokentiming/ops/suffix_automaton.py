@@ -23,6 +23,8 @@ automaton serves one thread at a time.
   a second time, in this text or in an earlier one; occurrences may overlap.
 - ``follow(state, length, data)`` returns the state and length of the longest suffix of a string
   followed by ``data`` that occurs in a text.
+- ``shorter(state)`` returns the state and length of the longest suffix of a state's strings that
+  also ends at other positions; (0, 0) for state 0.
 - ``next(state)`` returns the bytes that follow the strings of a state, ascending, each as
   ``(byte, state, count)`` with the state of the strings with this byte appended. The count is at
   least 1 and at most the number of occurrences: appending a byte raises it in one state only, which
