@@ -172,16 +172,10 @@ def test_matches_do_not_extend_over_special_tokens():
     assert longest(drafts_of(drafter, b"ab")[0]).startswith(b" ab")
 
 
-def test_a_level_has_the_bytes_of_a_token_of_the_prompt():
-    class Words(toys.Letters):
-        @classmethod
-        def from_tokenizer(cls, tokenizer):
-            return toys.letters(["word ", "x"])
-
+def test_a_level_has_as_many_bytes_as_a_token_of_the_prompt():
+    words = toys.byte_level_tokenizer([("w", "o"), ("wo", "r"), ("wor", "d"), ("word", "Ġ")])
     drafter = tt.SuffixDrafter()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentiming.drafters.suffix.Vocabulary", Words)
-        drafter.begin(Prompt([0] * 20), None, None)
+    drafter.begin(Prompt(words("word " * 20).input_ids), words, None)
     assert len(longest(drafts_of(drafter, b"", limit=4)[0])) == 20
 
 
@@ -365,3 +359,19 @@ def test_errors_name_the_argument(options, error, message):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         tt.SuffixDrafter([tmp_path / "gone.txt"])
+
+
+@pytest.mark.parametrize("budget", [tt.FixedBudget(depth=4), TREE])
+def test_the_budget_bounds_the_children_of_a_node(budget, target):
+    drafted = []
+
+    class Watched(tt.SuffixDrafter):
+        def propose(self, requests, choose, grow):
+            super().propose(requests, choose, grow)
+            drafted.extend(request.draft for request in requests)
+
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, Watched(shortest=1), budget=budget)
+    decoder.generate("ab. ac. ad. a", **GREEDY)
+    children = [max(Counter(draft.parents).values()) for draft in drafted if draft.ids]
+    assert 1 <= max(children) <= budget.candidates
+    assert (max(children) > 1) == (budget is TREE)

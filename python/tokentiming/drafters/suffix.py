@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
 from tokentiming.ops import SuffixAutomaton
 from tokentiming.scalars import integer
+from tokentiming.tokens.byte_tables import bytes_of
 from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.tree import TEXT
 from tokentiming.tokens.vocabulary import Vocabulary
@@ -74,12 +75,9 @@ class SuffixDrafter:
             self._corpus.begin_text()
             self._corpus.append(data)
         self._texts: list[_Text] = []
-        self._target: tuple[Any, Vocabulary] | None = None
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        if self._target is None or self._target[0] is not target_tokenizer:
-            self._target = target_tokenizer, Vocabulary.from_tokenizer(target_tokenizer)
-        self._texts.append(_Text(prompt.ids, self._target[1], self._corpus))
+        self._texts.append(_Text(bytes_of(target_tokenizer, prompt.ids), self._corpus))
 
     def drop(self, index: int) -> None:
         if self._remember:
@@ -171,27 +169,26 @@ class _Text:
     """A text, and where its end occurred before.
 
     Args:
-        prompt: the target's ids; strings do not extend over its special tokens.
-        vocabulary: the target's.
+        prompt: bytes of each token; strings do not extend over special tokens, which have none.
         corpus: other texts.
+
+    Attributes:
+        generated: the bytes generated so far.
+        token_length: mean length of the prompt's tokens, in bytes.
     """
 
-    def __init__(self, prompt: Sequence[int], vocabulary: Vocabulary, corpus: SuffixAutomaton):
+    def __init__(self, prompt: Sequence[bytes], corpus: SuffixAutomaton) -> None:
         self.generated = b""
         self._own = SuffixAutomaton()
         self._corpus = corpus
         self._in_corpus = 0, 0
-        tokens = length = 0
-        for special, run in groupby(prompt, lambda token: not vocabulary.token_bytes(token)):
-            ids = list(run)
-            if special:
+        for is_text, run in groupby(prompt, bool):
+            if is_text:
+                self._append(b"".join(run))
+            else:
                 self._own.begin_text()
                 self._in_corpus = 0, 0
-            else:
-                tokens += len(ids)
-                length += len(vocabulary.decode(ids))
-                self._append(vocabulary.decode(ids))
-        self.token_length = length / tokens if tokens else 1.0
+        self.token_length = len(self._own) / max(sum(map(bool, prompt)), 1) or 1.0
 
     def follow(self, generated: bytes) -> list[tuple[SuffixAutomaton, int, int]]:
         """The longest suffix of the text that occurs before, and the longest one in the corpus.
