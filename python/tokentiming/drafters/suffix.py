@@ -41,12 +41,12 @@ class SuffixDrafter:
         corpus: texts to search, each a str, bytes, or the path of a file.
         shortest: minimum length of a match, in bytes.
         nodes: maximum size of a draft, in bytes.
-        remember: whether texts that have ended are added to the corpus, for later ones.
+        remember: whether a text that has ended is added to the corpus, without its prompt.
 
     Raises:
         TypeError: ``corpus`` is a single text or holds something else, or a number is not an
             integer.
-        ValueError: a number is below 1.
+        ValueError: a number is below 1, or the corpus has more than 2**28 bytes.
         OSError: a file cannot be read.
 
     Sources: Prompt Lookup Decoding (Saxena, 2023); SuffixDecoding, arXiv 2411.04975.
