@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokentiming.drafters import Drafter as Drafter
     from tokentiming.drafters import ModelDrafter as ModelDrafter
     from tokentiming.drafters import RecyclingDrafter as RecyclingDrafter
+    from tokentiming.drafters import SuffixDrafter as SuffixDrafter
     from tokentiming.engine.budget import FixedBudget as FixedBudget
     from tokentiming.engine.stats import Stats as Stats
     from tokentiming.generation.output import SpeculativeOutput as SpeculativeOutput
@@ -29,6 +30,7 @@ _MODULES = {
     "SpeculativeDecoder": "decoder",
     "SpeculativeOutput": "generation.output",
     "Stats": "engine.stats",
+    "SuffixDrafter": "drafters",
     "Vocabulary": "tokens",
     "VocabularyMap": "tokens",
     "custom_generate": "huggingface",

@@ -37,4 +37,5 @@ def test_every_operation_has_an_example() -> None:
     operations = {
         "align", "candidates", "log_noise", "restrict", "sample", "transfer", "verify", "walk",
     }  # fmt: skip
-    assert operations | {"ByteTable", "VocabularyMap", "inverse"} <= set(EXAMPLES)
+    classes = {"ByteTable", "SuffixAutomaton", "VocabularyMap"}
+    assert operations | classes | {"inverse"} <= set(EXAMPLES)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support.tokenizer_kinds import BYTES_COME_BACK, REAL, TRAINED, tokenizer_and_vocabulary
-from tokentiming import VocabularyMap
+from tokentiming import Vocabulary, VocabularyMap
 from tokentiming.methods.tokentiming import byte_spans, warped_spans
+from tokentiming.tokens.byte_tables import bytes_of
 from tokentiming.tokens.transcode import proxies, unfinished
 from tokentiming.tokens.tree import Tree
 
@@ -36,6 +37,24 @@ def vocabulary(request):
 @pytest.fixture
 def pair(request):
     return tuple(tokenizer_and_vocabulary(name)[1] for name in request.param)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bytes_of_some_tokens_are_those_of_the_vocabulary(name):
+    tokenizer, vocabulary = tokenizer_and_vocabulary(name)
+    size = len(vocabulary)
+    ids = [*range(min(size, 3000)), *range(size - 100, size), *vocabulary.special_ids, size + 5]
+    assert bytes_of(tokenizer, ids) == [vocabulary.token_bytes(i) for i in ids]
+
+
+@thorough
+@given(data=BYTES)
+def test_tokens_of_the_vocabulary_of_bytes_are_bytes(data):
+    vocabulary = Vocabulary.of_bytes()
+    assert vocabulary.encode(data) == list(data)
+    assert vocabulary.decode(data) == data
+    assert len(vocabulary) == 256
+    assert not vocabulary.special_ids
 
 
 @pytest.mark.parametrize("vocabulary", BYTES_COME_BACK, indirect=True)

@@ -128,7 +128,9 @@ SOURCES: dict[str, Source] = {
     ),
     "the right path last": _right_path_last,
     "recycled tokens": lambda target, vocabulary, **options: tt.RecyclingDrafter(),
+    "repeated text": lambda target, vocabulary, **options: tt.SuffixDrafter(shortest=1),
     "several": lambda target, vocabulary, **options: [
+        tt.SuffixDrafter(shortest=1),
         tt.RecyclingDrafter(),
         tt.ModelDrafter(near(target), TOKENIZER),
         toys.RandomDrafter(vocabulary, branches=True),

@@ -10,6 +10,7 @@ from tokentiming.drafters.base import (
 )
 from tokentiming.drafters.model import ModelDrafter
 from tokentiming.drafters.recycling import RecyclingDrafter
+from tokentiming.drafters.suffix import SuffixDrafter
 
 __all__ = [
     "NO_TOKEN",
@@ -20,4 +21,5 @@ __all__ = [
     "Learner",
     "ModelDrafter",
     "RecyclingDrafter",
+    "SuffixDrafter",
 ]

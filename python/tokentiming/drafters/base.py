@@ -57,7 +57,10 @@ class Draft:
     distributions: dict[int, torch.Tensor] = field(default_factory=dict)
     """The draft's distribution ``[1, V]`` after a node or ``TEXT``, for methods that use it."""
     limit: int = 1_000_000
-    """The deepest level wanted; 0 for no draft."""
+    """The deepest level wanted; 0 for no draft. A level is a token of a model; a drafter of smaller
+    tokens counts several of them as one level."""
+    candidates: int = 1_000_000
+    """Maximum number of children of a node; 1 for a chain."""
     special_ids: Collection[int] = ()
     """Ids that end a path."""
     expanded: set[int] = field(default_factory=set)

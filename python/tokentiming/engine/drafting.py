@@ -80,8 +80,11 @@ class Drafting:
         """Draft at most ``limit`` levels for each text."""
         start = perf_counter()
         self._levels = 0
-        vocabulary = self.method.draft_vocabulary
-        requests = [text.draft_request(vocabulary, limit) for text in self._texts]
+        vocabulary, candidates = self.method.draft_vocabulary, self._budget.candidates
+        requests = [
+            text.draft_request(vocabulary, limit=limit, candidates=candidates)
+            for text in self._texts
+        ]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         if limit and requests:
             self._propose(requests)

@@ -144,7 +144,7 @@ class Decoding:
             proposal.cut(text.remaining - 1) for proposal, text in zip(merged, texts, strict=True)
         ]
         proposals = self._method.trim(proposals, self._budget.trim)
-        if self._target.supports_forests:
+        if self._target.supports_forests and self._method.method.branches:
             return proposals
         return [proposal.likeliest_chain() for proposal in proposals]
 

@@ -58,10 +58,12 @@ class Text:
     def finished(self) -> bool:
         return self.stats.finish_reason is not None
 
-    def draft_request(self, draft_vocabulary: Vocabulary, limit: int) -> DraftRequest:
-        """The request for a draft of at most ``limit`` levels."""
+    def draft_request(
+        self, draft_vocabulary: Vocabulary, *, limit: int, candidates: int
+    ) -> DraftRequest:
+        """The request for a draft of at most ``limit`` levels, with so many children of a node."""
         limit = max(min(limit, self.remaining - 1), 0)
-        draft = Draft(limit=limit, special_ids=draft_vocabulary.special_ids)
+        draft = Draft(limit=limit, candidates=candidates, special_ids=draft_vocabulary.special_ids)
         place = Place(self.request.noise, self._state)
         return DraftRequest(self._bytes, place, draft, draft_vocabulary, self.ids)
 

@@ -26,6 +26,7 @@ from tokentiming.ops.candidates import Candidates, candidates
 from tokentiming.ops.devices import has_cuda
 from tokentiming.ops.errors import ArgumentError, ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.sample import log_noise, sample
+from tokentiming.ops.suffix_automaton import SuffixAutomaton
 from tokentiming.ops.tables import ByteTable, VocabularyMap
 from tokentiming.ops.transfer import Transfer, restrict, transfer
 from tokentiming.ops.verify import Verification, verify
@@ -38,6 +39,7 @@ __all__ = [
     "ArgumentValueError",
     "ByteTable",
     "Candidates",
+    "SuffixAutomaton",
     "Transfer",
     "Verification",
     "VocabularyMap",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -50,6 +51,23 @@ def kind_of(backend: Tokenizer) -> Kind:
         "token bytes are not known; known are ByteLevel, Metaspace, Replace + ByteFallback, "
         "WordPiece and BPEDecoder"
     )
+
+
+def bytes_of(tokenizer: Any, ids: Iterable[int]) -> list[bytes]:
+    """The bytes of a few tokens; none for special ones and for ids that the tokenizer lacks.
+
+    A ``Vocabulary`` has the same bytes, but reads those of all tokens.
+    """
+    backend: Tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    kind = kind_of(backend)
+    added = backend.get_added_tokens_decoder()
+    pieces = ((i, backend.id_to_token(i)) for i in ids)
+    return [
+        b""
+        if piece is None or (i in added and added[i].special)
+        else kind.token_bytes(piece, added=i in added)
+        for i, piece in pieces
+    ]
 
 
 class ByteLevel:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tokentiming import ops
 from tokentiming.tokens import byte_tables
@@ -133,6 +133,19 @@ class Vocabulary:
             special_ids=special | holes,
             byte_ids=[pieces.get(piece) for piece in kind.byte_pieces] or (None,) * 256,
         )
+
+    @classmethod
+    def of_bytes(cls) -> Vocabulary:
+        """The vocabulary of the 256 bytes: the id of a byte is its value. It has no special token.
+
+        >>> Vocabulary.of_bytes().encode(bytes([97, 255]))
+        [97, 255]
+        """
+        pieces = byte_tables.ByteLevel().byte_pieces
+        tokenizer = Tokenizer(models.BPE({piece: byte for byte, piece in enumerate(pieces)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return cls.from_tokenizer(tokenizer)
 
     def on(self, device: torch.device | str) -> TokenTable:
         """The byte table, keys and advances in the memory of a device, copied there once."""
