@@ -52,7 +52,10 @@ def test_a_draft_may_stop_after_an_unlikely_token(method):
     class Wary(FixedBudget):
         def grow(self, source, drafts):
             sure = [d.confidences[-1:] > [0.4] for d in drafts]
-            return [nodes if s else [] for nodes, s in zip(super().grow(source, drafts), sure, strict=True)]
+            return [
+                nodes if s else []
+                for nodes, s in zip(super().grow(source, drafts), sure, strict=True)
+            ]
 
     distribution, target = distribution_and_target(
         JUDGING[method], "crossing", budget=Wary(depth=2)

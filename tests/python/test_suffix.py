@@ -45,7 +45,12 @@ def drafts_of(
     drafter: tt.SuffixDrafter, *texts: bytes, limit: int = 12, candidates: int = 4
 ) -> list[Draft]:
     requests = [
-        DraftRequest(text, Place(Noise(0, 0), State()), Draft(limit=limit, candidates=candidates))
+        DraftRequest(
+            text,
+            Place(Noise(0, 0), State()),
+            Draft(limit=limit, candidates=candidates),
+            tt.Vocabulary.of_bytes(),
+        )
         for text in texts
     ]
     drafter.propose(requests, None, None)
