@@ -127,5 +127,6 @@ SOURCES: dict[str, Source] = {
         vocabulary, branches=True
     ),
     "the right path last": _right_path_last,
+    "earlier text": lambda target, vocabulary, **options: tt.SuffixDrafter(PROMPTS[:3], shortest=1),
 }
 """Drafters for a target; ``options`` are those of greedy decoding."""
