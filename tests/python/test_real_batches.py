@@ -33,6 +33,7 @@ class Greedy:
         decoder.drafter = {
             "model": lambda: tt.ModelDrafter(*self.draft),
             "random trees": lambda: toys.RandomDrafter(decoder.vocabulary, branches=True),
+            "earlier text": lambda: tt.SuffixDrafter(self.texts),
             "useless model": lambda: tt.ModelDrafter(lively(1, vocab_size=len(OTHER)), OTHER),
             "right path last": lambda: RightPathLast(
                 decoder.vocabulary,
@@ -80,6 +81,7 @@ def test_greedy_texts_do_not_depend_on_the_batch(pair):
     greedy = Greedy(pair, prompts.SCRIPTS[::4] + prompts.SCRIPTS[-1:], 6)
     greedy.check("model", 3)
     greedy.check("right path last", 7)
+    greedy.check("earlier text", 3)
     greedy.check_padding("right")
 
 
@@ -90,7 +92,7 @@ def test_greedy_texts_of_all_scripts(pair):
     assert len(greedy.prompts[-1]) > 512
     for batch_size in (1, 2, 8, 24):
         greedy.check("model", batch_size)
-    for source in ("random trees", "useless model", "right path last"):
+    for source in ("random trees", "useless model", "right path last", "earlier text"):
         for batch_size in (2, 24):
             greedy.check(source, batch_size)
     for side in ("left", "right"):

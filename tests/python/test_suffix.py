@@ -323,13 +323,10 @@ def test_methods_that_propose_chains_take_its_tokens_as_certain(method, target, 
 
 
 class Siblings(toys.Drafter):
-    """Proposes all tokens, and all of their successors."""
+    """Proposes all tokens as the next one."""
 
     def fill(self, text, draft):
-        ids = range(len(self.vocabulary))
-        for parent in [-1, *ids]:
-            for token in ids:
-                draft.extend([token], parent)
+        draft.take(TEXT, [(token, 1.0) for token in range(len(self.vocabulary))])
 
 
 @pytest.mark.parametrize("method", ["slrs", methods.PointMass(), "tokentiming"])

@@ -137,7 +137,7 @@ class AdaptiveBudget:
     def _baseline(self, texts: int) -> float:
         """Seconds of a round without a draft."""
         target = self._costs.target
-        return self._costs.without_draft(texts) or (target.base if target.known else 1.0)
+        return self._costs.without_draft(texts) or (target.base if target.known else 0.0) or 1.0
 
     def _draft_cost(self, record: DrafterRecord) -> tuple[float, float]:
         """Seconds for a level of drafting, and for a row in it."""
