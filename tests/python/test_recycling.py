@@ -27,7 +27,9 @@ def proposed(drafter: tt.RecyclingDrafter, last: int, limit: int = 8) -> tt.Draf
     draft = tt.Draft(limit=limit)
     place = Place(Noise(0), State())
     request = DraftRequest(b"", place, draft, VOCABULARY, [last])
+    drafter.begin(None, None, lambda ids, scores: scores)
     drafter.propose([request], choose, lambda drafts: [[]])
+    drafter.reset()
     return draft
 
 
@@ -52,6 +54,18 @@ def test_a_draft_follows_what_was_expected_after_each_token():
     after = draft.parents.index(children[0])
     assert draft.ids[after] == 13
     assert draft.confidences[after] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_scores_are_warped_like_the_texts_own():
+    drafter = tt.RecyclingDrafter()
+    drafter.learn([10], logits_of({11: 0.64, 12: 0.16, 13: 0.04}))
+    draft = tt.Draft(limit=1)
+    request = DraftRequest(b"", Place(Noise(0), State()), draft, VOCABULARY, [10])
+    drafter.begin(None, None, lambda ids, scores: scores / 2)  # a temperature of 2
+    drafter.propose([request], choose, lambda drafts: [[]])
+    first, second, third = draft.confidences[:3]
+    assert first / second == pytest.approx(2, rel=1e-3)
+    assert second / third == pytest.approx(2, rel=1e-3)
 
 
 def test_the_latest_row_counts():
@@ -113,6 +127,7 @@ def test_another_vocabulary_is_refused():
     proposed(drafter, 10)
     other = tt.Vocabulary.from_tokenizer(OTHER)
     request = DraftRequest(b"", Place(Noise(0), State()), tt.Draft(limit=3), other, [0])
+    drafter.begin(None, None, None)
     with pytest.raises(ValueError, match=r"^RecyclingDrafter: what is stored is of another"):
         drafter.propose([request], choose, lambda drafts: [[]])
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tokentiming.drafters.base import Choose, DraftRequest, Grow
+from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
 from tokentiming.scalars import integer
 from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.tree import TEXT
@@ -18,6 +18,8 @@ from tokentiming.tokens.vocabulary import Vocabulary
 
 _IMPROBABLE = 0.02
 """Nodes whose path is less probable are not grown."""
+_NO_IDS = torch.empty((1, 0), dtype=torch.int64)
+"""Warpers ignore the ids."""
 
 
 class Expected(NamedTuple):
@@ -65,6 +67,7 @@ class RecyclingDrafter:
         self._nodes = integer(nodes, "nodes", least=1, caller="RecyclingDrafter")
         self._depth = integer(depth, "depth", least=1, caller="RecyclingDrafter")
         self._expected: dict[int, Expected] = {}
+        self._warpers: list[Callable[..., Any]] = []  # of each text
         self._columns = 0  # of the target's logits
         self._fingerprint: str | None = None  # of the target's vocabulary
 
@@ -73,13 +76,15 @@ class RecyclingDrafter:
         return len(self._expected)
 
     def begin(self, prompt: Prompt, target_tokenizer: Any, warpers: Callable[..., Any]) -> None:
-        """All texts are drafted for alike."""
+        self._warpers.append(warpers)
 
     def drop(self, index: int) -> None:
-        """Nothing is kept of a text."""
+        self._warpers[index] = self._warpers[-1]
+        self._warpers.pop()
 
     def reset(self) -> None:
-        """What was stored remains for later texts."""
+        """Forget all texts; what was stored remains for later ones."""
+        self._warpers = []
 
     def learn(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
         self._columns = logits.shape[1]
@@ -91,15 +96,19 @@ class RecyclingDrafter:
             self._expected[token] = Expected(*row)
 
     def propose(self, requests: Sequence[DraftRequest], choose: Choose, grow: Grow) -> None:
-        wanted = [request for request in requests if request.draft.limit]
-        for request in wanted:
-            self._check(request.vocabulary)
-        rows = [(one, TEXT) for one in wanted if one.target_ids[-1] in self._expected]
+        wanted = [
+            _Text(request, warpers)
+            for request, warpers in zip(requests, self._warpers, strict=True)
+            if request.draft.limit
+        ]
+        for text in wanted:
+            self._check(text.request.vocabulary)
+        rows = [(text, TEXT) for text in wanted if text.token(TEXT) in self._expected]
         for _ in range(self._depth):
             if not rows:
                 return
             self._grow(rows, choose)
-            rows = [(one, node) for one in wanted for node in self._open_nodes(one)]
+            rows = [(text, node) for text in wanted for node in self._open_nodes(text.draft)]
 
     def _check(self, vocabulary: Vocabulary) -> None:
         if self._fingerprint not in (None, vocabulary.fingerprint):
@@ -109,23 +118,21 @@ class RecyclingDrafter:
             )
         self._fingerprint = vocabulary.fingerprint
 
-    def _grow(self, rows: Sequence[tuple[DraftRequest, int]], choose: Choose) -> None:
+    def _grow(self, rows: Sequence[tuple[_Text, int]], choose: Choose) -> None:
         """Draft the children of some nodes."""
         scores = torch.full((len(rows), self._columns), -torch.inf)
         masses = []
-        for row, (request, node) in zip(scores, rows, strict=True):
-            ids, log_probs, mass = self._expected[_token(request, node)]
-            row[ids] = log_probs
+        for row, (text, node) in zip(scores, rows, strict=True):
+            ids, log_probs, mass = self._expected[text.token(node)]
+            row[ids] = text.warpers(_NO_IDS, log_probs[None])[0]
             masses.append(mass)
-        found = choose(scores, [request.place_after(node) for request, node in rows]).rows()
-        for (request, node), children, mass in zip(rows, found, masses, strict=True):
-            remaining = self._nodes - len(request.draft)
-            children = [(token, value * mass) for token, value in children[:remaining]]
-            request.draft.take(node, children)
+        found = choose(scores, [text.request.place_after(node) for text, node in rows]).rows()
+        for (text, node), children, mass in zip(rows, found, masses, strict=True):
+            remaining = self._nodes - len(text.draft)
+            text.draft.take(node, [(token, value * mass) for token, value in children[:remaining]])
 
-    def _open_nodes(self, request: DraftRequest) -> list[int]:
+    def _open_nodes(self, draft: Draft) -> list[int]:
         """The nodes to grow next: the most probable ones, within the limit of nodes."""
-        draft = request.draft
         probs: list[float] = []
         for parent, confidence in zip(draft.parents, draft.confidences, strict=True):
             probs.append(confidence * (1.0 if parent == TEXT else probs[parent]))
@@ -178,5 +185,16 @@ class RecyclingDrafter:
         return drafter
 
 
-def _token(request: DraftRequest, node: int) -> int:
-    return request.target_ids[-1] if node == TEXT else request.draft.ids[node]
+class _Text(NamedTuple):
+    """A text to draft for."""
+
+    request: DraftRequest
+    warpers: Callable[..., Any]
+
+    @property
+    def draft(self) -> Draft:
+        return self.request.draft
+
+    def token(self, node: int) -> int:
+        """The token of a node, or the last one of the text."""
+        return self.request.target_ids[-1] if node == TEXT else self.draft.ids[node]

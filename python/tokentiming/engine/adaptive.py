@@ -121,7 +121,8 @@ class AdaptiveBudget:
         """Tokens that a drafter gained in a round, less those that its time would have given."""
         seconds = drafted.seconds + drafted.nodes * self._row()
         without = max(outcome.total - seconds, self._baseline(outcome.texts))
-        return drafted.accepted - (outcome.tokens - drafted.accepted) * seconds / without
+        lost = (outcome.tokens - drafted.accepted) * seconds / without
+        return drafted.accepted - min(lost, outcome.texts)  # an interrupted draft says little
 
     def _best(self, probs: Sequence[Sequence[float]]) -> Choice:
         seconds = self._baseline(self._texts) + self._drafting + self._growing
