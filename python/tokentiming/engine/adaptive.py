@@ -40,7 +40,6 @@ class AdaptiveBudget:
         self.candidates = candidates
         self._costs = costs or Costs()
         self._records: list[DrafterRecord] = []
-        self._rounds = 0
         self._start_round(1)
 
     def _start_round(self, texts: int) -> None:
@@ -50,7 +49,6 @@ class AdaptiveBudget:
         self._growing = 0.0  # of the one that drafts
 
     def begin(self) -> None:
-        self._rounds = 0
         for record in self._records:
             record.begin()
 
@@ -60,11 +58,10 @@ class AdaptiveBudget:
             DrafterRecord(self._costs.draft(source))
             for source in range(len(self._records), sources)
         ]
-        self._rounds += 1
-        if self._rounds >= 2 and self._costs.without_draft(texts) is None:
+        if self._costs.without_draft(texts) is None:
             return [0] * sources  # measure a step without a draft, as the baseline
         return [
-            record.limit(DEEPEST, could_pay=self._could_pay(record))
+            record.payoff(texts).limit(DEEPEST, could_pay=self._could_pay(record))
             for record in self._records[:sources]
         ]
 
@@ -106,23 +103,29 @@ class AdaptiveBudget:
         ]
 
     def observe(self, outcome: Outcome) -> None:
-        records = list(zip(self._records, outcome.drafted, strict=False))
-        for record, drafted in records:
+        texts = outcome.texts
+        records = [
+            (record, record.payoff(texts), drafted)
+            for record, drafted in zip(self._records, outcome.drafted, strict=False)
+        ]
+        for record, _, drafted in records:
             record.observe_visits(drafted)
         if outcome.reads_prompt:
+            for _, payoff, drafted in records:
+                payoff.observe_reading(drafted.seconds / self._baseline(texts))
             return
-        self._costs.observe_target(outcome.texts, outcome.rows, outcome.total - outcome.drafting)
-        for record, drafted in records:
-            record.observe_cost(drafted)
+        self._costs.observe_target(texts, outcome.rows, outcome.total - outcome.drafting)
+        for record, payoff, drafted in records:
             if drafted.levels:
-                record.observe_gain(self._gain(drafted, outcome) / outcome.texts)
+                payoff.observe(self._gain(drafted, outcome) / texts)
+                if not payoff.probing:  # a probe also reads all tokens of the pause
+                    record.cost.observe(drafted.levels, drafted.rows, drafted.seconds)
 
     def _gain(self, drafted: Drafted, outcome: Outcome) -> float:
         """Tokens that a drafter gained in a round, less those that its time would have given."""
         seconds = drafted.seconds + drafted.nodes * self._row()
         without = max(outcome.total - seconds, self._baseline(outcome.texts))
-        lost = (outcome.tokens - drafted.accepted) * seconds / without
-        return drafted.accepted - min(lost, outcome.texts)  # an interrupted draft says little
+        return drafted.accepted - (outcome.tokens - drafted.accepted) * seconds / without
 
     def _best(self, probs: Sequence[Sequence[float]]) -> Choice:
         seconds = self._baseline(self._texts) + self._drafting + self._growing

@@ -8,12 +8,7 @@ from tokentiming.engine.reliability import Reliability
 
 
 class DrafterRecord:
-    """Decides whether a drafter drafts in a round, by the tokens that it gained.
-
-    What it cost is expressed in tokens: those that the round would have committed in that time
-    without it. A drafter that gains less than it costs pauses. A probe follows each pause, and the
-    pause doubles after each probe that fails. A new call of ``generate`` begins without a pause,
-    unless the drafter has not paid over many calls.
+    """The costs of a drafter, how reliable it is, and whether it pays.
 
     Args:
         cost: seconds of its passes.
@@ -22,34 +17,67 @@ class DrafterRecord:
         reliability: of its confidences.
     """
 
+    _PRIOR_FIRST, _PRIOR_VISITS, _MEMORY = 0.6, 30.0, 0.97
+
+    def __init__(self, cost: LinearCost) -> None:
+        self.cost = cost
+        self.reliability = Reliability()
+        self._payoffs: dict[int, Payoff] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """A new call of ``generate`` begins."""
+        self._visits = self._PRIOR_VISITS
+        self._first = self._PRIOR_VISITS * self._PRIOR_FIRST
+        for payoff in self._payoffs.values():
+            payoff.begin()
+
+    @property
+    def first(self) -> float:
+        """The probability that the likeliest child of a node is emitted, if the node is."""
+        return self._first / self._visits
+
+    def payoff(self, texts: int) -> Payoff:
+        """Whether it pays in batches of about this size."""
+        return self._payoffs.setdefault(texts.bit_length(), Payoff())
+
+    def observe_visits(self, drafted: Drafted) -> None:
+        """Record which of its tokens were emitted."""
+        self.reliability.observe(drafted.visits)
+        for visit in drafted.visits:
+            self._visits = self._visits * self._MEMORY + 1
+            self._first = self._first * self._MEMORY + (visit.emitted == 0)
+
+
+class Payoff:
+    """Decides whether a drafter drafts in a round, by the tokens that it gained.
+
+    Its cost is expressed in tokens: those that a text would have gained in that time without it. A
+    drafter that gains less than it costs pauses, and a probe follows each pause. Pauses become
+    longer with each probe that fails, and last at least a hundred times as long as what the probe
+    lost. A new call begins without a pause if the drafter has paid in the long run, in which the
+    reading of prompts counts too.
+    """
+
     PROBE = 3
     """Levels of a probe."""
     _MEMORY, _LONG_MEMORY = 0.9, 0.98
     _PRIOR, _LONG_PRIOR = 1.8, 6.0  # tokens
     _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
-    _PRIOR_FIRST, _PRIOR_VISITS, _VISIT_MEMORY = 0.6, 30.0, 0.97
+    _PROBE_SHARE = 0.01
 
-    def __init__(self, cost: LinearCost) -> None:
-        self.cost = cost
-        self.reliability = Reliability()
+    def __init__(self) -> None:
         self._long_gain = self._LONG_PRIOR
         self._pauses = 0
         self.begin()
 
     def begin(self) -> None:
         """A new call begins."""
-        self._visits = self._PRIOR_VISITS
-        self._first = self._PRIOR_VISITS * self._PRIOR_FIRST
-        if self._long_gain >= 0 or not self._pauses:
+        if self._long_gain >= 0:
             self._gain = self._PRIOR
             self._pause = self._FIRST_PAUSE
             self._pauses = 0
         self.probing = False
-
-    @property
-    def first(self) -> float:
-        """The probability that the likeliest child of a node is emitted, if the node is."""
-        return self._first / self._visits
 
     def limit(self, deepest: int, *, could_pay: bool) -> int:
         """The deepest level to draft in the next round."""
@@ -64,19 +92,17 @@ class DrafterRecord:
         self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
         return 0
 
-    def observe_visits(self, drafted: Drafted) -> None:
-        """Record which of its tokens were emitted."""
-        self.reliability.observe(drafted.visits)
-        for visit in drafted.visits:
-            self._visits = self._visits * self._VISIT_MEMORY + 1
-            self._first = self._first * self._VISIT_MEMORY + (visit.emitted == 0)
-
-    def observe_cost(self, drafted: Drafted) -> None:
-        """Record the seconds of its passes, unless they also read the tokens of a pause."""
-        if drafted.levels and not self.probing:
-            self.cost.observe(drafted.levels, drafted.rows, drafted.seconds)
-
-    def observe_gain(self, gain: float) -> None:
-        """Record the tokens of a text that a round with its drafts gained, less their cost."""
+    def observe(self, gain: float) -> None:
+        """Record what a round with its drafts gained, in tokens of a text."""
+        if not self.probing:
+            gain = max(gain, -1.0)  # an interrupted pass says little
         self._gain = self._gain * self._MEMORY + gain
         self._long_gain = self._long_gain * self._LONG_MEMORY + gain
+        if self.probing:
+            self._pause = max(self._pause, round(-gain / self._PROBE_SHARE))
+
+    def observe_reading(self, cost: float) -> None:
+        """Record what it cost to read prompts, in tokens of a text."""
+        self._long_gain -= cost
+        if self.probing:
+            self._pause = max(self._pause, round(cost / self._PROBE_SHARE))
