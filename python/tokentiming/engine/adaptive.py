@@ -110,13 +110,12 @@ class AdaptiveBudget:
         ]
         for record, _, drafted in records:
             record.observe_visits(drafted)
-        if outcome.reads_prompt:
-            for _, payoff, drafted in records:
-                payoff.observe_reading(drafted.seconds / self._baseline(texts))
-            return
-        self._costs.observe_target(texts, outcome.rows, outcome.total - outcome.drafting)
+        if not outcome.reads_prompt:
+            self._costs.observe_target(texts, outcome.rows, outcome.total - outcome.drafting)
         for record, payoff, drafted in records:
-            if drafted.levels:
+            if drafted.reads_prompt:
+                payoff.observe_reading(drafted.seconds / self._baseline(texts))
+            elif drafted.levels and not outcome.reads_prompt:
                 payoff.observe(self._gain(drafted, outcome) / texts)
                 if not payoff.probing:  # a probe also reads all tokens of the pause
                     record.cost.observe(drafted.levels, drafted.rows, drafted.seconds)

@@ -30,6 +30,8 @@ class Drafted:
     """Verified nodes that no drafter before it proposed."""
     accepted: int = 0
     """Those of them that were accepted."""
+    reads_prompt: bool = False
+    """Whether it drafted for a text for the first time, and had to read its prompt."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Outcome:
     drafted: Sequence[Drafted] = ()
     """For each drafter what it did."""
     reads_prompt: bool = False
-    """Whether the passes also read a prompt, so that the times do not predict later rounds."""
+    """Whether the target also read a prompt, so that the times do not predict later rounds."""
 
     @property
     def drafting(self) -> float:
@@ -65,7 +67,7 @@ class Budget(Protocol):
     """Maximum number of children of a node; 1 for chains."""
 
     def begin(self) -> None:
-        """A new call of ``generate`` begins."""
+        """A new text begins."""
 
     def begin_round(self, texts: int, sources: int) -> list[int]:
         """For each drafter the deepest level to draft in the next round; 0 for no draft."""
@@ -122,7 +124,7 @@ class FixedBudget:
         self._width = integer(width, "width", least=1, caller="FixedBudget")
 
     def begin(self) -> None:
-        """All calls are alike."""
+        """All texts are alike."""
 
     def begin_round(self, texts: int, sources: int) -> list[int]:
         return [self._depth] * sources

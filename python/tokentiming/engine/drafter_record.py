@@ -26,7 +26,7 @@ class DrafterRecord:
         self.begin()
 
     def begin(self) -> None:
-        """A new call of ``generate`` begins."""
+        """A new text begins."""
         self._visits = self._PRIOR_VISITS
         self._first = self._PRIOR_VISITS * self._PRIOR_FIRST
         for payoff in self._payoffs.values():
@@ -54,9 +54,9 @@ class Payoff:
 
     Its cost is expressed in tokens: those that a text would have gained in that time without it. A
     drafter that gains less than it costs pauses, and a probe follows each pause. Pauses become
-    longer with each probe that fails, and last at least a hundred times as long as what the probe
-    lost. A new call begins without a pause if the drafter has paid in the long run, in which the
-    reading of prompts counts too.
+    longer with each probe that fails. A new text begins without a pause if the drafter has paid in
+    the long run, in which the reading of prompts counts too. If it has not, pauses last a hundred
+    times as long as what the probe lost.
     """
 
     PROBE = 3
@@ -65,6 +65,8 @@ class Payoff:
     _PRIOR, _LONG_PRIOR = 1.8, 6.0  # tokens
     _FIRST_PAUSE, _LONGEST_PAUSE = 8, 64
     _PROBE_SHARE = 0.01
+    _READING = 3.0
+    """What reading a prompt counts at most, since a single long prompt says little of others."""
 
     def __init__(self) -> None:
         self._long_gain = self._LONG_PRIOR
@@ -72,7 +74,7 @@ class Payoff:
         self.begin()
 
     def begin(self) -> None:
-        """A new call begins."""
+        """A new text begins."""
         if self._long_gain >= 0:
             self._gain = self._PRIOR
             self._pause = self._FIRST_PAUSE
@@ -98,11 +100,13 @@ class Payoff:
             gain = max(gain, -1.0)  # an interrupted pass says little
         self._gain = self._gain * self._MEMORY + gain
         self._long_gain = self._long_gain * self._LONG_MEMORY + gain
-        if self.probing:
-            self._pause = max(self._pause, round(-gain / self._PROBE_SHARE))
+        self._observe_probe(-gain)
 
     def observe_reading(self, cost: float) -> None:
         """Record what it cost to read prompts, in tokens of a text."""
-        self._long_gain -= cost
-        if self.probing:
-            self._pause = max(self._pause, round(cost / self._PROBE_SHARE))
+        self._long_gain -= min(cost, self._READING)
+        self._observe_probe(cost)
+
+    def _observe_probe(self, lost: float) -> None:
+        if self.probing and self._long_gain < 0:
+            self._pause = max(self._pause, round(lost / self._PROBE_SHARE))

@@ -50,6 +50,8 @@ class Drafting:
         self._budget = budget
         self._target_tokenizer = target_tokenizer
         self._texts: list[Text] = []  # texts that the drafter knows, in its order
+        self._unread: list[Text] = []  # texts that it has not drafted for yet
+        self._reads_prompt = False
         self._levels = 0
         self._seconds = 0.0
 
@@ -63,11 +65,13 @@ class Drafting:
         try:
             self._drafter.begin(request.prompt, self._target_tokenizer, request.warpers)
             self._texts.append(text)
+            self._unread.append(text)
         except Exception as error:
             continue_without_draft([text], error)
 
     def end(self, text: Text) -> None:
         """Stop drafting for a text."""
+        self._unread = [other for other in self._unread if other is not text]
         if text in self._texts:
             index = self._texts.index(text)
             drop(self._texts, index)
@@ -80,6 +84,7 @@ class Drafting:
         """Draft at most ``limit`` levels for each text."""
         start = perf_counter()
         self._levels = 0
+        self._reads_prompt = bool(limit and self._unread)
         vocabulary, candidates = self.method.draft_vocabulary, self._budget.candidates
         requests = [
             text.draft_request(vocabulary, limit=limit, candidates=candidates)
@@ -88,6 +93,7 @@ class Drafting:
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         if limit and requests:
             self._propose(requests)
+            self._unread = []
         self.drafts = [made.get(id(text), Draft()) for text in texts]
         self._seconds = perf_counter() - start
 
@@ -141,6 +147,7 @@ class Drafting:
             ],
             nodes=sum(nodes for nodes, _ in credits),
             accepted=sum(accepted for _, accepted in credits),
+            reads_prompt=self._reads_prompt,
         )
 
     def _propose(self, requests: Sequence[DraftRequest]) -> None:
@@ -187,7 +194,7 @@ class Drafting:
     def _stop(self, error: Exception) -> None:
         """Stop drafting for all running texts; later texts are drafted for again."""
         continue_without_draft(self._texts, error)
-        self._texts = []
+        self._texts, self._unread = [], []
         self.reset()
 
     def reset(self) -> None:

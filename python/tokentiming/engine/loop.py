@@ -70,7 +70,6 @@ class Decoding:
 
     def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
         """Generate all texts, and append each to ``finished`` when it ends."""
-        self._budget.begin()
         try:
             self._run(iter(requests), finished)
         finally:  # frees the caches
@@ -182,6 +181,7 @@ class Decoding:
         stats.begin(*self._forwards())
         text = Text(request, self._vocabulary, stats)
         self._texts.append(text)
+        self._budget.begin()
         with stats.stage("drafting"):
             for source in self._sources:
                 source.begin(text)
