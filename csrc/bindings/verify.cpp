@@ -9,6 +9,7 @@
 #include "run.h"
 #include "scalars.h"
 #include "tokens.h"
+#include "verify_checks.h"
 
 namespace tokentiming::python {
 namespace {
@@ -137,7 +138,9 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
     }
     using cuda::verify;
     using tokentiming::verify;
-    run(place, cuda::verify_workspace(tokens_out.rows),
+    run(place,
+        cuda::verify_workspace(rows_of(chains.targets), tokens_out.rows,
+                               columns_of(chains.targets)),
         [&](const auto&... on_gpu) { verify(chains, tokens_out, accepted_out, on_gpu...); });
   });
 }

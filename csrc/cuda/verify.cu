@@ -2,6 +2,7 @@
 
 #include "device/launch.h"
 #include "device/ragged.h"
+#include "device/verify_draw.cuh"
 #include "device/verify_greedy.cuh"
 #include "device/verify_sampled.cuh"
 #include "tokentiming/verify.h"
@@ -11,9 +12,6 @@ namespace tokentiming::cuda {
 namespace {
 
 constexpr const char* kVerify = "verify";
-
-// A launch has at most so many blocks, or one per chain: more than any device runs at once.
-constexpr std::size_t kMaxBlocks = 4096;
 
 DeviceDistributions device_distributions(const Distributions& distributions, const char* name) {
   return std::visit(
@@ -32,51 +30,61 @@ DeviceDistributions device_distributions(const Distributions& distributions, con
       distributions.rows);
 }
 
-// The division of a row among the blocks of a chain.
-struct RowPartition {
-  std::size_t blocks_per_chain;
-  std::size_t columns_per_block;
-};
-
-// Blocks of one chain wait for each other, so that all blocks of the launch must be resident. With
-// one block per chain no block waits, and there may be more.
-RowPartition partition_rows(std::size_t batch, std::size_t columns, std::size_t resident) {
-  const auto tile = static_cast<std::size_t>(kVerifyTile);
-  const std::size_t max_blocks = std::min(resident, kMaxBlocks) / batch;
-  const std::size_t useful_blocks = std::min((columns + tile - 1) / tile, kMaxBlocksPerChain);
-  const std::size_t blocks_per_chain = std::clamp<std::size_t>(max_blocks, 1, useful_blocks);
-  const std::size_t columns_per_block = (columns + blocks_per_chain - 1) / blocks_per_chain;
-  return {blocks_per_chain, (columns_per_block + kVectorSize - 1) / kVectorSize * kVectorSize};
+// The division of a row into parts: whole batches each, as many as leave each multiprocessor some
+// blocks, and at most four, so that most of a block's loads overlap its reductions.
+int columns_per_part(std::size_t rows, std::size_t columns, std::size_t multiprocessors) {
+  constexpr std::size_t kBlocksPerMultiprocessor = 4;
+  constexpr std::size_t kMaxBatches = 4;
+  const std::size_t batches = rows * ((columns + kColumnsBatch - 1) / kColumnsBatch);
+  const std::size_t each = batches / (kBlocksPerMultiprocessor * multiprocessors);
+  return kColumnsBatch * static_cast<int>(std::clamp<std::size_t>(each, 1, kMaxBatches));
 }
 
-void launch_kernel(void (*kernel)(VerifyArguments), std::size_t shared_bytes,
-                   VerifyArguments arguments, std::size_t batch, std::span<std::byte> workspace,
-                   Stream stream) {
-  const std::size_t resident =
-      max_resident_blocks(kVerify, kernel, kVerifyThreads, shared_bytes, stream.device);
-  const RowPartition partition =
-      partition_rows(batch, static_cast<std::size_t>(arguments.columns), resident);
-  const std::size_t blocks = batch * partition.blocks_per_chain;
-  const bool cooperative = partition.blocks_per_chain > 1;
-  Workspace parts(kVerify, workspace);
-  const auto barrier_counts = parts.allocate<unsigned>(batch);
-  arguments.blocks_per_chain = static_cast<int>(partition.blocks_per_chain);
-  arguments.columns_per_block = static_cast<int>(partition.columns_per_block);
-  arguments.barrier_counts = barrier_counts.data();
-  arguments.partials = parts.allocate<double>(blocks * 2 * kPartials).data();
-  arguments.block_sums = parts.allocate<double>(blocks * 2).data();
-  if (cooperative) zero(kVerify, barrier_counts, stream);
-  launch(kVerify, kernel,
-         {static_cast<unsigned>(blocks), 1, kVerifyThreads, shared_bytes, cooperative}, stream,
+// The most parts that a row may have.
+std::size_t max_parts(std::size_t columns) {
+  return std::max<std::size_t>(1, (columns + kColumnsBatch - 1) / kColumnsBatch);
+}
+
+// Tiles begin up to seven columns before the row.
+std::size_t draw_tiles(std::size_t columns) {
+  return (columns + kVectorSize - 1 + kDrawTile - 1) / kDrawTile;
+}
+
+void launch_blocks(void (*kernel)(VerifyArguments), unsigned threads, std::size_t shared_bytes,
+                   std::size_t blocks, const VerifyArguments& arguments, Stream stream) {
+  if (blocks > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    refuse(kVerify, "the batch takes " + std::to_string(blocks) +
+                        " blocks on a GPU, which runs at most 2^31 - 1; split it");
+  }
+  launch(kVerify, kernel, {static_cast<unsigned>(blocks), 1, threads, shared_bytes}, stream,
          arguments);
+}
+
+// The size of the arrays that are zeroed, in words: stops, order, finished, finished_draws.
+std::size_t zeroed_words(std::size_t rows, std::size_t batch) { return 3 * rows + 3 * batch; }
+
+void allocate(VerifyArguments& arguments, std::size_t rows, std::size_t batch,
+              std::span<std::byte> workspace, Stream stream) {
+  Workspace memory(kVerify, workspace);
+  const auto zeroed = memory.allocate<unsigned>(zeroed_words(rows, batch));
+  arguments.stops = reinterpret_cast<Stop*>(zeroed.data());
+  arguments.finished = zeroed.data() + 2 * batch;
+  arguments.finished_draws = arguments.finished + rows;
+  arguments.order = arguments.chains.offsets ? arguments.finished_draws + batch : nullptr;
+  zero(kVerify, zeroed, stream);
+  const auto parts = static_cast<std::size_t>(arguments.parts);
+  arguments.partials = memory.allocate<double>(rows * 4 * parts).data();
+  arguments.decisions = memory.allocate<Decision>(rows).data();
+  const auto tiles = static_cast<std::size_t>(arguments.tiles);
+  arguments.tile_sums = memory.allocate<double>(batch * 2 * tiles).data();
 }
 
 }  // namespace
 
-std::size_t verify_workspace(std::size_t batch) {
-  const std::size_t blocks = std::max(batch, kMaxBlocks);
-  return Workspace::size<unsigned>(batch) + Workspace::size<double>(blocks * 2 * kPartials) +
-         Workspace::size<double>(blocks * 2);
+std::size_t verify_workspace(std::size_t rows, std::size_t batch, std::size_t columns) {
+  return Workspace::size<unsigned>(zeroed_words(rows, batch)) +
+         Workspace::size<double>(rows * 4 * max_parts(columns)) + Workspace::size<Decision>(rows) +
+         Workspace::size<double>(batch * 2 * draw_tiles(columns));
 }
 
 template <class Id>
@@ -117,11 +125,31 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   arguments.accepted = accepted.data();
 
   const DeviceGuard guard(kVerify, stream);
-  if (chains.temperature > 0.0) {
-    launch_kernel(verify_sampled, sizeof(SampledShared), arguments, batch, workspace, stream);
-  } else {
-    launch_kernel(verify_greedy, sizeof(GreedyShared), arguments, batch, workspace, stream);
+  const std::size_t rows = chains.draft.ids.size() + batch;
+  const auto columns = static_cast<std::size_t>(arguments.columns);
+  const bool samples = chains.temperature > 0.0;
+  arguments.batch = static_cast<int>(batch);
+  arguments.items = static_cast<std::int64_t>(rows);
+  arguments.columns_per_part =
+      columns_per_part(rows, columns, multiprocessors(kVerify, stream.device));
+  arguments.parts =
+      static_cast<int>((columns + static_cast<std::size_t>(arguments.columns_per_part) - 1) /
+                       static_cast<std::size_t>(arguments.columns_per_part));
+  arguments.tiles = samples ? static_cast<int>(draw_tiles(columns)) : 1;
+  allocate(arguments, rows, batch, workspace, stream);
+  if (arguments.order != nullptr) {
+    launch_blocks(order_positions, kOrderThreads, 0, batch, arguments, stream);
   }
+  if (samples) {
+    const auto parts = static_cast<std::size_t>(SampledPart::sampled_parts(arguments));
+    launch_blocks(verify_sampled, kVerifyThreads, sizeof(SampledShared), rows * parts, arguments,
+                  stream);
+  } else {
+    launch_blocks(verify_greedy, kVerifyThreads, sizeof(GreedyShared),
+                  rows * static_cast<std::size_t>(arguments.parts), arguments, stream);
+  }
+  launch_blocks(draw_last_tokens, kDrawThreads, sizeof(DrawShared),
+                batch * static_cast<std::size_t>(arguments.tiles), arguments, stream);
 }
 
 template void verify(const Chains<std::int32_t>&, const Rows<std::int32_t>&,

@@ -74,7 +74,8 @@ namespace cuda {
 
 // As tokentiming::verify. Offsets may be empty: then all chains have equally many tokens.
 //
-// Rows are of Half, BFloat16 or float. Sums run in float within a thread and in double from there
+// All positions are reduced at once as far as the GPU has space, so that rows after a rejection may
+// be read; what they hold does not matter. Rows are of Half, BFloat16 or float. Sums run in float within a thread and in double from there
 // on, in another order than on the CPU: if a uniform is within about 1e-6 of a decision, the two
 // may decide differently.
 //
@@ -85,7 +86,8 @@ template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted, std::span<std::byte> workspace, Stream stream);
 
-std::size_t verify_workspace(std::size_t batch);
+// `rows`: of the targets, T + B.
+std::size_t verify_workspace(std::size_t rows, std::size_t batch, std::size_t columns);
 
 }  // namespace cuda
 
