@@ -23,6 +23,13 @@ __device__ inline T& shared_memory() {
   return *reinterpret_cast<T*>(tokentiming_shared_memory);
 }
 
+// The maximum; NaN if either is NaN.
+__device__ inline float max_or_nan(float a, float b) {
+  float maximum;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(maximum) : "f"(a), "f"(b));
+  return maximum;
+}
+
 // 2^x in one instruction; a result below the normal numbers is 0.
 __device__ inline float exp2_approx(float x) {
   float power;

@@ -22,12 +22,17 @@ struct ArgMaxOp {
   }
 };
 
-// The greatest of a thread's logits. Vectors come in ascending order.
+// The greatest of a thread's logits. Vectors come in ascending order. The entries of a vector are
+// compared with their ids only if one of them exceeds the greatest so far, which is rare.
 struct ThreadArgMax {
   ArgMax best;
 
   template <class Number>
   __device__ void operator()(const Vector<Number>& vector, int at) {
+    float maximum = widen(vector[0]);
+#pragma unroll
+    for (int k = 1; k < kVectorSize; ++k) maximum = max_or_nan(maximum, widen(vector[k]));
+    if (maximum <= best.logit) return;
 #pragma unroll
     for (int k = 0; k < kVectorSize; ++k) {
       const float x = widen(vector[k]);

@@ -210,6 +210,9 @@ template <class T>
 T& shared_memory() {
   return *static_cast<T*>(emulation::shared_bytes(sizeof(T)));
 }
+inline float max_or_nan(float a, float b) {
+  return std::isnan(a) || std::isnan(b) ? NAN : std::fmax(a, b);
+}
 inline float exp2_approx(float x) {
   float power = std::exp2(x);
   if (emulation::schedule().inexact_exp2)

@@ -64,6 +64,7 @@ T& shared_memory() {
   alignas(16) static unsigned char bytes[sizeof(T)];
   return *reinterpret_cast<T*>(bytes);
 }
+inline float max_or_nan(float a, float b) { return std::fmax(a, b); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 
 }  // namespace tokentiming::cuda
