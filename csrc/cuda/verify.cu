@@ -81,7 +81,10 @@ void allocate(VerifyArguments& arguments, std::size_t rows, std::size_t batch,
 
 }  // namespace
 
-std::size_t verify_workspace(std::size_t rows, std::size_t batch, std::size_t columns) {
+template <class Id>
+std::size_t verify_workspace(const Chains<Id>& chains, std::size_t batch) {
+  const std::size_t rows = chains.draft.ids.size() + batch;
+  const std::size_t columns = columns_of(chains.targets);
   return Workspace::size<unsigned>(zeroed_words(rows, batch)) +
          Workspace::size<double>(rows * 4 * max_parts(columns)) + Workspace::size<Decision>(rows) +
          Workspace::size<double>(batch * 2 * draw_tiles(columns));
@@ -152,6 +155,8 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
                 batch * static_cast<std::size_t>(arguments.tiles), arguments, stream);
 }
 
+template std::size_t verify_workspace(const Chains<std::int32_t>&, std::size_t);
+template std::size_t verify_workspace(const Chains<std::int64_t>&, std::size_t);
 template void verify(const Chains<std::int32_t>&, const Rows<std::int32_t>&,
                      std::span<std::int32_t>, std::span<std::byte>, Stream);
 template void verify(const Chains<std::int64_t>&, const Rows<std::int32_t>&,

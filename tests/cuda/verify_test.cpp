@@ -69,8 +69,6 @@ struct Case {
     const DeviceArray device_uniforms(uniforms);
     const DeviceArray tokens(std::vector<std::int32_t>(batch() * width, -7));
     const DeviceArray accepted(std::vector<std::int32_t>(batch(), -7));
-    const DeviceArray workspace(
-        garbage_workspace(cuda::verify_workspace(targets.rows, batch(), targets.columns)));
     Chains<Id> chains{{device_ids.span(), {}},
                       std::nullopt,
                       {targets.in(target_memory.data()), target_is_logits},
@@ -78,6 +76,7 @@ struct Case {
                       std::span<const Uniform>(device_uniforms.span())};
     if (!padded) chains.draft.offsets = device_offsets.span();
     if (proposals) chains.proposals = {proposals->in(draft_memory.data()), draft_is_logits};
+    const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(chains, batch())));
     cuda::verify(chains, {tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
                  accepted.span(), workspace.span(), {});
     return {tokens.read(), accepted.read()};

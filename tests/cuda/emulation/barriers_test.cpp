@@ -123,12 +123,12 @@ std::vector<std::int32_t> verified(double temperature, float uniform) {
   const std::vector<float> uniforms{0.0f, 0.0f, 0.6f, 0.0f, uniform, 0.2f};
   const DeviceArray tokens(std::vector<std::int32_t>(6, -7));
   const DeviceArray accepted(std::vector<std::int32_t>(2, -7));
-  const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(6, 2, kColumns)));
   const Chains<std::int64_t> chains{{ids, {}},
                                     Distributions{proposals.here(), /*is_logits=*/true},
                                     {targets.here(), /*is_logits=*/true},
                                     temperature,
                                     std::span<const float>(uniforms)};
+  const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(chains, 2)));
   cuda::verify(chains, {tokens.data(), 2, 3, 3}, accepted.span(), workspace.span(), {});
   return tokens.read();
 }
