@@ -164,9 +164,9 @@ T atomicMax(T* place, std::type_identity_t<T> value) {
   if (value > before) *place = value;
   return before;
 }
-inline int atomicOr(int* place, int value) {
+inline unsigned atomicOr(unsigned* place, unsigned value) {
   tokentiming::emulation::yield_fibre();
-  const int before = *place;
+  const unsigned before = *place;
   *place |= value;
   return before;
 }

@@ -43,7 +43,7 @@ template <class T>
 T atomicMax(T* address, std::type_identity_t<T>) {
   return *address;
 }
-inline int atomicOr(int* address, int) { return *address; }
+inline unsigned atomicOr(unsigned* address, unsigned) { return *address; }
 template <class T>
 T __ldg(const T* from) {
   return *from;
