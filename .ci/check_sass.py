@@ -47,8 +47,8 @@ KERNELS = [
     Kernel("verify", "verify_greedy", bits=128, in_flight=4, distance=0),
     # The rows of p and of q: two loads each in float32.
     Kernel("verify", "draw_last_tokens", bits=128, in_flight=4, distance=0, whole=True),
-    # What is gathered through a map lies apart: single entries of eight rows and four columns, which
-    # are twice the bytes of four loads of 128 bits.
+    # What is gathered through a map lies apart: single entries of eight rows and four columns,
+    # twice the bytes of four loads of 128 bits.
     Kernel("transfer", "gather_rows<float>", bits=32, in_flight=32, distance=0, whole=True),
     Kernel("restrict", "gather_shared<float>", bits=32, in_flight=32, distance=0, whole=True),
     # The next row's logits are loaded before the present row's are raced: 16 bytes are eight logits

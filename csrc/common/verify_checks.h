@@ -38,19 +38,19 @@ void check_proposal_sizes(const Chains<Id>& chains, std::size_t columns) {
   constexpr const char* kVerify = "verify";
   const std::size_t drafted = chains.draft.ids.size();
   if (!chains.proposals) {
-    if (chains.draft_rows.empty() && chains.draft_map == nullptr) return;
+    if (!chains.draft_rows && chains.draft_map == nullptr) return;
     refuse(kVerify, std::string(chains.draft_map ? "draft_map" : "draft_rows") +
                         " belongs to draft_probs or draft_logits; give one of them");
   }
   const std::string draft = draft_name(*chains.proposals);
   const std::size_t width = columns_of(*chains.proposals);
-  if (chains.draft_rows.empty()) {
+  if (!chains.draft_rows) {
     if (rows_of(*chains.proposals) != drafted) {
       refuse(kVerify, draft + " has " + std::to_string(rows_of(*chains.proposals)) +
                           " rows, draft_ids " + std::to_string(drafted) + " entries");
     }
-  } else if (chains.draft_rows.size() != drafted) {
-    refuse(kVerify, "draft_rows has " + std::to_string(chains.draft_rows.size()) +
+  } else if (chains.draft_rows->size() != drafted) {
+    refuse(kVerify, "draft_rows has " + std::to_string(chains.draft_rows->size()) +
                         " entries, draft_ids " + std::to_string(drafted));
   }
   if (chains.draft_map == nullptr) {

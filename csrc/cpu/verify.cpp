@@ -172,13 +172,13 @@ class Verifier {
 
   // The row of proposals of a token.
   std::size_t draft_row(std::size_t t) const {
-    return chains_.draft_rows.empty() ? t : static_cast<std::size_t>(chains_.draft_rows[t]);
+    return chains_.draft_rows ? static_cast<std::size_t>((*chains_.draft_rows)[t]) : t;
   }
 
   // The tokens before t in its chain that are of the same expansion.
   std::span<const Id> taken(std::size_t b, std::size_t t) const {
     std::size_t first = t;
-    if (!chains_.draft_rows.empty()) {
+    if (chains_.draft_rows) {
       while (first > begin(b) && draft_row(first - 1) == draft_row(t)) --first;
     }
     return chains_.draft.ids.subspan(first, t - first);
@@ -291,8 +291,8 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
              (id == kMissingMass ? "; only a draw from draft_probs can be missing mass" : ""));
     }
   }
-  for (std::size_t t = 0; t < chains.draft_rows.size(); ++t) {
-    const std::int64_t row = chains.draft_rows[t];
+  for (std::size_t t = 0; chains.draft_rows && t < chains.draft_rows->size(); ++t) {
+    const std::int64_t row = (*chains.draft_rows)[t];
     if (row >= 0 && row < static_cast<std::int64_t>(rows_of(*chains.proposals))) continue;
     refuse("draft_rows[" + std::to_string(t) + "] is " + std::to_string(row) + ", not one of the " +
            std::to_string(rows_of(*chains.proposals)) + " rows of " +

@@ -190,17 +190,6 @@ struct TransferShared {
   int count;
 };
 
-// Writes zeros to a row's columns of this block.
-template <class Number>
-__device__ inline void clear_columns(Number* out, int columns) {
-  const int begin = static_cast<int>(blockIdx.y) * kGatherTile;
-#pragma unroll
-  for (int step = 0; step < kColumnsPerThread; ++step) {
-    const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
-    if (column < columns) out[column] = 0;
-  }
-}
-
 template <class Number>
 __global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
     gather_rows(const __grid_constant__ TransferArguments<Number> a) {

@@ -4,6 +4,7 @@
 #include "device/ragged.h"
 #include "device/verify_draw.cuh"
 #include "device/verify_greedy.cuh"
+#include "device/verify_map.cuh"
 #include "device/verify_sampled.cuh"
 #include "tokentiming/verify.h"
 #include "verify_checks.h"
@@ -40,11 +41,6 @@ int columns_per_part(std::size_t rows, std::size_t columns, std::size_t multipro
   return kColumnsBatch * static_cast<int>(std::clamp<std::size_t>(each, 1, kMaxBatches));
 }
 
-// The most parts that a row may have.
-std::size_t max_parts(std::size_t columns) {
-  return std::max<std::size_t>(1, (columns + kColumnsBatch - 1) / kColumnsBatch);
-}
-
 // Tiles begin up to seven columns before the row.
 std::size_t draw_tiles(std::size_t columns) {
   return (columns + kVectorSize - 1 + kDrawTile - 1) / kDrawTile;
@@ -60,23 +56,105 @@ void launch_blocks(void (*kernel)(VerifyArguments), unsigned threads, std::size_
          arguments);
 }
 
-// The size of the arrays that are zeroed, in words: stops, order, finished, finished_draws.
-std::size_t zeroed_words(std::size_t rows, std::size_t batch) { return 3 * rows + 3 * batch; }
+// The size of the arrays that are zeroed, in words: stops, order, finished, finished_draws,
+// row_flags.
+std::size_t zeroed_words(std::size_t rows, std::size_t batch) { return 3 * rows + 4 * batch; }
 
-void allocate(VerifyArguments& arguments, std::size_t rows, std::size_t batch,
+// Rows that a block of the draw can read from an aligned address.
+std::size_t dense_stride(std::size_t columns) {
+  return (columns + kVectorSize - 1) / kVectorSize * kVectorSize;
+}
+
+template <class Id>
+std::size_t dense_size(const Chains<Id>& chains, std::size_t batch) {
+  return chains.draft_map ? batch * dense_stride(columns_of(chains.targets)) : 0;
+}
+
+// The most parts that the two rows of a position may have.
+template <class Id>
+std::size_t max_parts(const Chains<Id>& chains) {
+  const auto parts = [](std::size_t columns) {
+    return (columns + kColumnsBatch - 1) / kColumnsBatch;
+  };
+  return 1 + parts(columns_of(chains.targets)) +
+         (chains.proposals ? parts(columns_of(*chains.proposals)) : 0);
+}
+
+template <class Id>
+void allocate(VerifyArguments& arguments, const Chains<Id>& chains, std::size_t batch,
               std::span<std::byte> workspace, Stream stream) {
+  const std::size_t rows = chains.draft.ids.size() + batch;
   Workspace memory(kVerify, workspace);
   const auto zeroed = memory.allocate<unsigned>(zeroed_words(rows, batch));
   arguments.stops = reinterpret_cast<Stop*>(zeroed.data());
   arguments.finished = zeroed.data() + 2 * batch;
   arguments.finished_draws = arguments.finished + rows;
-  arguments.order = arguments.chains.offsets ? arguments.finished_draws + batch : nullptr;
+  arguments.row_flags = arguments.finished_draws + batch;
+  arguments.order = arguments.chains.offsets ? arguments.row_flags + batch : nullptr;
   zero(kVerify, zeroed, stream);
-  const auto parts = static_cast<std::size_t>(arguments.parts);
-  arguments.partials = memory.allocate<double>(rows * 4 * parts).data();
+  arguments.partials = memory.allocate<double>(rows * 2 * max_parts(chains)).data();
   arguments.decisions = memory.allocate<Decision>(rows).data();
   const auto tiles = static_cast<std::size_t>(arguments.tiles);
   arguments.tile_sums = memory.allocate<double>(batch * 2 * tiles).data();
+  arguments.dense_rows = memory.allocate<float>(dense_size(chains, batch)).data();
+  arguments.dense_stride =
+      static_cast<std::int64_t>(dense_stride(static_cast<std::size_t>(arguments.columns)));
+  arguments.drawn_proposals = arguments.proposals;
+  if (arguments.has_map) {
+    arguments.drawn_proposals = {arguments.dense_rows, arguments.dense_stride, NumberType::kFloat,
+                                 true, false};
+  }
+}
+
+// The arguments as the kernels take them, without the division into parts.
+template <class Id>
+VerifyArguments device_arguments(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
+                                 std::span<std::int32_t> accepted, std::size_t batch) {
+  VerifyArguments arguments{};
+  arguments.ids = any_ids(chains.draft.ids);
+  arguments.chains = sequences(chains.draft, batch, kVerify, "draft_ids");
+  arguments.batch = static_cast<int>(batch);
+  arguments.items = static_cast<std::int64_t>(chains.draft.ids.size() + batch);
+  arguments.targets = device_distributions(chains.targets, target_name(chains.targets));
+  arguments.columns = static_cast<int>(columns_of(chains.targets));
+  if (chains.proposals) {
+    arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
+    arguments.proposal_rows = static_cast<std::int64_t>(rows_of(*chains.proposals));
+    arguments.proposal_columns = static_cast<int>(columns_of(*chains.proposals));
+  }
+  if (chains.draft_rows) arguments.draft_rows = any_ids(*chains.draft_rows);
+  if (chains.draft_map != nullptr) {
+    const VocabularyMap& map = *chains.draft_map;
+    arguments.has_map = true;
+    arguments.inverse = device_inverse(map.first_inverse, "draft_map.first_inverse",
+                                       columns_of(chains.targets), map.first.size(), kVerify);
+    arguments.expansions = device_expansions(map);
+  }
+  arguments.greedy = chains.temperature == 0.0;
+  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
+  arguments.temperatures = chains.temperatures.empty() ? nullptr : chains.temperatures.data();
+  arguments.uniforms = std::visit(
+      [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);
+  arguments.uniforms_are_double = chains.uniforms.index() == 1;
+  arguments.tokens = tokens.data;
+  arguments.tokens_stride = tokens.stride;
+  arguments.tokens_columns = static_cast<std::int64_t>(tokens.columns);
+  arguments.accepted = accepted.data();
+  return arguments;
+}
+
+// Divides the rows of logits among blocks. Rows of probabilities have no parts.
+void divide(VerifyArguments& arguments, bool samples, Stream stream) {
+  const auto rows = static_cast<std::size_t>(arguments.items);
+  const auto columns = static_cast<std::size_t>(arguments.columns);
+  const int each = columns_per_part(rows, columns, multiprocessors(kVerify, stream.device));
+  const auto parts = [&](int width) { return (width - 1) / each + 1; };
+  arguments.columns_per_part = each;
+  if (arguments.targets.is_logits) arguments.target_parts = parts(arguments.columns);
+  if (arguments.proposals.given && arguments.proposals.is_logits) {
+    arguments.proposal_parts = parts(arguments.proposal_columns);
+  }
+  arguments.tiles = samples ? static_cast<int>(draw_tiles(columns)) : 1;
 }
 
 }  // namespace
@@ -84,10 +162,10 @@ void allocate(VerifyArguments& arguments, std::size_t rows, std::size_t batch,
 template <class Id>
 std::size_t verify_workspace(const Chains<Id>& chains, std::size_t batch) {
   const std::size_t rows = chains.draft.ids.size() + batch;
-  const std::size_t columns = columns_of(chains.targets);
   return Workspace::size<unsigned>(zeroed_words(rows, batch)) +
-         Workspace::size<double>(rows * 4 * max_parts(columns)) + Workspace::size<Decision>(rows) +
-         Workspace::size<double>(batch * 2 * draw_tiles(columns));
+         Workspace::size<double>(rows * 2 * max_parts(chains)) + Workspace::size<Decision>(rows) +
+         Workspace::size<double>(batch * 2 * draw_tiles(columns_of(chains.targets))) +
+         Workspace::size<float>(dense_size(chains, batch));
 }
 
 template <class Id>
@@ -103,53 +181,40 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
       (batch > 0 && tokens.columns < static_cast<std::size_t>(longest) + 1)) {
     refuse_tokens(batch, longest, tokens);
   }
-  if (columns_of(chains.targets) > static_cast<std::size_t>(kMaxColumns)) {
-    refuse(kVerify, std::string(target_name(chains.targets)) + " has more than 2^30 columns");
-  }
+  const auto require_width = [](const Distributions& distributions, const char* name) {
+    if (columns_of(distributions) <= static_cast<std::size_t>(kMaxColumns)) return;
+    refuse(kVerify, std::string(name) + " has more than 2^30 columns");
+  };
+  require_width(chains.targets, target_name(chains.targets));
+  if (chains.proposals) require_width(*chains.proposals, draft_name(*chains.proposals));
+  VerifyArguments arguments = device_arguments(chains, tokens, accepted, batch);
   if (batch == 0) return;
 
-  constexpr double kLog2E = 1.44269504088896340736;
-  constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
-  VerifyArguments arguments{};
-  arguments.ids = any_ids(chains.draft.ids);
-  arguments.chains = draft;
-  arguments.targets = device_distributions(chains.targets, target_name(chains.targets));
-  if (chains.proposals) {
-    arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
-  }
-  arguments.columns = static_cast<int>(columns_of(chains.targets));
-  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
-  arguments.uniforms = std::visit(
-      [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);
-  arguments.uniforms_are_double = chains.uniforms.index() == 1;
-  arguments.tokens = tokens.data;
-  arguments.tokens_stride = tokens.stride;
-  arguments.tokens_columns = static_cast<std::int64_t>(tokens.columns);
-  arguments.accepted = accepted.data();
-
   const DeviceGuard guard(kVerify, stream);
-  const std::size_t rows = chains.draft.ids.size() + batch;
-  const auto columns = static_cast<std::size_t>(arguments.columns);
-  const bool samples = chains.temperature > 0.0;
-  arguments.batch = static_cast<int>(batch);
-  arguments.items = static_cast<std::int64_t>(rows);
-  arguments.columns_per_part =
-      columns_per_part(rows, columns, multiprocessors(kVerify, stream.device));
-  arguments.parts =
-      static_cast<int>((columns + static_cast<std::size_t>(arguments.columns_per_part) - 1) /
-                       static_cast<std::size_t>(arguments.columns_per_part));
-  arguments.tiles = samples ? static_cast<int>(draw_tiles(columns)) : 1;
-  allocate(arguments, rows, batch, workspace, stream);
+  const bool each = !chains.temperatures.empty();
+  const bool samples = each || chains.temperature > 0.0;
+  divide(arguments, samples, stream);
+  allocate(arguments, chains, batch, workspace, stream);
+  const auto items = static_cast<std::size_t>(arguments.items);
   if (arguments.order != nullptr) {
     launch_blocks(order_positions, kOrderThreads, 0, batch, arguments, stream);
   }
   if (samples) {
     const auto parts = static_cast<std::size_t>(SampledPart::sampled_parts(arguments));
-    launch_blocks(verify_sampled, kVerifyThreads, sizeof(SampledShared), rows * parts, arguments,
+    launch_blocks(verify_sampled, kVerifyThreads, sizeof(SampledShared), items * parts, arguments,
                   stream);
-  } else {
-    launch_blocks(verify_greedy, kVerifyThreads, sizeof(GreedyShared),
-                  rows * static_cast<std::size_t>(arguments.parts), arguments, stream);
+  }
+  if (each || !samples) {
+    const auto parts = static_cast<std::size_t>(arguments.target_parts);
+    launch_blocks(verify_greedy, kVerifyThreads, sizeof(GreedyShared), items * parts, arguments,
+                  stream);
+  }
+  if (samples && arguments.has_map) {
+    const Grid grid = gather_grid(batch, columns_of(chains.targets), sizeof(MapShared), kVerify);
+    launch(kVerify, map_rejected_rows, grid, stream, arguments);
+    if (arguments.draft_rows.data != nullptr) {
+      launch_blocks(condition_rejected_rows, kWarp, 0, batch, arguments, stream);
+    }
   }
   launch_blocks(draw_last_tokens, kDrawThreads, sizeof(DrawShared),
                 batch * static_cast<std::size_t>(arguments.tiles), arguments, stream);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "columns.cuh"
+#include "expansions.cuh"
 #include "reduce.cuh"
 
 namespace tokentiming::cuda {
@@ -98,6 +99,26 @@ struct Normaliser {
   float factor = 1.0f;
 };
 
+// The probability of an entry of a row.
+__device__ inline float probability(const DeviceDistributions& distributions, float entry,
+                                    const Normaliser& norm, float scale) {
+  if (!distributions.is_logits) return entry;
+  return exp2_approx((entry - norm.shift) * scale) * norm.factor;
+}
+
+// A row of proposals over the draft's vocabulary.
+struct DraftRow {
+  using Number = float;
+  const DeviceDistributions* distributions;
+  std::int64_t row;
+  Normaliser norm;
+  float scale;
+
+  __device__ float operator()(std::int32_t d) const {
+    return probability(*distributions, distributions->entry(row, d), norm, scale);
+  }
+};
+
 // The decision on a position's token, and what the draw needs if the chain stops there.
 enum class Action { kAccept, kDraw, kEmit, kInvalid };
 struct Decision {
@@ -118,6 +139,9 @@ __device__ inline int stop_position(Stop stop) {
 }
 __device__ inline std::int64_t stop_item(Stop stop) { return static_cast<unsigned>(stop); }
 
+inline constexpr double kLog2E = 1.44269504088896340736;
+inline constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
+
 struct VerifyArguments {
   AnyIds ids;
   Sequences chains;
@@ -126,7 +150,9 @@ struct VerifyArguments {
   DeviceDistributions proposals;
   DeviceDistributions targets;
   int columns;
-  float scale;  // exp(x / temperature) = 2^(x * scale)
+  bool greedy;                // all chains, without temperatures
+  float scale;                // exp(x / temperature) = 2^(x * scale)
+  const float* temperatures;  // [chains], or null
   const void* uniforms;
   bool uniforms_are_double;
   std::int32_t* tokens;
@@ -134,7 +160,18 @@ struct VerifyArguments {
   std::int64_t tokens_columns;
   std::int32_t* accepted;
 
-  int parts;  // of a row
+  AnyIds draft_rows;  // the proposals' row of each token; of null, its own
+  std::int64_t proposal_rows;
+  int proposal_columns;
+  bool has_map;  // proposals are over the draft's vocabulary
+  DeviceInverseMap inverse;
+  DeviceExpansions expansions;
+  float* dense_rows;  // [chains, columns]: with a map, the row of proposals at a chain's stop
+  DeviceDistributions drawn_proposals;  // these rows, one a chain; without a map, the proposals
+  std::int64_t dense_stride;
+
+  int target_parts;  // of a row of logits; of probabilities 0
+  int proposal_parts;
   int columns_per_part;
   int tiles;  // of the draw from a row
 
@@ -143,8 +180,9 @@ struct VerifyArguments {
   unsigned* order;     // [items, 2]: chain + 1 and position of each item; null for even chains
   unsigned* finished;  // [items]: parts that have finished
   unsigned* finished_draws;  // [chains]: tiles that have finished
+  unsigned* row_flags;       // [chains]: RowFlags of the dense rows
 
-  double* partials;     // [items, 2 * parts, 2]: the targets' parts, then the proposals'
+  double* partials;     // [items, parts, 2]: the targets' parts, then the proposals'
   Decision* decisions;  // [items]
   double* tile_sums;    // [chains, tiles, 2]
 
@@ -152,6 +190,18 @@ struct VerifyArguments {
     if (order == nullptr) return {static_cast<int>(item % batch), static_cast<int>(item / batch)};
     const unsigned* const found = order + 2 * item;
     return {static_cast<int>(found[0]) - 1, static_cast<int>(found[1])};
+  }
+
+  __device__ bool is_greedy(int chain) const {
+    return temperatures ? temperatures[chain] == 0.0f : greedy;
+  }
+  // Negative if the chain's temperature is not a positive number.
+  __device__ float scale_of(int chain) const {
+    if (temperatures == nullptr) return scale;
+    const float temperature = temperatures[chain];
+    if (!(temperature > 0.0f && temperature < kInfinity)) return -1.0f;
+    const double of_chain = kLog2E / static_cast<double>(temperature);
+    return static_cast<float>(of_chain < kMaxScale ? of_chain : kMaxScale);
   }
 };
 
@@ -169,9 +219,27 @@ class Chain {
 
  protected:
   __device__ bool at_end() const { return position_ == length(); }
-  // The rows of the position in the proposals and in the targets.
-  __device__ std::int64_t proposal_row() const { return a_.chains.begin(b_) + position_; }
-  __device__ std::int64_t target_row() const { return proposal_row() + b_; }
+  // The index of the position's token, and the rows of the position in the targets and in the
+  // proposals. The last may be out of range.
+  __device__ std::int64_t token_index() const { return a_.chains.begin(b_) + position_; }
+  __device__ std::int64_t target_row() const { return token_index() + b_; }
+  __device__ std::int64_t proposal_row() const { return proposal_row(token_index()); }
+  __device__ std::int64_t proposal_row(std::int64_t token) const {
+    return a_.draft_rows.data ? a_.draft_rows[token] : token;
+  }
+  __device__ bool is_proposal_row(std::int64_t row) const {
+    return 0 <= row && row < a_.proposal_rows;
+  }
+  // The tokens before this position that were taken from the same row.
+  __device__ TakenTokens taken() const {
+    const std::int64_t token = token_index();
+    std::int64_t first = token;
+    if (a_.draft_rows.data) {
+      const std::int64_t begin = a_.chains.begin(b_);
+      while (first > begin && proposal_row(first - 1) == proposal_row(token)) --first;
+    }
+    return {a_.ids, first, token - first};
+  }
 
   __device__ bool is_token(std::int64_t id) const { return id >= 0 && id < a_.columns; }
   __device__ double uniform(std::int64_t k) const {
@@ -217,9 +285,9 @@ class Part : public Chain {
         part_shared_(shared) {}
 
  protected:
-  // False if the chain is known to stop before this position.
-  __device__ bool is_needed() const {
-    if (b_ < 0) return false;
+  // False if the chain is known to stop before this position, or is verified in the other way.
+  __device__ bool is_needed(bool greedy) const {
+    if (b_ < 0 || a_.is_greedy(b_) != greedy) return false;
     if (position_ == 0) return true;
     return block_broadcast(part_shared_.needed, [&] {
       const Stop stop = __ldcg(a_.stops + b_);

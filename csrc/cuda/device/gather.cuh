@@ -72,6 +72,17 @@ struct ProbabilityRow {
   __device__ Number operator()(std::int32_t d) const { return entries[d]; }
 };
 
+// Writes zeros to a row's columns of this block.
+template <class Number>
+__device__ inline void clear_columns(Number* out, int columns) {
+  const int begin = static_cast<int>(blockIdx.y) * kGatherTile;
+#pragma unroll
+  for (int step = 0; step < kColumnsPerThread; ++step) {
+    const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
+    if (column < columns) out[column] = 0;
+  }
+}
+
 // Reads rows through an inverse map, for one thread. Row(d) is the probability of draft token d.
 template <class Row, int kRows>
 class Gatherer {

@@ -80,14 +80,15 @@ class Draw : public Chain {
       return;
     }
     u_ = uniform(a_.chains.end(b_) + b_);
-    if (!is_uniform(u_)) {
+    const bool valid_row = !a_.has_map || !(a_.row_flags[b_] & kInvalid);
+    if (!is_uniform(u_) || !valid_row) {
       if (writes) write_invalid();
       return;
     }
     // No memory is read between the two loads of a tile.
     p_row_ = target_row();
-    q_row_ = proposal_row();
     subtracts_q_ = a_.proposals.given && !at_end();
+    if (subtracts_q_) q_row_ = a_.has_map ? b_ : proposal_row();
     // Tiles begin where the targets' row is aligned, up to seven columns before the row.
     shift_ = a_.targets.visit_row(p_row_, [](const auto* p) {
       return (kVectorSize - entries_to_alignment(p)) % kVectorSize;
@@ -101,6 +102,7 @@ class Draw : public Chain {
         shared_(shared),
         tile_(static_cast<int>(blockIdx.x % static_cast<unsigned>(a.tiles))),
         stop_(a.stops[b]),
+        scale_(a.scale_of(b)),
         decision_(stop_ == 0 ? Decision{} : a.decisions[stop_item(stop_)]) {}
 
   __device__ bool excludes() const { return decision_.token >= 0; }
@@ -112,17 +114,17 @@ class Draw : public Chain {
     at_ = tile * kDrawTile + static_cast<int>(threadIdx.x) * kVectorSize - shift_;
     const RawEntries p_raw = a_.targets.load(p_row_, at_, a_.columns);
     RawEntries q_raw{};
-    if (subtracts_q_) q_raw = a_.proposals.load(q_row_, at_, a_.columns);
+    if (subtracts_q_) q_raw = a_.drawn_proposals.load(q_row_, at_, a_.columns);
     float q[kVectorSize] = {};
     a_.targets.widen_to(p_raw, p_);
-    if (subtracts_q_) a_.proposals.widen_to(q_raw, q);
+    if (subtracts_q_) a_.drawn_proposals.widen_to(q_raw, q);
 
     float sum = 0.0f;
     float p_sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < kVectorSize; ++k) {
-      p_[k] = probability(a_.targets, p_[k], decision_.p, a_.scale);
-      if (subtracts_q_) q[k] = probability(a_.proposals, q[k], decision_.q, a_.scale);
+      p_[k] = probability(a_.targets, p_[k], decision_.p, scale_);
+      if (subtracts_q_) q[k] = probability(a_.drawn_proposals, q[k], decision_.q, scale_);
       const bool valid = is_probability(p_[k]) && is_probability(q[k]);
       const float excess = p_[k] > q[k] ? p_[k] - q[k] : 0.0f;
       weights_[k] = at_ + k == decision_.token ? 0.0f : excess;
@@ -207,6 +209,7 @@ class Draw : public Chain {
   DrawShared& shared_;
   int tile_;
   Stop stop_;
+  float scale_;
   Decision decision_;
   double u_ = 0.0;
   std::int64_t p_row_ = 0;

@@ -56,10 +56,10 @@ struct GreedyShared {
 class GreedyPart : public Part {
  public:
   __device__ GreedyPart(const VerifyArguments& a, GreedyShared& shared)
-      : Part(a, a.parts, shared.part), shared_(shared) {}
+      : Part(a, a.target_parts, shared.part), shared_(shared) {}
 
   __device__ void run() const {
-    if (!is_needed()) return;
+    if (!is_needed(/*greedy=*/true)) return;
     const ArgMax mine = block_reduce(thread_argmax(), shared_.argmaxes, ArgMaxOp{});
     if (!is_last(static_cast<double>(mine.logit), static_cast<double>(mine.id))) return;
     if (threadIdx.x >= kWarp) return;
@@ -77,7 +77,7 @@ class GreedyPart : public Part {
     const auto stop = [](Action action, int token) { return Decision{action, {}, {}, token}; };
     if (!(best.logit > -kInfinity && best.logit < kInfinity)) return stop(Action::kInvalid, -1);
     if (at_end()) return stop(Action::kEmit, best.id);
-    const std::int64_t id = a_.ids[proposal_row()];
+    const std::int64_t id = a_.ids[token_index()];
     if (id == best.id) return stop(Action::kAccept, best.id);
     const bool may_miss = a_.proposals.given && !a_.proposals.is_logits;
     const bool valid = is_token(id) || (id == kMissingMass && may_miss);

@@ -30,8 +30,8 @@ struct Chains {
       1.0;  // logits are divided by it; 0: p is 1 at the lowest id of greatest logit
   std::variant<std::span<const float>, std::span<const double>> uniforms;  // [T + B], in [0, 1)
   std::span<const float> temperatures = {};  // [B], in place of `temperature`, unless empty
-  std::span<const Id> draft_rows = {};       // [T], the row of `proposals` of each token, or empty
-  const VocabularyMap* draft_map = nullptr;  // of the proposals' vocabulary, or null
+  std::optional<std::span<const Id>> draft_rows = {};  // [T], the row of `proposals` of each token
+  const VocabularyMap* draft_map = nullptr;            // of the proposals' vocabulary, or null
 };
 
 // Verifies each chain so that the emitted tokens have the distributions of the targets.
