@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from case import Case
+from mapped_cases import mapped_verify_case
 from race_cases import candidates_case, sample_case
 from row_cases import call_case, verify_case
 from timing import Seconds, copy_bandwidth, interleaved
@@ -50,6 +51,7 @@ CASES: dict[str, Cases] = {
         "verify": [
             *(partial(verify_case, dtype=dtype) for dtype in DTYPES),
             partial(verify_case, rejected_at=4),
+            *(partial(mapped_verify_case, rate=rate) for rate in (1.0, 0.0)),
         ],
         "transfer": [transfer_case],
         "restrict": [restrict_case],
@@ -59,6 +61,7 @@ CASES: dict[str, Cases] = {
         "verify": [
             partial(verify_case, "cuda", HALF, 64, 7, rate=0.8, sets=3),
             partial(verify_case, "cuda", HALF, 1, 7, rate=0.8, sets=32),
+            partial(mapped_verify_case, "cuda", 16, 7, rate=0.8, sets=3),
         ],
         "sample": [
             partial(sample_case, "cuda", HALF, 512, sets=2),

@@ -8,6 +8,7 @@
 #include "rows.h"
 #include "run.h"
 #include "scalars.h"
+#include "tables.h"
 #include "tokens.h"
 
 namespace tokentiming::python {
@@ -64,7 +65,9 @@ std::pair<std::int64_t, std::int64_t> verify_shape(py::handle draft_ids,
 void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle target_probs,
                     py::handle draft_logits, py::handle draft_probs, py::handle uniforms_object,
                     py::handle temperature_object, py::handle offsets_object,
-                    py::handle tokens_object, py::handle accepted_object) {
+                    py::handle temperatures_object, py::handle draft_rows_object,
+                    py::handle draft_map_object, py::handle tokens_object,
+                    py::handle accepted_object) {
   Place place;
   const Tensor ids(draft_ids, kVerify, "draft_ids", &place);
   with_id_type(ids, [&]<class Id>(Id) { ids.elements<Id>(); });
@@ -88,6 +91,29 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
     return Distributions{any_rows(rows), !logits.is_none()};
   };
   const std::int64_t length = padded ? ids.size(1) : 0;
+
+  const auto pool = [&](const Tensor& rows, py::handle logits) {
+    rows.require_dimensions(2, "[R, V] with draft_rows");
+    return Distributions{any_rows(rows), !logits.is_none()};
+  };
+  const auto optional = [&](py::handle object, const char* name) {
+    return object.is_none() ? std::nullopt
+                            : std::optional<Tensor>(std::in_place, object, kVerify, name, &place);
+  };
+  const auto draft_rows = optional(draft_rows_object, "draft_rows");
+  if (draft_rows) {
+    draft_rows->require_dimensions(padded ? 2 : 1, padded ? "[B, K]" : "[T]");
+    if (padded && (draft_rows->size(0) != ids.size(0) || draft_rows->size(1) != length)) {
+      draft_rows->refuse("must have the shape of draft_ids, [" + std::to_string(ids.size(0)) +
+                         ", " + std::to_string(length) + "]");
+    }
+  }
+  const auto temperatures = optional(temperatures_object, "temperatures");
+  if (temperatures) temperatures->require_dimensions(1, "[B]");
+  const BoundVocabularyMap* map = nullptr;
+  if (!draft_map_object.is_none()) {
+    map = &bound<BoundVocabularyMap>(draft_map_object, kVerify, "draft_map", place);
+  }
 
   std::optional<Tensor> uniforms;
   if (!uniforms_object.is_none()) {
@@ -119,8 +145,10 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
     starts = even;
   }
   const auto pointer = [](const std::optional<Tensor>& given) { return given ? &*given : nullptr; };
-  require_apart({&tokens, &accepted}, {&ids, offsets ? offsets->tensor() : nullptr, &*target,
-                                       pointer(draft), pointer(uniforms)});
+  require_apart({&tokens, &accepted},
+                {&ids, offsets ? offsets->tensor() : nullptr, &*target, pointer(draft),
+                 pointer(uniforms), pointer(temperatures), pointer(draft_rows)},
+                {{"draft_map", map ? map->parts() : std::span<const Part>()}});
 
   with_id_type(ids, [&]<class Id>(Id) {
     Chains<Id> chains{
@@ -129,15 +157,21 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
         distributions(*target, target_logits, length + 1, "[B, K + 1, V]", "[T + B, V]"),
         temperature,
         {}};
-    if (draft)
+    if (draft_rows) chains.draft_rows = draft_rows->elements<Id>();
+    if (draft && draft_rows) {
+      chains.proposals = pool(*draft, draft_logits);
+    } else if (draft) {
       chains.proposals = distributions(*draft, draft_logits, length, "[B, K, V]", "[T, V]");
+    }
+    if (temperatures) chains.temperatures = temperatures->elements<float>();
+    if (map != nullptr) chains.draft_map = &map->get();
     if (uniforms) {
       with_wide_type(*uniforms,
                      [&]<class Number>(Number) { chains.uniforms = uniforms->elements<Number>(); });
     }
     using cuda::verify;
     using tokentiming::verify;
-    run(place, cuda::verify_workspace(tokens_out.rows),
+    run(place, cuda::verify_workspace(chains, tokens_out.rows),
         [&](const auto&... on_gpu) { verify(chains, tokens_out, accepted_out, on_gpu...); });
   });
 }

@@ -32,6 +32,44 @@ inline std::size_t columns_of(const Distributions& distributions) {
                        ", " + std::to_string(tokens.columns) + "]");
 }
 
+// Of the proposals of V tokens, their rows and their map.
+template <class Id>
+void check_proposal_sizes(const Chains<Id>& chains, std::size_t columns) {
+  constexpr const char* kVerify = "verify";
+  const std::size_t drafted = chains.draft.ids.size();
+  if (!chains.proposals) {
+    if (!chains.draft_rows && chains.draft_map == nullptr) return;
+    refuse(kVerify, std::string(chains.draft_map ? "draft_map" : "draft_rows") +
+                        " belongs to draft_probs or draft_logits; give one of them");
+  }
+  const std::string draft = draft_name(*chains.proposals);
+  const std::size_t width = columns_of(*chains.proposals);
+  if (!chains.draft_rows) {
+    if (rows_of(*chains.proposals) != drafted) {
+      refuse(kVerify, draft + " has " + std::to_string(rows_of(*chains.proposals)) +
+                          " rows, draft_ids " + std::to_string(drafted) + " entries");
+    }
+  } else if (chains.draft_rows->size() != drafted) {
+    refuse(kVerify, "draft_rows has " + std::to_string(chains.draft_rows->size()) +
+                        " entries, draft_ids " + std::to_string(drafted));
+  }
+  if (chains.draft_map == nullptr) {
+    if (width == columns) return;
+    refuse(kVerify, draft + " has " + std::to_string(width) + " columns, " +
+                        target_name(chains.targets) + " has " + std::to_string(columns));
+  }
+  const VocabularyMap& map = *chains.draft_map;
+  if (width < map.first.size()) {
+    refuse(kVerify, "draft_map has " + std::to_string(map.first.size()) + " draft tokens, " +
+                        draft + " only " + std::to_string(width) + " columns");
+  }
+  if (map.expansion_offsets.size() != map.first.size() + 1) {
+    refuse(kVerify, "draft_map has " + std::to_string(map.expansion_offsets.size()) +
+                        " expansion_offsets, needs one more than its " +
+                        std::to_string(map.first.size()) + " draft tokens");
+  }
+}
+
 template <class Id>
 void check_verify_sizes(const Chains<Id>& chains, std::size_t batch, std::size_t accepted) {
   constexpr const char* kVerify = "verify";
@@ -44,27 +82,24 @@ void check_verify_sizes(const Chains<Id>& chains, std::size_t batch, std::size_t
                         " chains need " + std::to_string(drafted + batch));
   }
   if (columns == 0 && batch > 0) refuse(kVerify, target + " has no columns");
-  if (chains.proposals) {
-    const std::string draft = draft_name(*chains.proposals);
-    if (rows_of(*chains.proposals) != drafted) {
-      refuse(kVerify, draft + " has " + std::to_string(rows_of(*chains.proposals)) +
-                          " rows, draft_ids " + std::to_string(drafted) + " entries");
-    }
-    if (columns_of(*chains.proposals) != columns) {
-      refuse(kVerify, draft + " has " + std::to_string(columns_of(*chains.proposals)) +
-                          " columns, " + target + " has " + std::to_string(columns));
-    }
-  }
+  check_proposal_sizes(chains, columns);
   if (!(chains.temperature >= 0.0 && std::isfinite(chains.temperature))) {
     refuse(kVerify,
            "temperature is " + std::to_string(chains.temperature) + "; it must be 0 or more");
   }
-  if (chains.temperature != 1.0 && !chains.targets.is_logits) {
+  const bool has_temperature = chains.temperature != 1.0 || !chains.temperatures.empty();
+  if (has_temperature && !chains.targets.is_logits) {
     refuse(kVerify, "temperature applies to target_logits; target_probs are taken as they are");
+  }
+  if (!chains.temperatures.empty() && chains.temperatures.size() != batch) {
+    refuse(kVerify, "temperatures has " + std::to_string(chains.temperatures.size()) +
+                        " entries; one for each of the " + std::to_string(batch) +
+                        " chains is needed");
   }
   const std::size_t uniforms =
       std::visit([](const auto& values) { return values.size(); }, chains.uniforms);
-  if (chains.temperature > 0.0 && uniforms != drafted + batch) {
+  const bool may_sample = chains.temperature > 0.0 || !chains.temperatures.empty();
+  if (may_sample && uniforms != drafted + batch) {
     refuse(kVerify, "uniforms has " + std::to_string(uniforms) + " entries; one for each row of " +
                         target + " is needed, " + std::to_string(drafted + batch));
   }

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
 #include <optional>
 #include <span>
 
+#include "mapped_row.h"
 #include "parallel.h"
 #include "residual_sampler.h"
 #include "tokens.h"
@@ -30,6 +30,29 @@ struct Outcome {
   std::size_t token = 0;  // after the accepted ones
 };
 
+template <class Id>
+double temperature_of(const Chains<Id>& chains, std::size_t b) {
+  return chains.temperatures.empty() ? chains.temperature
+                                     : static_cast<double>(chains.temperatures[b]);
+}
+
+// Memory for the one row of a chain that is needed over the target's vocabulary.
+template <class T>
+class DenseRow {
+ public:
+  template <class Id>
+  Distribution<T> fill(const MappedRow<T, Id>& row, std::size_t columns) {
+    entries_.assign(columns, T{0});
+    row.write(entries_);
+    distributions_ = {Rows<const T>{entries_.data(), 1, columns, 0}, false};
+    return {distributions_, 0, 1.0, "draft_map"};
+  }
+
+ private:
+  std::vector<T> entries_;
+  Distributions distributions_;
+};
+
 // All chains advance position by position: threads share a row even if there is one chain, and no
 // row after a rejection is read.
 template <class T, class Id>
@@ -39,24 +62,40 @@ class Verifier {
       : chains_(chains),
         outcomes_(chains.draft.offsets.size() - 1),
         blocks_(Row<T>::blocks(chains.targets)),
-        active_(outcomes_.size()) {
-    std::iota(active_.begin(), active_.end(), std::size_t{0});
-  }
+        dense_rows_(chains.draft_map ? outcomes_.size() : 0) {}
 
-  std::vector<Outcome> sample() {
-    std::vector<std::optional<ResidualSampler<T>>> samplers(outcomes_.size());
-    for (std::size_t position = 0; !active_.empty(); ++position) advance(position, samplers);
-    std::vector<double> masses(samplers.size() * blocks_);
-    parallel_for(masses.size(), kBlocksPerTask,
-                 [&](std::size_t k) { masses[k] = samplers[k / blocks_]->mass(k % blocks_); });
-    parallel_for(samplers.size(), kChainsPerTask, [&](std::size_t b) {
-      const std::span of_chain(&masses[b * blocks_], blocks_);
-      outcomes_[b].token = samplers[b]->draw(of_chain, uniform(end(b) + b));
-    });
+  std::vector<Outcome> run() {
+    const auto chains = [&](bool greedy) {
+      std::vector<std::size_t> found;
+      for (std::size_t b = 0; b < outcomes_.size(); ++b) {
+        if ((temperature_of(chains_, b) == 0.0) == greedy) found.push_back(b);
+      }
+      return found;
+    };
+    active_ = chains(false);
+    sample();
+    active_ = chains(true);
+    greedy();
     return std::move(outcomes_);
   }
 
-  std::vector<Outcome> greedy() {
+ private:
+  void sample() {
+    const std::vector<std::size_t> sampled = active_;
+    std::vector<std::optional<ResidualSampler<T>>> samplers(outcomes_.size());
+    for (std::size_t position = 0; !active_.empty(); ++position) advance(position, samplers);
+    std::vector<double> masses(sampled.size() * blocks_);
+    parallel_for(masses.size(), kBlocksPerTask, [&](std::size_t k) {
+      masses[k] = samplers[sampled[k / blocks_]]->mass(k % blocks_);
+    });
+    parallel_for(sampled.size(), kChainsPerTask, [&](std::size_t k) {
+      const std::size_t b = sampled[k];
+      const std::span of_chain(&masses[k * blocks_], blocks_);
+      outcomes_[b].token = samplers[b]->draw(of_chain, uniform(end(b) + b));
+    });
+  }
+
+  void greedy() {
     for (std::size_t position = 0; !active_.empty(); ++position) {
       std::vector<T> maxima(active_.size() * blocks_);
       parallel_for(maxima.size(), kBlocksPerTask, [&](std::size_t k) {
@@ -74,10 +113,8 @@ class Verifier {
         return false;
       });
     }
-    return std::move(outcomes_);
   }
 
- private:
   // Accepts or rejects the tokens of one position.
   void advance(std::size_t position, std::vector<std::optional<ResidualSampler<T>>>& samplers) {
     // The distributions of the targets, then those of the proposals. A chain at its end has no
@@ -85,8 +122,8 @@ class Verifier {
     std::vector<Distribution<T>> distributions;
     distributions.reserve(2 * active_.size());
     for (std::size_t b : active_) {
-      distributions.emplace_back(chains_.targets, begin(b) + position + b, chains_.temperature,
-                                 target_name(chains_.targets));
+      distributions.emplace_back(chains_.targets, begin(b) + position + b,
+                                 temperature_of(chains_, b), target_name(chains_.targets));
     }
     // The index of each chain's proposal in `distributions`.
     std::vector<std::size_t> q_index(chains_.proposals ? active_.size() : 0);
@@ -94,7 +131,8 @@ class Verifier {
       const std::size_t t = begin(active_[k]) + position;
       if (t == end(active_[k])) continue;
       q_index[k] = distributions.size();
-      distributions.emplace_back(*chains_.proposals, t, chains_.temperature,
+      distributions.emplace_back(*chains_.proposals, draft_row(t),
+                                 temperature_of(chains_, active_[k]),
                                  draft_name(*chains_.proposals));
     }
     normalise_logits(distributions);
@@ -116,20 +154,50 @@ class Verifier {
         return false;
       }
       Distribution<T>& q = distributions[q_index[k]];
-      const bool accepted = id != kMissingMass && uniform(t + b) * static_cast<double>(q(token)) <
-                                                      static_cast<double>(p(token));
-      if (!accepted) samplers[b].emplace(std::move(p), std::move(q));
-      return accepted;
+      const auto accepts = [&](const auto& proposal) {
+        return id != kMissingMass && uniform(t + b) * static_cast<double>(proposal(token)) <
+                                         static_cast<double>(p(token));
+      };
+      if (chains_.draft_map == nullptr) {
+        if (accepts(q)) return true;
+        samplers[b].emplace(std::move(p), std::move(q));
+        return false;
+      }
+      const MappedRow<T, Id> mapped(q, *chains_.draft_map, taken(b, t), p.columns());
+      if (accepts(mapped)) return true;
+      samplers[b].emplace(std::move(p), dense_rows_[b].fill(mapped, p.columns()));
+      return false;
     });
   }
 
+  // The row of proposals of a token.
+  std::size_t draft_row(std::size_t t) const {
+    return chains_.draft_rows ? static_cast<std::size_t>((*chains_.draft_rows)[t]) : t;
+  }
+
+  // The tokens before t in its chain that are of the same expansion.
+  std::span<const Id> taken(std::size_t b, std::size_t t) const {
+    std::size_t first = t;
+    if (chains_.draft_rows) {
+      while (first > begin(b) && draft_row(first - 1) == draft_row(t)) --first;
+    }
+    return chains_.draft.ids.subspan(first, t - first);
+  }
+
   // Normalises the rows of logits. They are contiguous: all rows, the targets', or the proposals'.
+  // With a map the latter have another width.
   void normalise_logits(std::vector<Distribution<T>>& distributions) const {
     const auto any = std::ranges::find_if(distributions, &Distribution<T>::is_logits);
     const std::span of_logits(
         any, std::find_if_not(any, distributions.end(), std::mem_fn(&Distribution<T>::is_logits)));
-    parallel_for(of_logits.size() * blocks_, kBlocksPerTask,
-                 [&](std::size_t k) { of_logits[k / blocks_].reduce_block(k % blocks_); });
+    std::size_t most = 0;
+    for (const Distribution<T>& distribution : of_logits) {
+      most = std::max(most, distribution.blocks());
+    }
+    parallel_for(of_logits.size() * most, kBlocksPerTask, [&](std::size_t k) {
+      Distribution<T>& distribution = of_logits[k / most];
+      if (k % most < distribution.blocks()) distribution.reduce_block(k % most);
+    });
     for (Distribution<T>& distribution : of_logits) distribution.normalise();
   }
 
@@ -171,7 +239,31 @@ class Verifier {
   std::vector<Outcome> outcomes_;
   std::size_t blocks_;
   std::vector<std::size_t> active_;
+  std::vector<DenseRow<T>> dense_rows_;  // of each chain, with a map
 };
+
+// The temperature and the uniforms of a chain.
+template <class Id>
+void check_chain(const Chains<Id>& chains, std::size_t b) {
+  const double temperature = temperature_of(chains, b);
+  if (!(temperature >= 0.0 && std::isfinite(temperature))) {
+    refuse("temperatures[" + std::to_string(b) + "] is " + std::to_string(temperature) +
+           "; it must be 0 or more");
+  }
+  if (temperature == 0.0) return;
+  const std::size_t begin = static_cast<std::size_t>(chains.draft.offsets[b]) + b;
+  const std::size_t end = static_cast<std::size_t>(chains.draft.offsets[b + 1]) + b;
+  std::visit(
+      [&](auto uniforms) {
+        for (std::size_t k = begin; k <= end; ++k) {
+          if (!(uniforms[k] >= 0 && uniforms[k] < 1)) {
+            refuse("uniforms[" + std::to_string(k) + "] is " + std::to_string(uniforms[k]) +
+                   ", not in [0, 1)");
+          }
+        }
+      },
+      chains.uniforms);
+}
 
 template <class Id>
 void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
@@ -199,17 +291,14 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
              (id == kMissingMass ? "; only a draw from draft_probs can be missing mass" : ""));
     }
   }
-  if (chains.temperature == 0.0) return;
-  std::visit(
-      [&](auto uniforms) {
-        for (std::size_t k = 0; k < uniforms.size(); ++k) {
-          if (!(uniforms[k] >= 0 && uniforms[k] < 1)) {
-            refuse("uniforms[" + std::to_string(k) + "] is " + std::to_string(uniforms[k]) +
-                   ", not in [0, 1)");
-          }
-        }
-      },
-      chains.uniforms);
+  for (std::size_t t = 0; chains.draft_rows && t < chains.draft_rows->size(); ++t) {
+    const std::int64_t row = (*chains.draft_rows)[t];
+    if (row >= 0 && row < static_cast<std::int64_t>(rows_of(*chains.proposals))) continue;
+    refuse("draft_rows[" + std::to_string(t) + "] is " + std::to_string(row) + ", not one of the " +
+           std::to_string(rows_of(*chains.proposals)) + " rows of " +
+           draft_name(*chains.proposals));
+  }
+  for (std::size_t b = 0; b < batch; ++b) check_chain(chains, b);
 }
 
 bool is_double(const Distributions& distributions) {
@@ -222,10 +311,7 @@ template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted) {
   check(chains, tokens, accepted);
-  const auto run = [&]<class T>(T) {
-    Verifier<T, Id> verifier(chains);
-    return chains.temperature > 0.0 ? verifier.sample() : verifier.greedy();
-  };
+  const auto run = [&]<class T>(T) { return Verifier<T, Id>(chains).run(); };
   const bool in_double =
       is_double(chains.targets) || (chains.proposals && is_double(*chains.proposals));
   const std::vector<Outcome> outcomes = in_double ? run(double{}) : run(float{});

@@ -1,9 +1,9 @@
-// Transfer of draft distributions along an alignment, in two kernels. In the first, one warp per
+// Transfer of draft distributions along an alignment, in three kernels. In the first, one warp per
 // sequence plans the source of each proxy token's distribution. In the second, blocks over the
-// columns write the rows; the last block of a row to finish completes the entries that depend on
-// the whole row.
+// columns write several rows each. In the third, one warp per row completes the entries that depend
+// on the whole row.
 
-#include "device/gather.cuh"
+#include "device/expansions.cuh"
 #include "device/launch.h"
 #include "device/ragged.h"
 #include "device/reduce.cuh"
@@ -20,22 +20,14 @@ constexpr const char* kTransfer = "transfer";
 
 // The source of a proxy token's distribution.
 struct Plan {
-  const void* row;      // of draft_probs
+  std::int64_t row;     // of draft_probs; an index, because loads from a pointer that is itself
+                        // loaded are of unknown memory
   std::int64_t proxy;   // the token
   std::int64_t source;  // kMerge: the token that mass is taken from, or -1
   double moved;         // kMerge: the mass
   std::int64_t first;   // kInside: the index of the first proxy token taken from the draft token
   int kind;             // a TransferCase plus 1; 0: the sequence is invalid
-  int flags;            // RowFlags of the draft row
-  unsigned finished;    // blocks that have written their columns
-};
-
-struct DeviceExpansions {
-  const std::int32_t* first;
-  std::int64_t size;
-  const std::int64_t* offsets;
-  const std::int32_t* ids;
-  std::int64_t ids_count;
+  unsigned flags;       // RowFlags of the draft row
 };
 
 template <class Number>
@@ -148,8 +140,7 @@ class Planner {
 
   __device__ Plan plan(std::int64_t j) const {
     TransferCase kind = transfer_case(j);
-    const void* row = a_.draft_probs[static_cast<std::size_t>(first_row_ + lo(j))];
-    Plan plan{row, a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNoFlags, 0};
+    Plan plan{first_row_ + lo(j), a_.target_ids[first_proxy_ + j], -1, 0.0, -1, 0, kNoFlags};
     if (kind == TransferCase::kMerge) {
       plan.source = a_.expansions.first[draft(lo(j))];
       plan.moved = 1.0;
@@ -192,8 +183,59 @@ __global__ void __launch_bounds__(kWarp)
 
 // ---- the second kernel: rows ----
 
-// Completes a row once all of its columns are written. Called by one warp.
+struct TransferShared {
+  LongColumns long_columns;
+  WarpPartials<unsigned> partials;
+  int gathered[kWarp];  // the rows of the group that are sums over the map
+  int count;
+};
 
+template <class Number>
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
+    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
+  auto& shared = shared_memory<TransferShared>();
+  constexpr int kRows = kRowsPerGroup<Number>;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRows;
+  const auto columns = static_cast<int>(a.probs.columns);
+  const auto row_of = [&](int r) { return a.probs[static_cast<std::size_t>(first + r)]; };
+  if (threadIdx.x == 0) {
+    shared.count = 0;
+    for (int r = 0; r < kRows && first + r < static_cast<std::int64_t>(a.probs.rows); ++r) {
+      const int kind = a.plans[first + r].kind;
+      const bool gathers =
+          kind == plan_kind(TransferCase::kWithin) || kind == plan_kind(TransferCase::kMerge);
+      if (gathers) shared.gathered[shared.count++] = r;
+    }
+  }
+  __syncthreads();
+  const int count = shared.count;
+  int next = 0;
+  for (int r = 0; r < kRows && first + r < static_cast<std::int64_t>(a.probs.rows); ++r) {
+    if (next < count && shared.gathered[next] == r) {
+      ++next;
+    } else {
+      clear_columns(row_of(r), columns);
+    }
+  }
+  if (count == 0) return;
+  const unsigned mine = gather_group<Number>(
+      a.inverse, count,
+      [&](int k) {
+        const Plan& plan = a.plans[first + shared.gathered[k]];
+        return ProbabilityRow<Number>{a.draft_probs[static_cast<std::size_t>(plan.row)]};
+      },
+      columns, shared.long_columns,
+      [&](int k, int column, Number sum) { row_of(shared.gathered[k])[column] = sum; });
+  const unsigned flags = block_reduce(mine, shared.partials, BitOr{});
+  const auto k = static_cast<int>(threadIdx.x);
+  if (k < count && (flags >> 2 * k & 3) != 0) {
+    atomicOr(&a.plans[first + shared.gathered[k]].flags, flags >> 2 * k & 3);
+  }
+}
+
+// ---- the third kernel: what depends on a whole row ----
+
+// Completes a row. Called by one warp.
 template <class Number>
 class RowFinisher {
  public:
@@ -205,7 +247,7 @@ class RowFinisher {
         lane_(threadIdx.x % kWarp) {}
 
   __device__ void run() {
-    int flags = plan_.flags;
+    unsigned flags = plan_.flags;
     if (plan_.kind == plan_kind(TransferCase::kInside)) flags = inside();
     if (plan_.kind == 0 || (flags & kInvalid)) return clear();
     if (lane_ != 0) return;
@@ -234,85 +276,12 @@ class RowFinisher {
     out_[plan_.proxy] += moved;
   }
 
-  // A draft token whose expansion starts with the first of the proxy tokens taken.
-  struct Candidate {
-    bool continues;  // its expansion starts with all proxy tokens taken, and has a next token
-    std::int64_t next;
-    Number probability;
-  };
-
-  // Conditions the row on the expansions that start with the tokens taken and have a next token.
-  // The row is zero before. Returns RowFlags.
-  __device__ int inside() {
-    Gatherer<Number> gatherer(a_.inverse, static_cast<const Number*>(plan_.row));
-    const Range all = gatherer.range(static_cast<int>(a_.target_ids[plan_.first]));
-    int flags = gatherer.flags();
-    double mass = 0.0;
-    for_each_32(all, flags, [&](const Candidate& mine) {
-      unsigned left = __ballot_sync(kAllLanes, mine.continues);
-      while (left != 0) {  // in ascending order
-        const auto lane = static_cast<unsigned>(__ffs(left) - 1);
-        left &= left - 1;
-        const std::int64_t next = __shfl_sync(kAllLanes, mine.next, lane);
-        const Number p = __shfl_sync(kAllLanes, mine.probability, lane);
-        if (lane_ == 0) out_[next] += p;
-        mass += static_cast<double>(p);
-      }
-    });
-    if (__any_sync(kAllLanes, (flags & kInvalid) != 0)) return kInvalid;
-    mass = __shfl_sync(kAllLanes, mass, 0);  // the first lane's, so that no lane diverges
-    if (!(mass > 0.0)) return kNoFlags;
-    // Candidates may share a next token. Its entry is divided once: meanwhile its sign marks it.
-    for_each_32(all, flags, [&](const Candidate& mine) {
-      replace(mine, [&](Number x) { return is_marked(x) ? x : -normalised(x, mass); });
-    });
-    for_each_32(all, flags, [&](const Candidate& mine) {
-      replace(mine, [&](Number x) { return is_marked(x) ? -x : x; });
-    });
-    return kHasMass;
-  }
-
-  // Uses the sign bit, so that it also works for 0.
-  __device__ static bool is_marked(Number x) { return copysign(1.0, static_cast<double>(x)) < 0; }
-
-  // All lanes read before any writes. Lanes with the same next token write the same number.
-  template <class F>
-  __device__ void replace(const Candidate& mine, const F& f) {
-    __syncwarp();
-    const Number x = mine.continues ? f(out_[mine.next]) : Number{0};
-    __syncwarp();
-    if (mine.continues) out_[mine.next] = x;
-  }
-
-  template <class F>
-  __device__ void for_each_32(const Range& all, int& flags, const F& f) {
-    for (std::int32_t k = all.begin; k < all.end; k += static_cast<std::int32_t>(kWarp)) {
-      const std::int32_t mine = k + static_cast<std::int32_t>(lane_);
-      f(mine < all.end ? candidate(a_.inverse.draft_ids[mine], flags) : Candidate{});
-    }
-    __syncwarp();
-  }
-
-  __device__ Candidate candidate(std::int64_t d, int& flags) const {
-    const DeviceExpansions& e = a_.expansions;
-    if (d < 0 || d >= e.size) return invalid(flags);
-    const std::int64_t begin = e.offsets[d];
-    const std::int64_t end = e.offsets[d + 1];
-    if (begin < 0 || begin > end || end > e.ids_count) return invalid(flags);
-    const std::int64_t taken = proxy_ - plan_.first;
-    if (end - begin <= taken) return {};
-    for (std::int64_t k = 0; k < taken; ++k) {
-      if (e.ids[begin + k] != a_.target_ids[plan_.first + k]) return {};
-    }
-    const std::int64_t next = e.ids[begin + taken];
-    const Number p = static_cast<const Number*>(plan_.row)[d];
-    const bool placed = 0 <= next && next < static_cast<std::int64_t>(a_.probs.columns);
-    if (!placed || !is_probability(p)) return invalid(flags);
-    return {true, next, p};
-  }
-  __device__ static Candidate invalid(int& flags) {
-    flags |= kInvalid;
-    return {};
+  __device__ unsigned inside() {
+    const ProbabilityRow<Number> row{a_.draft_probs[static_cast<std::size_t>(plan_.row)]};
+    const TakenTokens taken{a_.target_ids, plan_.first, proxy_ - plan_.first};
+    return ConditionedRow(a_.inverse, a_.expansions, static_cast<std::int64_t>(a_.probs.columns),
+                          taken, row)
+        .write(out_);
   }
 
   const TransferArguments<Number>& a_;
@@ -322,49 +291,10 @@ class RowFinisher {
   unsigned lane_;
 };
 
-struct TransferShared {
-  LongColumns long_columns;
-  WarpPartials<int> partials;
-};
-
-// Writes this block's columns of a row; returns this thread's RowFlags of the draft row.
 template <class Number>
-__device__ inline int write_columns(const TransferArguments<Number>& a, std::int64_t proxy,
-                                    LongColumns& long_columns) {
-  const Plan& plan = a.plans[proxy];
-  const auto columns = static_cast<int>(a.probs.columns);
-  Number* out = a.probs[static_cast<std::size_t>(proxy)];
-  if (plan.kind == plan_kind(TransferCase::kWithin) ||
-      plan.kind == plan_kind(TransferCase::kMerge)) {
-    const Number* row = static_cast<const Number*>(plan.row);
-    return gather_columns(a.inverse, row, columns, long_columns,
-                          [&](int column, Number sum) { out[column] = sum; });
-  }
-  const int begin = static_cast<int>(blockIdx.y) * kGatherTile;
-  for (int step = 0; step < kColumnsPerThread; ++step) {
-    const int column = begin + step * int{kGatherThreads} + static_cast<int>(threadIdx.x);
-    if (column < columns) out[column] = 0;
-  }
-  return kNoFlags;
-}
-
-template <class Number>
-__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
-    gather_rows(const __grid_constant__ TransferArguments<Number> a) {
-  auto& shared = shared_memory<TransferShared>();
-  const std::int64_t proxy = blockIdx.x;
-  const int mine = write_columns(a, proxy, shared.long_columns);
-  const int flags = block_reduce(mine, shared.partials, BitOr{});
-  if (threadIdx.x >= kWarp) return;
-  bool last = false;
-  if (threadIdx.x == 0) {
-    if (flags != kNoFlags) atomicOr(&a.plans[proxy].flags, flags);
-    __threadfence();
-    last = atomicAdd(&a.plans[proxy].finished, 1u) == gridDim.y - 1;
-    __threadfence();
-  }
-  __syncwarp();
-  if (__any_sync(kAllLanes, last)) RowFinisher<Number>(a, proxy).run();
+__global__ void __launch_bounds__(kWarp)
+    finish_rows(const __grid_constant__ TransferArguments<Number> a) {
+  RowFinisher<Number>(a, blockIdx.x).run();
 }
 
 // ---- host ----
@@ -389,32 +319,34 @@ void transfer(const Rows<const Number>& draft_probs, const Ragged<Id>& draft,
   const std::size_t size = map.first.size();
   const DeviceInverseMap inverse =
       device_inverse(map.first_inverse, "first_inverse", probs.columns, size, kTransfer);
-  const Grid grid = gather_grid(probs, sizeof(TransferShared), kTransfer);
+  constexpr std::size_t kRows = kRowsPerGroup<Number>;
+  const Grid grid = gather_grid((probs.rows + kRows - 1) / kRows, probs.columns,
+                                sizeof(TransferShared), kTransfer);
   if (target.ids.empty()) return;
 
   const DeviceGuard guard(kTransfer, stream);
   const auto plans = Workspace(kTransfer, workspace).allocate<Plan>(probs.rows);
-  const TransferArguments<Number> arguments{
-      draft_probs,
-      any_ids(draft.ids),
-      drafts,
-      device_table(draft_table),
-      any_ids(target.ids),
-      proxies,
-      device_table(target_table),
-      target_spans.data(),
-      {map.first.data(), static_cast<std::int64_t>(size), map.expansion_offsets.data(),
-       map.expansion_ids.data(), static_cast<std::int64_t>(map.expansion_ids.size())},
-      inverse,
-      probs,
-      cases.data(),
-      plans.data()};
+  const TransferArguments<Number> arguments{draft_probs,
+                                            any_ids(draft.ids),
+                                            drafts,
+                                            device_table(draft_table),
+                                            any_ids(target.ids),
+                                            proxies,
+                                            device_table(target_table),
+                                            target_spans.data(),
+                                            device_expansions(map),
+                                            inverse,
+                                            probs,
+                                            cases.data(),
+                                            plans.data()};
   zero(kTransfer, plans, stream);
   if (batch > 0) {
     launch(kTransfer, plan_transfer<Number>,
            {static_cast<unsigned>(batch), 1, kWarp, sizeof(PlanShared)}, stream, arguments);
   }
   launch(kTransfer, gather_rows<Number>, grid, stream, arguments);
+  launch(kTransfer, finish_rows<Number>, {static_cast<unsigned>(probs.rows), 1, kWarp, 0}, stream,
+         arguments);
 }
 
 #define TOKENTIMING_TRANSFER(Number, Id)                                                    \

@@ -2,7 +2,9 @@
 
 #include "device/launch.h"
 #include "device/ragged.h"
+#include "device/verify_draw.cuh"
 #include "device/verify_greedy.cuh"
+#include "device/verify_map.cuh"
 #include "device/verify_sampled.cuh"
 #include "tokentiming/verify.h"
 #include "verify_checks.h"
@@ -11,9 +13,6 @@ namespace tokentiming::cuda {
 namespace {
 
 constexpr const char* kVerify = "verify";
-
-// A launch has at most so many blocks, or one per chain: more than any device runs at once.
-constexpr std::size_t kMaxBlocks = 4096;
 
 DeviceDistributions device_distributions(const Distributions& distributions, const char* name) {
   return std::visit(
@@ -32,51 +31,141 @@ DeviceDistributions device_distributions(const Distributions& distributions, con
       distributions.rows);
 }
 
-// The division of a row among the blocks of a chain.
-struct RowPartition {
-  std::size_t blocks_per_chain;
-  std::size_t columns_per_block;
-};
-
-// Blocks of one chain wait for each other, so that all blocks of the launch must be resident. With
-// one block per chain no block waits, and there may be more.
-RowPartition partition_rows(std::size_t batch, std::size_t columns, std::size_t resident) {
-  const auto tile = static_cast<std::size_t>(kVerifyTile);
-  const std::size_t max_blocks = std::min(resident, kMaxBlocks) / batch;
-  const std::size_t useful_blocks = std::min((columns + tile - 1) / tile, kMaxBlocksPerChain);
-  const std::size_t blocks_per_chain = std::clamp<std::size_t>(max_blocks, 1, useful_blocks);
-  const std::size_t columns_per_block = (columns + blocks_per_chain - 1) / blocks_per_chain;
-  return {blocks_per_chain, (columns_per_block + kVectorSize - 1) / kVectorSize * kVectorSize};
+// The division of a row into parts: whole batches each, as many as leave each multiprocessor some
+// blocks, and at most four, so that most of a block's loads overlap its reductions.
+int columns_per_part(std::size_t rows, std::size_t columns, std::size_t multiprocessors) {
+  constexpr std::size_t kBlocksPerMultiprocessor = 4;
+  constexpr std::size_t kMaxBatches = 4;
+  const std::size_t batches = rows * ((columns + kColumnsBatch - 1) / kColumnsBatch);
+  const std::size_t each = batches / (kBlocksPerMultiprocessor * multiprocessors);
+  return kColumnsBatch * static_cast<int>(std::clamp<std::size_t>(each, 1, kMaxBatches));
 }
 
-void launch_kernel(void (*kernel)(VerifyArguments), std::size_t shared_bytes,
-                   VerifyArguments arguments, std::size_t batch, std::span<std::byte> workspace,
-                   Stream stream) {
-  const std::size_t resident =
-      max_resident_blocks(kVerify, kernel, kVerifyThreads, shared_bytes, stream.device);
-  const RowPartition partition =
-      partition_rows(batch, static_cast<std::size_t>(arguments.columns), resident);
-  const std::size_t blocks = batch * partition.blocks_per_chain;
-  const bool cooperative = partition.blocks_per_chain > 1;
-  Workspace parts(kVerify, workspace);
-  const auto barrier_counts = parts.allocate<unsigned>(batch);
-  arguments.blocks_per_chain = static_cast<int>(partition.blocks_per_chain);
-  arguments.columns_per_block = static_cast<int>(partition.columns_per_block);
-  arguments.barrier_counts = barrier_counts.data();
-  arguments.partials = parts.allocate<double>(blocks * 2 * kPartials).data();
-  arguments.block_sums = parts.allocate<double>(blocks * 2).data();
-  if (cooperative) zero(kVerify, barrier_counts, stream);
-  launch(kVerify, kernel,
-         {static_cast<unsigned>(blocks), 1, kVerifyThreads, shared_bytes, cooperative}, stream,
+// Tiles begin up to seven columns before the row.
+std::size_t draw_tiles(std::size_t columns) {
+  return (columns + kVectorSize - 1 + kDrawTile - 1) / kDrawTile;
+}
+
+void launch_blocks(void (*kernel)(VerifyArguments), unsigned threads, std::size_t shared_bytes,
+                   std::size_t blocks, const VerifyArguments& arguments, Stream stream) {
+  if (blocks > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    refuse(kVerify, "the batch takes " + std::to_string(blocks) +
+                        " blocks on a GPU, which runs at most 2^31 - 1; split it");
+  }
+  launch(kVerify, kernel, {static_cast<unsigned>(blocks), 1, threads, shared_bytes}, stream,
          arguments);
+}
+
+// The size of the arrays that are zeroed, in words: stops, order, finished, finished_draws,
+// row_flags.
+std::size_t zeroed_words(std::size_t rows, std::size_t batch) { return 3 * rows + 4 * batch; }
+
+// Rows that a block of the draw can read from an aligned address.
+std::size_t dense_stride(std::size_t columns) {
+  return (columns + kVectorSize - 1) / kVectorSize * kVectorSize;
+}
+
+template <class Id>
+std::size_t dense_size(const Chains<Id>& chains, std::size_t batch) {
+  return chains.draft_map ? batch * dense_stride(columns_of(chains.targets)) : 0;
+}
+
+// The most parts that the two rows of a position may have.
+template <class Id>
+std::size_t max_parts(const Chains<Id>& chains) {
+  const auto parts = [](std::size_t columns) {
+    return (columns + kColumnsBatch - 1) / kColumnsBatch;
+  };
+  return 1 + parts(columns_of(chains.targets)) +
+         (chains.proposals ? parts(columns_of(*chains.proposals)) : 0);
+}
+
+template <class Id>
+void allocate(VerifyArguments& arguments, const Chains<Id>& chains, std::size_t batch,
+              std::span<std::byte> workspace, Stream stream) {
+  const std::size_t rows = chains.draft.ids.size() + batch;
+  Workspace memory(kVerify, workspace);
+  const auto zeroed = memory.allocate<unsigned>(zeroed_words(rows, batch));
+  arguments.stops = reinterpret_cast<Stop*>(zeroed.data());
+  arguments.finished = zeroed.data() + 2 * batch;
+  arguments.finished_draws = arguments.finished + rows;
+  arguments.row_flags = arguments.finished_draws + batch;
+  arguments.order = arguments.chains.offsets ? arguments.row_flags + batch : nullptr;
+  zero(kVerify, zeroed, stream);
+  arguments.partials = memory.allocate<double>(rows * 2 * max_parts(chains)).data();
+  arguments.decisions = memory.allocate<Decision>(rows).data();
+  const auto tiles = static_cast<std::size_t>(arguments.tiles);
+  arguments.tile_sums = memory.allocate<double>(batch * 2 * tiles).data();
+  arguments.dense_rows = memory.allocate<float>(dense_size(chains, batch)).data();
+  arguments.dense_stride =
+      static_cast<std::int64_t>(dense_stride(static_cast<std::size_t>(arguments.columns)));
+  arguments.drawn_proposals = arguments.proposals;
+  if (arguments.has_map) {
+    arguments.drawn_proposals = {arguments.dense_rows, arguments.dense_stride, NumberType::kFloat,
+                                 true, false};
+  }
+}
+
+// The arguments as the kernels take them, without the division into parts.
+template <class Id>
+VerifyArguments device_arguments(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
+                                 std::span<std::int32_t> accepted, std::size_t batch) {
+  VerifyArguments arguments{};
+  arguments.ids = any_ids(chains.draft.ids);
+  arguments.chains = sequences(chains.draft, batch, kVerify, "draft_ids");
+  arguments.batch = static_cast<int>(batch);
+  arguments.items = static_cast<std::int64_t>(chains.draft.ids.size() + batch);
+  arguments.targets = device_distributions(chains.targets, target_name(chains.targets));
+  arguments.columns = static_cast<int>(columns_of(chains.targets));
+  if (chains.proposals) {
+    arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
+    arguments.proposal_rows = static_cast<std::int64_t>(rows_of(*chains.proposals));
+    arguments.proposal_columns = static_cast<int>(columns_of(*chains.proposals));
+  }
+  if (chains.draft_rows) arguments.draft_rows = any_ids(*chains.draft_rows);
+  if (chains.draft_map != nullptr) {
+    const VocabularyMap& map = *chains.draft_map;
+    arguments.has_map = true;
+    arguments.inverse = device_inverse(map.first_inverse, "draft_map.first_inverse",
+                                       columns_of(chains.targets), map.first.size(), kVerify);
+    arguments.expansions = device_expansions(map);
+  }
+  arguments.greedy = chains.temperature == 0.0;
+  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
+  arguments.temperatures = chains.temperatures.empty() ? nullptr : chains.temperatures.data();
+  arguments.uniforms = std::visit(
+      [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);
+  arguments.uniforms_are_double = chains.uniforms.index() == 1;
+  arguments.tokens = tokens.data;
+  arguments.tokens_stride = tokens.stride;
+  arguments.tokens_columns = static_cast<std::int64_t>(tokens.columns);
+  arguments.accepted = accepted.data();
+  return arguments;
+}
+
+// Divides the rows of logits among blocks. Rows of probabilities have no parts.
+void divide(VerifyArguments& arguments, bool samples, Stream stream) {
+  const auto rows = static_cast<std::size_t>(arguments.items);
+  const auto columns = static_cast<std::size_t>(arguments.columns);
+  const int each = columns_per_part(rows, columns, multiprocessors(kVerify, stream.device));
+  const auto parts = [&](int width) { return (width - 1) / each + 1; };
+  arguments.columns_per_part = each;
+  if (arguments.targets.is_logits) arguments.target_parts = parts(arguments.columns);
+  if (arguments.proposals.given && arguments.proposals.is_logits) {
+    arguments.proposal_parts = parts(arguments.proposal_columns);
+  }
+  arguments.tiles = samples ? static_cast<int>(draw_tiles(columns)) : 1;
 }
 
 }  // namespace
 
-std::size_t verify_workspace(std::size_t batch) {
-  const std::size_t blocks = std::max(batch, kMaxBlocks);
-  return Workspace::size<unsigned>(batch) + Workspace::size<double>(blocks * 2 * kPartials) +
-         Workspace::size<double>(blocks * 2);
+template <class Id>
+std::size_t verify_workspace(const Chains<Id>& chains, std::size_t batch) {
+  const std::size_t rows = chains.draft.ids.size() + batch;
+  return Workspace::size<unsigned>(zeroed_words(rows, batch)) +
+         Workspace::size<double>(rows * 2 * max_parts(chains)) + Workspace::size<Decision>(rows) +
+         Workspace::size<double>(batch * 2 * draw_tiles(columns_of(chains.targets))) +
+         Workspace::size<float>(dense_size(chains, batch));
 }
 
 template <class Id>
@@ -92,38 +181,47 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
       (batch > 0 && tokens.columns < static_cast<std::size_t>(longest) + 1)) {
     refuse_tokens(batch, longest, tokens);
   }
-  if (columns_of(chains.targets) > static_cast<std::size_t>(kMaxColumns)) {
-    refuse(kVerify, std::string(target_name(chains.targets)) + " has more than 2^30 columns");
-  }
+  const auto require_width = [](const Distributions& distributions, const char* name) {
+    if (columns_of(distributions) <= static_cast<std::size_t>(kMaxColumns)) return;
+    refuse(kVerify, std::string(name) + " has more than 2^30 columns");
+  };
+  require_width(chains.targets, target_name(chains.targets));
+  if (chains.proposals) require_width(*chains.proposals, draft_name(*chains.proposals));
+  VerifyArguments arguments = device_arguments(chains, tokens, accepted, batch);
   if (batch == 0) return;
 
-  constexpr double kLog2E = 1.44269504088896340736;
-  constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
-  VerifyArguments arguments{};
-  arguments.ids = any_ids(chains.draft.ids);
-  arguments.chains = draft;
-  arguments.targets = device_distributions(chains.targets, target_name(chains.targets));
-  if (chains.proposals) {
-    arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
-  }
-  arguments.columns = static_cast<int>(columns_of(chains.targets));
-  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
-  arguments.uniforms = std::visit(
-      [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);
-  arguments.uniforms_are_double = chains.uniforms.index() == 1;
-  arguments.tokens = tokens.data;
-  arguments.tokens_stride = tokens.stride;
-  arguments.tokens_columns = static_cast<std::int64_t>(tokens.columns);
-  arguments.accepted = accepted.data();
-
   const DeviceGuard guard(kVerify, stream);
-  if (chains.temperature > 0.0) {
-    launch_kernel(verify_sampled, sizeof(SampledShared), arguments, batch, workspace, stream);
-  } else {
-    launch_kernel(verify_greedy, sizeof(GreedyShared), arguments, batch, workspace, stream);
+  const bool each = !chains.temperatures.empty();
+  const bool samples = each || chains.temperature > 0.0;
+  divide(arguments, samples, stream);
+  allocate(arguments, chains, batch, workspace, stream);
+  const auto items = static_cast<std::size_t>(arguments.items);
+  if (arguments.order != nullptr) {
+    launch_blocks(order_positions, kOrderThreads, 0, batch, arguments, stream);
   }
+  if (samples) {
+    const auto parts = static_cast<std::size_t>(SampledPart::sampled_parts(arguments));
+    launch_blocks(verify_sampled, kVerifyThreads, sizeof(SampledShared), items * parts, arguments,
+                  stream);
+  }
+  if (each || !samples) {
+    const auto parts = static_cast<std::size_t>(arguments.target_parts);
+    launch_blocks(verify_greedy, kVerifyThreads, sizeof(GreedyShared), items * parts, arguments,
+                  stream);
+  }
+  if (samples && arguments.has_map) {
+    const Grid grid = gather_grid(batch, columns_of(chains.targets), sizeof(MapShared), kVerify);
+    launch(kVerify, map_rejected_rows, grid, stream, arguments);
+    if (arguments.draft_rows.data != nullptr) {
+      launch_blocks(condition_rejected_rows, kWarp, 0, batch, arguments, stream);
+    }
+  }
+  launch_blocks(draw_last_tokens, kDrawThreads, sizeof(DrawShared),
+                batch * static_cast<std::size_t>(arguments.tiles), arguments, stream);
 }
 
+template std::size_t verify_workspace(const Chains<std::int32_t>&, std::size_t);
+template std::size_t verify_workspace(const Chains<std::int64_t>&, std::size_t);
 template void verify(const Chains<std::int32_t>&, const Rows<std::int32_t>&,
                      std::span<std::int32_t>, std::span<std::byte>, Stream);
 template void verify(const Chains<std::int64_t>&, const Rows<std::int32_t>&,

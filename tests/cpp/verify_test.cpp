@@ -178,6 +178,58 @@ TEST_CASE("a ragged batch: accepted, rejected and empty chains") {
   CHECK(tokens == std::vector<std::int32_t>{1, 0, 0, 1, -1, -1, 0, -1, -1});
 }
 
+TEST_CASE("a map: the row of the rejected token alone is pushed forward") {
+  // Draft tokens 0, 1 and 2 are spelled 0, 1, and 1 0; token 3 cannot be spelled.
+  const std::vector<std::int32_t> first{0, 1, 1, -1};
+  const std::vector<std::int64_t> starts{0, 1, 2, 4, 4};
+  const std::vector<std::int32_t> expansions{0, 1, 1, 0};
+  const tokentiming::VocabularyMap map{{}, first, starts, expansions};
+  // Draft token 2 was drawn: its target tokens 1 and 0 are both of row 1 of the pool.
+  const std::vector<std::int64_t> ids{1, 0};
+  const std::vector<std::int64_t> rows{1, 1};
+  const std::vector<std::int64_t> offsets{0, 2};
+  const std::vector<double> pool{1.0, 0.0, 0.0, 0.0, 0.125, 0.25, 0.25, 0.375};
+  std::vector<std::int32_t> tokens(3);
+  std::vector<std::int32_t> accepted(1);
+  const auto run = [&](const std::vector<double>& p, const std::vector<double>& uniforms) {
+    Chains<std::int64_t> chains{{ids, offsets},
+                                distributions(pool, 4),
+                                distributions(p, 2),
+                                1.0,
+                                std::span<const double>(uniforms)};
+    chains.draft_rows = rows;
+    chains.draft_map = &map;
+    tokentiming::verify(chains, Rows<std::int32_t>{tokens.data(), 1, 3, 3}, accepted);
+    return tokens;
+  };
+  // q(1) = 1/4 + 1/4, then inside the expansion q(0) = 1: p is 1/4 and 3/4 there.
+  const std::vector<double> p{0.75, 0.25, 0.75, 0.25, 0.5, 0.5};
+  CHECK(run(p, {0.4, 0.7, 0.6}) == std::vector<std::int32_t>{1, 0, 1});
+  CHECK(run(p, {0.4, 0.8, 0.6}) == std::vector<std::int32_t>{1, 1, -1});
+  // At the rejection of the first, p - q is 3/4 - 1/8 at token 0 and less than 0 at token 1.
+  CHECK(run(p, {0.6, 0.0, 0.9}) == std::vector<std::int32_t>{0, -1, -1});
+}
+
+TEST_CASE("a temperature for each chain") {
+  const std::vector<std::int32_t> ids{1, 1};
+  const std::vector<std::int64_t> offsets{0, 1, 2};
+  const std::vector<float> logits{0.0f, 1.0f, 2.0f, 0.0f, 0.0f, 1.0f, 2.0f, 0.0f};
+  const std::vector<float> temperatures{0.0f, 1.0f};
+  const std::vector<float> uniforms{2.0f, 2.0f, 0.9f,
+                                    0.5f};  // those of a greedy chain are not read
+  std::vector<std::int32_t> tokens(4);
+  std::vector<std::int32_t> accepted(2);
+  Chains<std::int32_t> chains{{ids, offsets},
+                              std::nullopt,
+                              distributions(logits, 2, /*is_logits=*/true),
+                              1.0,
+                              std::span<const float>(uniforms)};
+  chains.temperatures = temperatures;
+  tokentiming::verify(chains, Rows<std::int32_t>{tokens.data(), 2, 2, 2}, accepted);
+  // The second chain rejects its token, which has probability 0.73, and draws the other.
+  CHECK(tokens == std::vector<std::int32_t>{1, 0, 0, -1});
+}
+
 TEST_CASE("errors write no output") {
   const std::vector<std::int32_t> ids{1};
   const std::vector<std::int64_t> offsets{0, 1};

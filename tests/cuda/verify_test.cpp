@@ -69,7 +69,6 @@ struct Case {
     const DeviceArray device_uniforms(uniforms);
     const DeviceArray tokens(std::vector<std::int32_t>(batch() * width, -7));
     const DeviceArray accepted(std::vector<std::int32_t>(batch(), -7));
-    const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(batch())));
     Chains<Id> chains{{device_ids.span(), {}},
                       std::nullopt,
                       {targets.in(target_memory.data()), target_is_logits},
@@ -77,6 +76,7 @@ struct Case {
                       std::span<const Uniform>(device_uniforms.span())};
     if (!padded) chains.draft.offsets = device_offsets.span();
     if (proposals) chains.proposals = {proposals->in(draft_memory.data()), draft_is_logits};
+    const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(chains, batch())));
     cuda::verify(chains, {tokens.data(), batch(), width, static_cast<std::ptrdiff_t>(width)},
                  accepted.span(), workspace.span(), {});
     return {tokens.read(), accepted.read()};
@@ -291,6 +291,49 @@ TEST_CASE("verify: one chain over a large vocabulary, by many blocks") {
   const Outcome found = one.on_gpu();
   CHECK(found.accepted[0] == 1);
   one.check_chain(0, found);
+}
+
+namespace {
+
+// Two chains over an odd vocabulary, whose rows begin at every alignment.
+template <class Number>
+void compare_odd_vocabulary(std::mt19937& random, double temperature) {
+  constexpr std::size_t kColumns = 50257;
+  std::normal_distribution<double> normal(0.0, 2.0);
+  Case<Number, Number, float, std::int64_t> one{{7, 50256, 3, 40000, 9},
+                                                {0, 3, 5},
+                                                false,
+                                                {7, kColumns, 1, kColumns},
+                                                Matrix<Number>(5, kColumns, 0, kColumns),
+                                                kLogits,
+                                                kLogits,
+                                                temperature,
+                                                {0.5f, 0.5f, 0.5f, 0.7f, 0.5f, 0.9f, 0.3f},
+                                                4};
+  for (auto& x : one.targets.memory) x = narrow<Number>(normal(random));
+  for (auto& x : one.proposals->memory) x = narrow<Number>(normal(random));
+  // The first two tokens of the first chain are accepted, among them the last of the vocabulary;
+  // its third and the second chain's first are rejected.
+  one.targets.at(0, 7) = one.targets.at(1, 50256) = narrow<Number>(20.0);
+  one.targets.at(4, 0) = narrow<Number>(20.0);
+  one.proposals->at(2, 3) = one.proposals->at(3, 40000) = narrow<Number>(20.0);
+  const Outcome expected = one.on_cpu();
+  CHECK(expected.accepted == std::vector<std::int32_t>{2, 0});
+  const Outcome found = one.on_gpu();
+  CHECK(found.accepted == expected.accepted);
+  CHECK(found.tokens == expected.tokens);
+}
+
+}  // namespace
+
+TEST_CASE("verify: an odd vocabulary, whose rows begin anywhere") {
+  std::mt19937 random(9);
+  for (const double temperature : {0.0, 1.0}) {
+    CAPTURE(temperature);
+    compare_odd_vocabulary<BFloat16>(random, temperature);
+    compare_odd_vocabulary<Half>(random, temperature);
+    compare_odd_vocabulary<float>(random, temperature);
+  }
 }
 
 namespace {

@@ -210,7 +210,28 @@ def walk_call(generator: torch.Generator, batch: int | None = None) -> Call:
     return Call(ops.walk, (picked,), options)
 
 
+def mapped_verify_call(generator: torch.Generator, batch: int = 3, drafted: int = 3) -> Call:
+    """As ``verify_call`` with a map, a pool of rows and a temperature for each chain."""
+    call = verify_call(generator, batch, drafted)
+    options = {name: value for name, value in call.options.items() if "draft" not in name}
+    ids, target = call.arguments[0], options["target_logits"]
+    columns = target.shape[-1]
+    size = columns + integer(generator, 0, 500)
+    first = torch.randint(columns, (size,), generator=generator).int()
+    vocabulary_map = ops.VocabularyMap(first, first, torch.arange(size + 1), first)
+    rows = integer(generator, 1, 6)
+    options |= {
+        "draft_probs": torch.rand(rows, size, generator=generator).softmax(-1),
+        "draft_rows": torch.arange(ids.numel()).view(ids.shape) % rows,
+        "draft_map": vocabulary_map,
+        "temperatures": torch.arange(batch) % 2 * 0.8,
+    }
+    del options["temperature"]
+    return Call(ops.verify, (ids,), options)
+
+
 CALLS = {
+    "mapped_verify": mapped_verify_call,
     "sample": sample_call,
     "candidates": candidates_call,
     "verify": verify_call,
@@ -234,7 +255,7 @@ def no_waiting() -> Iterator[None]:
 def same(found: list[Tensor], expected: list[Tensor], name: str) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
-        if name == "verify" and one.ndim == 2 and one.shape != other.shape:
+        if name.endswith("verify") and one.ndim == 2 and one.shape != other.shape:
             padding = one[:, other.shape[1] :]  # as wide as a chain of all tokens
             assert bool((padding == -1).all())
             one = one[:, : other.shape[1]]

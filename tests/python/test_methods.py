@@ -5,6 +5,7 @@ refused.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
@@ -60,6 +61,11 @@ def proposed(method, draft: Draft) -> Proposal:
     return method.transfer(draft, method.transcode(draft, Noise(0)))
 
 
+def distributions(method, proposal: Proposal) -> torch.Tensor:
+    """The distribution of each token over the target's vocabulary."""
+    return torch.stack([method.distribution(proposal, at) for at in range(len(proposal))])
+
+
 # ---- proposals and distributions ----
 
 
@@ -85,24 +91,26 @@ def pushforward_twin(draft: Draft) -> tuple[list[int], list[list[float]], bool]:
 
 @pytest.mark.parametrize("ids", [[1], [3, 2], [4, 4], [2, 5, 1], [5], [1, 0], [0], [4, 3, 0]])
 def test_pushforward_takes_expansions_and_their_exact_distributions(ids):
-    draft = drawn(ids)
-    proposal = proposed(bound(Pushforward()), draft)
+    draft, method = drawn(ids), bound(Pushforward())
+    proposal = proposed(method, draft)
     expected, probs, missed = pushforward_twin(draft)
     assert (list(proposal.ids), proposal.missed) == (expected, missed)
-    torch.testing.assert_close(proposal.probs, torch.tensor(probs, dtype=torch.float64))
+    twin = torch.tensor(probs, dtype=torch.float64)
+    torch.testing.assert_close(distributions(method, proposal), twin)
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [2, 0], [0]])
 def test_tli_restricts_the_draft_and_normalises(ids):
-    draft = drawn(ids)
-    proposal = proposed(bound(Tli()), draft)
+    draft, method = drawn(ids), bound(Tli())
+    proposal = proposed(method, draft)
     exact = VocabularyMap.build(DRAFT, TARGET).exact.tolist()
     assert list(proposal.ids) == [exact[i] for i in ids]
     expected = [
         references.restrict(distribution[0].tolist(), exact, len(TARGET))
         for distribution in draft.probs
     ]
-    torch.testing.assert_close(proposal.probs, torch.tensor(expected, dtype=torch.float64))
+    twin = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(distributions(method, proposal), twin)
 
 
 def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
@@ -135,10 +143,10 @@ def test_distributions_that_the_core_cannot_draw_from_on_a_gpu_are_refused(monke
 
 @pytest.mark.parametrize("method", [Tli(), Pushforward(), TokenTiming(), TokenTiming("bytes")])
 def test_between_equal_vocabularies_the_full_distribution_is_kept(method):
-    draft = drawn([1, 4, 3, 0])
-    proposal = proposed(bound(method, DRAFT, DRAFT), draft)
+    draft, between = drawn([1, 4, 3, 0]), bound(method, DRAFT, DRAFT)
+    proposal = proposed(between, draft)
     assert list(proposal.ids) == draft.ids == [1, 4, 3, 0]
-    torch.testing.assert_close(proposal.probs, torch.cat(draft.probs))
+    torch.testing.assert_close(distributions(between, proposal), torch.cat(draft.probs))
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, 3])
@@ -180,6 +188,10 @@ def test_a_cut_does_not_depend_on_the_tokens_after_it():
     for length in range(3):
         cut = proposal.cut(length)
         assert (len(cut), cut.missed, len(cut.probs)) == (length, False, length)
+    proposal = replace(proposal, draft_rows=[0, 0, 1], probs=torch.rand(2, 5))
+    assert proposal.cut(2).draft_rows == [0, 0]
+    assert proposal.cut(2).probs is proposal.probs
+    assert proposal.cut(0).probs is None  # nothing is left that was drawn from a distribution
 
 
 # ---- tokentiming ----

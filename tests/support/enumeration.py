@@ -117,25 +117,41 @@ class Verdicts:
         self._known: dict[tuple, list] = {}
         self.script: Script | None = None
 
-    def __call__(self, ids, *, uniforms, offsets, target_logits, draft_probs) -> ops.Verification:
+    def __call__(
+        self,
+        ids,
+        *,
+        uniforms,
+        offsets,
+        target_logits,
+        draft_probs,
+        draft_rows=None,
+        draft_map=None,
+    ) -> ops.Verification:
+        mapped = {"draft_rows": draft_rows, "draft_map": draft_map}
         chosen: list[int] = []
         for b, (start, end) in enumerate(pairwise(offsets.tolist())):
-            probs = None if draft_probs is None else draft_probs[start:end]
+            probs, of_chain = draft_probs, dict(mapped)
+            if draft_rows is not None:
+                of_chain["draft_rows"] = draft_rows[start:end]
+            elif draft_probs is not None:
+                probs = draft_probs[start:end]
             rows = target_logits[start + b : end + b + 1]
-            chosen += self.script.choose(self._cells(ids[start:end], rows, probs))
+            chosen += self.script.choose(self._cells(ids[start:end], rows, probs, of_chain))
         return self._verify(
             ids,
             uniforms=torch.tensor(chosen, dtype=torch.float64) / FINEST,
             offsets=offsets,
             target_logits=target_logits,
             draft_probs=draft_probs,
+            **mapped,
         )
 
-    def _cells(self, ids, target_logits, draft_probs) -> list:
+    def _cells(self, ids, target_logits, draft_probs, mapped) -> list:
         """The cells of one chain."""
         key = tuple(
             None if value is None else tuple(value.flatten().tolist())
-            for value in (ids, target_logits, draft_probs)
+            for value in (ids, target_logits, draft_probs, mapped["draft_rows"])
         )
         if key not in self._known:
 
@@ -146,6 +162,7 @@ class Verdicts:
                     offsets=torch.tensor([0, len(ids)]),
                     target_logits=target_logits,
                     draft_probs=draft_probs,
+                    **mapped,
                 )
                 return int(result.accepted), int(result.tokens[0, int(result.accepted)])
 

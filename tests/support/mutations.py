@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.support import toys
+from tests.support import references, toys
 from tests.support.enumeration import Verify, enumerated
 from tests.support.pairs import PAIRS, Distribution, models
 from tokentiming import methods, ops
@@ -17,8 +17,7 @@ from tokentiming.methods import Method, Pushforward, Slem, Tli
 from tokentiming.noise import State
 from tokentiming.tokens.tree import TEXT
 
-verify = ops.verify  # the real functions, which tests may replace
-transfer = ops.transfer
+verify = ops.verify  # the real function, which tests may replace
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> ops.Verification:
@@ -42,12 +41,27 @@ def residual_from_p(ids, *, target_logits, uniforms, **others):
     return with_last(result, draw(target_logits[rejected].exp(), uniforms))
 
 
-def maximum_of_q(ids, *, draft_probs, **others):
+def expansions_of(draft_map: ops.VocabularyMap) -> list[list[int]]:
+    starts = draft_map.expansion_offsets.tolist()
+    return [draft_map.expansion_ids[a:b].tolist() for a, b in pairwise(starts)]
+
+
+def dense(ids, draft_probs, draft_rows, draft_map, columns: int) -> torch.Tensor | None:
+    """The distribution of each token over the target's vocabulary."""
+    if draft_rows is None:
+        return draft_probs
+    pool, rows = draft_probs.tolist(), draft_rows.tolist()
+    every = expansions_of(draft_map)
+    return draft_probs.new_tensor(references.mapped(pool, rows, ids.tolist(), every, columns))
+
+
+def maximum_of_q(ids, *, target_logits, draft_probs, draft_rows=None, draft_map=None, **others):
+    draft_probs = dense(ids, draft_probs, draft_rows, draft_map, target_logits.shape[-1])
     if draft_probs is not None:
         draft_probs = draft_probs.clone()
         for j, token in enumerate(ids.tolist()):
             draft_probs[j, token] = draft_probs[j].max()
-    return verify(ids, draft_probs=draft_probs, **others)
+    return verify(ids, target_logits=target_logits, draft_probs=draft_probs, **others)
 
 
 def masked_to(shared: torch.Tensor) -> Verify:
@@ -61,7 +75,11 @@ def masked_to(shared: torch.Tensor) -> Verify:
     return masked
 
 
-def bonus_from_draft(ids, *, draft_probs, uniforms, **others):
+def bonus_from_draft(
+    ids, *, target_logits, draft_probs, uniforms, draft_rows=None, draft_map=None, **others
+):
+    draft_probs = dense(ids, draft_probs, draft_rows, draft_map, target_logits.shape[-1])
+    others["target_logits"] = target_logits
     result = verify(ids, draft_probs=draft_probs, uniforms=uniforms, **others)
     if draft_probs is None or int(result.accepted) < len(ids):
         return result
@@ -69,24 +87,23 @@ def bonus_from_draft(ids, *, draft_probs, uniforms, **others):
     return with_last(result, draw(distribution / distribution.sum(), uniforms))
 
 
-def forgets_that_it_goes_on(probs, *, target_ids, target_spans, vocabulary_map, **others):
+def forgets_that_it_goes_on(
+    ids, *, target_logits, draft_probs, draft_rows=None, draft_map=None, **others
+):
     """Conditions only on the beginning of an expansion, so that expansions that end keep mass."""
-    moved = transfer(
-        probs,
-        target_ids=target_ids,
-        target_spans=target_spans,
-        vocabulary_map=vocabulary_map,
-        **others,
-    )
-    starts = vocabulary_map.expansion_offsets.tolist()
-    every = [vocabulary_map.expansion_ids[a:b].tolist() for a, b in pairwise(starts)]
-    lows = target_spans[:, 0].tolist()
-    for j in (moved.cases == 3).nonzero()[:, 0].tolist():
-        taken = target_ids[lows.index(lows[j]) : j].tolist()
+    others["target_logits"] = target_logits
+    if draft_rows is None:
+        return verify(ids, draft_probs=draft_probs, **others)
+    moved = dense(ids, draft_probs, draft_rows, draft_map, target_logits.shape[-1])
+    rows, every = draft_rows.tolist(), expansions_of(draft_map)
+    for j, row in enumerate(rows):
+        taken = ids[rows.index(row) : j].tolist()
+        if not taken:
+            continue
         begun = [d for d, expansion in enumerate(every) if expansion[: len(taken)] == taken]
         on = [d for d in begun if len(every[d]) > len(taken)]
-        moved.probs[j] *= probs[lows[j], on].sum() / probs[lows[j], begun].sum()
-    return moved
+        moved[j] *= draft_probs[row, on].sum() / draft_probs[row, begun].sum()
+    return verify(ids, draft_probs=moved, **others)
 
 
 class StaleDrafter(toys.TableDrafter):
@@ -170,7 +187,5 @@ MUTATIONS = {
     "stale draft row after a rejection": Mutation(Pushforward, drafter=StaleDrafter),
     "bonus token from the draft": Mutation(Pushforward, bonus_from_draft),
     "token dropped for its own confidence": Mutation(Tli, drafter=TimidDrafter),
-    "going on left out inside an expansion": Mutation(
-        Pushforward, patch=lambda patch: patch.setattr(ops, "transfer", forgets_that_it_goes_on)
-    ),
+    "going on left out inside an expansion": Mutation(Pushforward, forgets_that_it_goes_on),
 }

@@ -227,6 +227,31 @@ def transfer(
     return probs, cases
 
 
+def mapped(
+    pool: Sequence[Sequence[float]],
+    rows: Sequence[int],
+    ids: Sequence[int],
+    expansions: Sequence[Sequence[int]],
+    columns: int,
+) -> list[list[float]]:
+    """What each token of one chain was drawn from, given the row that it was drawn from and how the
+    target spells each draft token. Tokens with the row of the one before go on in an expansion.
+    """
+    probs = []
+    taken: list[int] = []
+    for t, (row, token) in enumerate(zip(rows, ids, strict=True)):
+        if t == 0 or rows[t - 1] != row:
+            taken = []
+        q = [0.0] * columns
+        for expansion, probability in zip(expansions, pool[row], strict=False):
+            if len(expansion) > len(taken) and list(expansion[: len(taken)]) == taken:
+                q[expansion[len(taken)]] += probability
+        mass = math.fsum(q)
+        probs.append([x / mass for x in q] if taken and mass else q)
+        taken = [*taken, token]
+    return probs
+
+
 def restrict(row: Sequence[float], exact: Sequence[int], columns: int) -> list[float]:
     """One distribution restricted to the shared tokens."""
     q = [0.0] * columns

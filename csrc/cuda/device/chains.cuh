@@ -1,26 +1,45 @@
-// Shared by both kernels of verify: how a thread reads distributions, and how the blocks of a chain
-// work together.
+// Shared by the kernels of verify: their arguments, the division of work among blocks, and how a
+// chain's outcome is written.
 //
-// The columns of a row are divided among the blocks of its chain. At each position, a block writes
-// the partial results of its columns, waits for the other blocks, and reduces the partial results
-// of all. Every block reaches the same decision, so that all stop at the chain's first rejection
-// and read no row after it.
+// A position of a chain is decided from its own rows alone. A block reduces one part of the rows of
+// one position, and the last block of a position to finish decides on its token. If the token is
+// not accepted, that stops the chain: the parts of its later positions see the stop and return.
+// Positions are in position-major order, so that few blocks run ahead of a stop. No block waits for
+// another.
 #pragma once
 
+#include "columns.cuh"
+#include "expansions.cuh"
 #include "reduce.cuh"
-#include "rows.cuh"
 
 namespace tokentiming::cuda {
 
-inline constexpr unsigned kVerifyThreads = 256;
-inline constexpr int kVerifyTile = kVerifyThreads * kVectorSize;  // columns per iteration
+inline constexpr unsigned kVerifyThreads = kColumnsThreads;
 inline constexpr int kMaxColumns = 1 << 30;
-inline constexpr std::size_t kMaxBlocksPerChain = kVerifyThreads;
 inline constexpr std::int64_t kMissingMass = -1;  // the id of a draft token drawn in missing mass
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // In the order of the types in AnyRows.
 enum class NumberType { kHalf, kBFloat16, kFloat };
+
+// Eight entries of any type as they are in memory.
+struct RawEntries {
+  std::uint32_t words[kVectorSize];
+
+  template <class Number>
+  __device__ static RawEntries of(const Vector<Number>& vector) {
+    RawEntries raw{};
+#pragma unroll
+    for (int w = 0; w < Vector<Number>::kWords; ++w) raw.words[w] = vector.word(w);
+    return raw;
+  }
+  template <class Number>
+  __device__ void as(float (&out)[kVectorSize]) const {
+    const auto vector = Vector<Number>::of_words(words);
+#pragma unroll
+    for (int k = 0; k < kVectorSize; ++k) out[k] = widen(vector[k]);
+  }
+};
 
 // One distribution a row. The type is a run-time value, tested once for several entries: a kernel
 // for each pair of types would multiply the kernels by nine.
@@ -46,137 +65,287 @@ struct DeviceDistributions {
   __device__ float entry(std::int64_t row, int token) const {
     return visit_row(row, [&](const auto* numbers) { return widen(numbers[token]); });
   }
-  // Reads eight entries from `at` on. Entries from `end` on have probability 0.
-  __device__ void read(std::int64_t row, int at, int end, float (&out)[kVectorSize]) const {
-    visit_row(row, [&]<class Number>(const Number* numbers) {
+  // Loads eight entries from `at` on, as they are in memory. Entries before 0 and from `end` on
+  // have probability 0. Loading is separate from widening, so that two rows' loads can be in
+  // flight.
+  __device__ RawEntries load(std::int64_t row, int at, int end) const {
+    const auto words = [&]<class Number>(const Number* numbers) {
       const Number padding = is_logits ? lowest_logit<Number>() : Number{};
-      const auto vector = Vector<Number>::load(numbers, at, end, padding);
-#pragma unroll
-      for (int k = 0; k < kVectorSize; ++k) out[k] = widen(vector[k]);
-    });
+      return RawEntries::of(Vector<Number>::load(numbers, at, end, padding));
+    };
+    return visit_row(row, words);
+  }
+  __device__ void widen_to(const RawEntries& raw, float (&out)[kVectorSize]) const {
+    switch (type) {
+      case NumberType::kHalf:
+        return raw.as<Half>(out);
+      case NumberType::kBFloat16:
+        return raw.as<BFloat16>(out);
+      default:
+        return raw.as<float>(out);
+    }
   }
 };
+
+// A position of a chain. The chain is -1 if there is none.
+struct Position {
+  int chain;
+  int index;
+};
+
+// Normalises a row of logits: probability = 2^((x - shift) * scale) * factor.
+struct Normaliser {
+  float shift = 0.0f;
+  float factor = 1.0f;
+};
+
+// The probability of an entry of a row.
+__device__ inline float probability(const DeviceDistributions& distributions, float entry,
+                                    const Normaliser& norm, float scale) {
+  if (!distributions.is_logits) return entry;
+  return exp2_approx((entry - norm.shift) * scale) * norm.factor;
+}
+
+// A row of proposals over the draft's vocabulary.
+struct DraftRow {
+  using Number = float;
+  const DeviceDistributions* distributions;
+  std::int64_t row;
+  Normaliser norm;
+  float scale;
+
+  __device__ float operator()(std::int32_t d) const {
+    return probability(*distributions, distributions->entry(row, d), norm, scale);
+  }
+};
+
+// The decision on a position's token, and what the draw needs if the chain stops there.
+enum class Action { kAccept, kDraw, kEmit, kInvalid };
+struct Decision {
+  Action action;
+  Normaliser p;
+  Normaliser q;
+  int token;  // kDraw: the token to exclude, or -1. kEmit: the token after the accepted ones
+};
+
+// The first position at which a chain stops, so that a greater number is an earlier position. The
+// lower half says which item it is; 0 means that the chain has not stopped.
+using Stop = unsigned long long;
+__device__ inline Stop stop_at(int position, std::int64_t item) {
+  return static_cast<Stop>(~static_cast<unsigned>(position)) << 32 | static_cast<unsigned>(item);
+}
+__device__ inline int stop_position(Stop stop) {
+  return static_cast<int>(~static_cast<unsigned>(stop >> 32));
+}
+__device__ inline std::int64_t stop_item(Stop stop) { return static_cast<unsigned>(stop); }
+
+inline constexpr double kLog2E = 1.44269504088896340736;
+inline constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
 
 struct VerifyArguments {
   AnyIds ids;
   Sequences chains;
+  int batch;
+  std::int64_t items;  // positions of all chains
   DeviceDistributions proposals;
   DeviceDistributions targets;
   int columns;
-  float scale;  // exp(x / temperature) = 2^(x * scale)
+  bool greedy;                // all chains, without temperatures
+  float scale;                // exp(x / temperature) = 2^(x * scale)
+  const float* temperatures;  // [chains], or null
   const void* uniforms;
   bool uniforms_are_double;
   std::int32_t* tokens;
   std::int64_t tokens_stride;
   std::int64_t tokens_columns;
   std::int32_t* accepted;
-  int blocks_per_chain;
-  std::int64_t columns_per_block;
-  unsigned* barrier_counts;  // [chains]
-  double* partials;          // [blocks, 2, kPartials]: partial results at even and odd positions
-  double* block_sums;        // [chains, 2, blocks_per_chain]: sums of weights, for two attempts
-};
-inline constexpr int kPartials = 4;  // partial results of a block at a position
 
-// A chain as seen by one of its blocks.
+  AnyIds draft_rows;  // the proposals' row of each token; of null, its own
+  std::int64_t proposal_rows;
+  int proposal_columns;
+  bool has_map;  // proposals are over the draft's vocabulary
+  DeviceInverseMap inverse;
+  DeviceExpansions expansions;
+  float* dense_rows;  // [chains, columns]: with a map, the row of proposals at a chain's stop
+  DeviceDistributions drawn_proposals;  // these rows, one a chain; without a map, the proposals
+  std::int64_t dense_stride;
+
+  int target_parts;  // of a row of logits; of probabilities 0
+  int proposal_parts;
+  int columns_per_part;
+  int tiles;  // of the draw from a row
+
+  // Initially zero.
+  Stop* stops;         // [chains]
+  unsigned* order;     // [items, 2]: chain + 1 and position of each item; null for even chains
+  unsigned* finished;  // [items]: parts that have finished
+  unsigned* finished_draws;  // [chains]: tiles that have finished
+  unsigned* row_flags;       // [chains]: RowFlags of the dense rows
+
+  double* partials;     // [items, parts, 2]: the targets' parts, then the proposals'
+  Decision* decisions;  // [items]
+  double* tile_sums;    // [chains, tiles, 2]
+
+  __device__ Position position(std::int64_t item) const {
+    if (order == nullptr) return {static_cast<int>(item % batch), static_cast<int>(item / batch)};
+    const unsigned* const found = order + 2 * item;
+    return {static_cast<int>(found[0]) - 1, static_cast<int>(found[1])};
+  }
+
+  __device__ bool is_greedy(int chain) const {
+    return temperatures ? temperatures[chain] == 0.0f : greedy;
+  }
+  // Negative if the chain's temperature is not a positive number.
+  __device__ float scale_of(int chain) const {
+    if (temperatures == nullptr) return scale;
+    const float temperature = temperatures[chain];
+    if (!(temperature > 0.0f && temperature < kInfinity)) return -1.0f;
+    const double of_chain = kLog2E / static_cast<double>(temperature);
+    return static_cast<float>(of_chain < kMaxScale ? of_chain : kMaxScale);
+  }
+};
+
+// A chain, and a position of it.
 class Chain {
  public:
-  __device__ explicit Chain(const VerifyArguments& a)
-      : a_(a),
-        b_(static_cast<int>(blockIdx.x / static_cast<unsigned>(a.blocks_per_chain))),
-        rank_(static_cast<int>(blockIdx.x % static_cast<unsigned>(a.blocks_per_chain))),
-        begin_(rank_ * a.columns_per_block < a.columns ? rank_ * a.columns_per_block : a.columns),
-        end_(begin_ + a.columns_per_block < a.columns ? begin_ + a.columns_per_block : a.columns) {}
+  __device__ Chain(const VerifyArguments& a, const Position& position)
+      : a_(a), b_(position.chain), position_(position.index) {}
 
- protected:
+  // Whether the chain's offsets are a range of the ids that fits in a row of tokens.
   __device__ bool is_valid() const {
     return a_.chains.is_valid(b_) && length() < a_.tokens_columns;
   }
   __device__ std::int64_t length() const { return a_.chains.end(b_) - a_.chains.begin(b_); }
+
+ protected:
   __device__ bool at_end() const { return position_ == length(); }
-  // The rows of position_ in the proposals and in the targets.
-  __device__ std::int64_t proposal_row() const { return a_.chains.begin(b_) + position_; }
-  __device__ std::int64_t target_row() const { return proposal_row() + b_; }
-
-  // This thread's first column within a tile.
-  __device__ static int thread_offset() { return static_cast<int>(threadIdx.x) * kVectorSize; }
-
-  // A barrier of all blocks of the chain. Writes of each block's thread 0 before it are visible to
-  // all threads after it.
-  __device__ void synchronize_blocks() {
-    if (a_.blocks_per_chain > 1 && threadIdx.x == 0) {
-      expected_ += static_cast<unsigned>(a_.blocks_per_chain);
-      __threadfence();
-      atomicAdd(a_.barrier_counts + b_, 1u);
-      while (load_acquire(a_.barrier_counts + b_) < expected_) spin_wait();
-      __threadfence();
+  // The index of the position's token, and the rows of the position in the targets and in the
+  // proposals. The last may be out of range.
+  __device__ std::int64_t token_index() const { return a_.chains.begin(b_) + position_; }
+  __device__ std::int64_t target_row() const { return token_index() + b_; }
+  __device__ std::int64_t proposal_row() const { return proposal_row(token_index()); }
+  __device__ std::int64_t proposal_row(std::int64_t token) const {
+    return a_.draft_rows.data ? a_.draft_rows[token] : token;
+  }
+  __device__ bool is_proposal_row(std::int64_t row) const {
+    return 0 <= row && row < a_.proposal_rows;
+  }
+  // The tokens before this position that were taken from the same row.
+  __device__ TakenTokens taken() const {
+    const std::int64_t token = token_index();
+    std::int64_t first = token;
+    if (a_.draft_rows.data) {
+      const std::int64_t begin = a_.chains.begin(b_);
+      while (first > begin && proposal_row(first - 1) == proposal_row(token)) --first;
     }
-    __syncthreads();
+    return {a_.ids, first, token - first};
   }
 
-  // The partial results of one of the chain's blocks at this position. Even and odd positions
-  // alternate, because one block may write the next while another still reads.
-  __device__ double* partials(int rank) const {
-    const std::int64_t block = static_cast<std::int64_t>(b_) * a_.blocks_per_chain + rank;
-    return a_.partials + (2 * block + position_ % 2) * kPartials;
+  __device__ bool is_token(std::int64_t id) const { return id >= 0 && id < a_.columns; }
+  __device__ double uniform(std::int64_t k) const {
+    return a_.uniforms_are_double ? static_cast<const double*>(a_.uniforms)[k]
+                                  : static_cast<double>(static_cast<const float*>(a_.uniforms)[k]);
   }
+  __device__ static bool is_uniform(double u) { return u >= 0.0 && u < 1.0; }
 
-  // Writes the outcome of the chain. One block of the chain calls it.
+  // Writes the outcome of the chain, the token being the one after the accepted ones.
   __device__ void write(int token) const {
     std::int32_t* row = a_.tokens + b_ * a_.tokens_stride;
-    for (std::int64_t k = threadIdx.x; k < a_.tokens_columns; k += kVerifyThreads) {
+    for (std::int64_t k = threadIdx.x; k < a_.tokens_columns; k += blockDim.x) {
       row[k] = k == position_ ? token : -1;
       if (k < position_) row[k] = static_cast<std::int32_t>(a_.ids[a_.chains.begin(b_) + k]);
     }
     if (threadIdx.x == 0) a_.accepted[b_] = position_;
   }
-  // All blocks of the chain call it; one of them writes.
   __device__ void write_invalid() const {
-    if (rank_ != 0) return;
     std::int32_t* row = a_.tokens + b_ * a_.tokens_stride;
-    for (std::int64_t k = threadIdx.x; k < a_.tokens_columns; k += kVerifyThreads) row[k] = -1;
+    for (std::int64_t k = threadIdx.x; k < a_.tokens_columns; k += blockDim.x) row[k] = -1;
     if (threadIdx.x == 0) a_.accepted[b_] = -1;
   }
 
   const VerifyArguments& a_;
   int b_;
-  int rank_;
-  int begin_;  // this block's columns
-  int end_;
-  int position_ = 0;
-
- private:
-  unsigned expected_ = 0;
+  int position_;
 };
 
-// Calls f(vector, column) for each vector of eight entries that this thread has in columns begin to
-// end of a row. Several loads are in flight: each vector's successor is loaded before f is called.
-// The last columns, and all of an unaligned row, are read without.
-template <class Number, class F>
-__device__ inline void for_each_vector(const Number* row, int begin, int end, const F& f) {
-  constexpr int kLoadsInFlight = 64 / sizeof(Vector<Number>);
-  // The last column at which a whole vector starts.
-  const int last_full = is_aligned(row + begin) ? end - kVectorSize : begin - 1;
-  int at = begin + static_cast<int>(threadIdx.x) * kVectorSize;
-  Vector<Number> vectors[kLoadsInFlight] = {};
-#pragma unroll
-  for (int u = 0; u < kLoadsInFlight; ++u) {
-    const int first = at + u * kVerifyTile;
-    if (first <= last_full) vectors[u] = Vector<Number>::load(row + first);
+struct PartShared {
+  bool needed;
+  bool last;
+};
+
+// A position as seen by one of its blocks.
+class Part : public Chain {
+ public:
+  // `parts`: of all rows of the position.
+  __device__ Part(const VerifyArguments& a, int parts, PartShared& shared)
+      : Chain(a, a.position(blockIdx.x / static_cast<unsigned>(parts))),
+        item_(blockIdx.x / static_cast<unsigned>(parts)),
+        part_(static_cast<int>(blockIdx.x % static_cast<unsigned>(parts))),
+        parts_(parts),
+        part_shared_(shared) {}
+
+ protected:
+  // False if the chain is known to stop before this position, or is verified in the other way.
+  __device__ bool is_needed(bool greedy) const {
+    if (b_ < 0 || a_.is_greedy(b_) != greedy) return false;
+    if (position_ == 0) return true;
+    return block_broadcast(part_shared_.needed, [&] {
+      const Stop stop = __ldcg(a_.stops + b_);
+      return stop == 0 || stop_position(stop) > position_;
+    });
   }
-  while (at <= last_full) {
-#pragma unroll
-    for (int u = 0; u < kLoadsInFlight; ++u) {
-      if (at > last_full) break;
-      const Vector<Number> vector = vectors[u];
-      const int next = at + kLoadsInFlight * kVerifyTile;
-      if (next <= last_full) vectors[u] = Vector<Number>::load(row + next);
-      f(vector, at);
-      at += kVerifyTile;
+
+  // Publishes the block's two partial results. True in the last block of the position, which may
+  // then read those of all. Thread 0 has the results.
+  __device__ bool is_last(double first, double second) const {
+    return block_broadcast(part_shared_.last, [&] {
+      double* mine = a_.partials + 2 * (item_ * parts_ + part_);
+      mine[0] = first;
+      mine[1] = second;
+      __threadfence();
+      const bool last = atomicAdd(a_.finished + item_, 1u) == static_cast<unsigned>(parts_) - 1;
+      __threadfence();
+      return last;
+    });
+  }
+  // The partial results of a part of this position.
+  __device__ double partial(int part, int which) const {
+    return __ldcg(a_.partials + 2 * (item_ * parts_ + part) + which);
+  }
+
+  // Called by one thread of the last block.
+  __device__ void decide(const Decision& decision) const {
+    if (decision.action == Action::kAccept) return;
+    a_.decisions[item_] = decision;
+    atomicMax(a_.stops + b_, stop_at(position_, item_));
+  }
+
+  std::int64_t item_;
+  int part_;
+  int parts_;
+  PartShared& part_shared_;
+};
+
+// Lists the positions of ragged chains in position-major order. A block has one chain.
+inline constexpr unsigned kOrderThreads = 128;
+__global__ void __launch_bounds__(kOrderThreads)
+    order_positions(const __grid_constant__ VerifyArguments a) {
+  const int b = static_cast<int>(blockIdx.x);
+  const auto positions = [&](int chain) -> std::int64_t {
+    const Chain found(a, {chain, 0});
+    return found.is_valid() ? found.length() + 1 : 0;
+  };
+  const std::int64_t count = positions(b);
+  for (std::int64_t index = threadIdx.x; index < count; index += kOrderThreads) {
+    std::int64_t item = 0;
+    for (int other = 0; other < a.batch; ++other) {
+      const std::int64_t others = positions(other);
+      item += others < index ? others : index;
+      item += other < b && others > index;
     }
-  }
-  for (; at < end; at += kVerifyTile) {
-    f(Vector<Number>::load(row, at, end, lowest_logit<Number>()), at);
+    if (item >= a.items) return;  // offsets that overlap
+    a.order[2 * item] = static_cast<unsigned>(b) + 1;
+    a.order[2 * item + 1] = static_cast<unsigned>(index);
   }
 }
 

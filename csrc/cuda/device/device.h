@@ -23,15 +23,11 @@ __device__ inline T& shared_memory() {
   return *reinterpret_cast<T*>(tokentiming_shared_memory);
 }
 
-// A pause in a loop that waits for another block.
-__device__ inline void spin_wait() { __nanosleep(20); }
-
-// A load with acquire semantics: after it, the writes before another block's addition to the
-// counter are visible.
-__device__ inline unsigned load_acquire(const unsigned* counter) {
-  unsigned value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
-  return value;
+// The maximum; NaN if either is NaN.
+__device__ inline float max_or_nan(float a, float b) {
+  float maximum;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(maximum) : "f"(a), "f"(b));
+  return maximum;
 }
 
 // 2^x in one instruction; a result below the normal numbers is 0.

@@ -19,7 +19,6 @@ struct Grid {
   unsigned rows;
   unsigned threads;
   std::size_t shared_bytes;
-  bool cooperative = false;  // all blocks are resident at once and may wait for each other
 };
 
 // Divides a workspace into arrays, one after another.
@@ -100,13 +99,6 @@ void launch(const char* operation, void (*kernel)(Parameters...), const Grid& gr
   config.blockDim = dim3(grid.threads);
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream.handle);
-  cudaLaunchAttribute cooperative_attribute{};
-  cooperative_attribute.id = cudaLaunchAttributeCooperative;
-  cooperative_attribute.val.cooperative = 1;
-  if (grid.cooperative) {
-    config.attrs = &cooperative_attribute;
-    config.numAttrs = 1;
-  }
   check(operation, cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
@@ -114,19 +106,6 @@ template <class T>
 void zero(const char* operation, std::span<T> memory, Stream stream) {
   check(operation, cudaMemsetAsync(memory.data(), 0, memory.size_bytes(),
                                    static_cast<cudaStream_t>(stream.handle)));
-}
-
-// How many blocks of a kernel can be resident on the current device at once.
-template <class... Parameters>
-std::size_t max_resident_blocks(const char* operation, void (*kernel)(Parameters...),
-                                unsigned threads, std::size_t shared_bytes, int device) {
-  int multiprocessors = 0;
-  int blocks = 0;
-  check(operation,
-        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  check(operation, cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                       &blocks, kernel, static_cast<int>(threads), shared_bytes));
-  return static_cast<std::size_t>(multiprocessors) * static_cast<std::size_t>(std::max(blocks, 1));
 }
 
 inline std::size_t multiprocessors(const char* operation, int device) {

@@ -15,6 +15,9 @@ __device__ inline float shuffle_xor(float value, unsigned other) {
 __device__ inline int shuffle_xor(int value, unsigned other) {
   return __shfl_xor_sync(kAllLanes, value, other);
 }
+__device__ inline unsigned shuffle_xor(unsigned value, unsigned other) {
+  return __shfl_xor_sync(kAllLanes, value, other);
+}
 
 // A butterfly reduction. All lanes get the same result if op is exactly commutative. An op that
 // adds products is not if the compiler fuses one of them with the addition; then use only the first

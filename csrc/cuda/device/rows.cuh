@@ -30,16 +30,32 @@ class Vector {
     }
     return eight;
   }
-  // Loads entries from `at` on. Entries from `end` on are `padding`.
+  // Loads entries from `at` on. Entries before 0 and from `end` on are `padding`.
   __device__ static Vector load(const Number* row, std::int64_t at, std::int64_t end,
                                 Number padding) {
     const Number* from = row + at;
-    if (at + kVectorSize <= end && is_aligned(from)) return load(from);
+    if (at >= 0 && at + kVectorSize <= end && is_aligned(from)) return load(from);
+    Vector eight{};
+#pragma unroll
+    for (int k = 0; k < kVectorSize; ++k) {
+      eight.set(k, 0 <= at + k && at + k < end ? from[k] : padding);
+    }
+    return eight;
+  }
+  __device__ static Vector filled(Number entry) {
+    Vector eight{};
+#pragma unroll
+    for (int k = 0; k < kVectorSize; ++k) eight.set(k, entry);
+    return eight;
+  }
+
+  // As 32-bit words, in the order of memory.
+  static constexpr int kWords = kVectorSize * sizeof(Number) / sizeof(std::uint32_t);
+  __device__ std::uint32_t word(int w) const { return words_[w]; }
+  __device__ static Vector of_words(const std::uint32_t* words) {
     Vector eight;
 #pragma unroll
-    for (auto& word : eight.words_) word = 0;
-#pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) eight.set(k, at + k < end ? from[k] : padding);
+    for (int w = 0; w < kWords; ++w) eight.words_[w] = words[w];
     return eight;
   }
 
@@ -69,7 +85,7 @@ class Vector {
     }
   }
 
-  std::uint32_t words_[4 * kParts];
+  std::uint32_t words_[kWords];
 };
 
 // -inf of any type.

@@ -1,9 +1,5 @@
-// Verification by sampling in one kernel: the softmax of each row that the rule needs, the
-// decisions, and the draw of the last token.
-//
-// A row is read from memory once, for its softmax. The rows of the last position are read again for
-// the draw, shortly after and mostly from the L2 cache. The draw is an inverse-CDF search: over the
-// chain's blocks, then over a block's tiles, then over the entries of a tile.
+// Verification by sampling: the softmax of the rows of each position that the rule needs, and the
+// decision on its token. The draw of the last token is a launch of its own, in verify_draw.cuh.
 #pragma once
 
 #include "chains.cuh"
@@ -16,28 +12,23 @@ namespace tokentiming::cuda {
 struct SoftmaxState {
   float maximum = -kInfinity;
   double sum = 0.0;
-};
 
-// The states of a position's two rows.
-struct SoftmaxPair {
-  SoftmaxState p;
-  SoftmaxState q;
+  // False if the logits have no distribution.
+  __device__ bool normalise(Normaliser& out) const {
+    if (!(sum > 0.0 && sum < INFINITY && maximum < kInfinity)) return false;
+    out = {maximum, static_cast<float>(1.0 / sum)};
+    return true;
+  }
 };
 
 __device__ inline SoftmaxState shuffle_xor(const SoftmaxState& mine, unsigned other) {
   return {__shfl_xor_sync(kAllLanes, mine.maximum, other), shuffle_xor(mine.sum, other)};
-}
-__device__ inline SoftmaxPair shuffle_xor(const SoftmaxPair& mine, unsigned other) {
-  return {shuffle_xor(mine.p, other), shuffle_xor(mine.q, other)};
 }
 
 // Merges two states: rescales both sums to the greater maximum. NaN in a sum stays.
 struct MergeSoftmax {
   float scale;
 
-  __device__ SoftmaxPair operator()(const SoftmaxPair& a, const SoftmaxPair& b) const {
-    return {(*this)(a.p, b.p), (*this)(a.q, b.q)};
-  }
   __device__ SoftmaxState operator()(const SoftmaxState& a, const SoftmaxState& b) const {
     const float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
     return {maximum, a.sum * rescale(a.maximum, maximum) + b.sum * rescale(b.maximum, maximum)};
@@ -47,378 +38,189 @@ struct MergeSoftmax {
   }
 };
 
-struct Min {
-  __device__ int operator()(int a, int b) const { return a < b ? a : b; }
-};
-
-// Normalises a row of logits: probability = 2^((x - shift) * scale) * factor.
-struct Normaliser {
-  float shift = 0.0f;
-  float factor = 1.0f;
-
-  // False if the logits have no distribution.
-  __device__ bool set(const SoftmaxState& state) {
-    if (!(state.sum > 0.0 && state.sum < INFINITY && state.maximum < kInfinity)) return false;
-    shift = state.maximum;
-    factor = static_cast<float>(1.0 / state.sum);
-    return true;
-  }
-};
-
-// A row of normalised logits or of probabilities.
-struct Distribution {
-  const DeviceDistributions* distributions;
-  std::int64_t row;
+// The online softmax of a thread's logits.
+struct ThreadSoftmax {
   float scale;
-  Normaliser norm;
+  float maximum = -kInfinity;
+  float sum = 0.0f;
 
-  __device__ float probability(float entry) const {
-    if (!distributions->is_logits) return entry;
-    return exp2_approx((entry - norm.shift) * scale) * norm.factor;
-  }
-  __device__ void read(int at, int end, float (&out)[kVectorSize]) const {
-    distributions->read(row, at, end, out);
+  template <class Number>
+  __device__ void operator()(const Vector<Number>& vector, int) {
+    float x[kVectorSize];
 #pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) out[k] = probability(out[k]);
+    for (int k = 0; k < kVectorSize; ++k) x[k] = widen(vector[k]);
+    add(x);
   }
-  __device__ static bool is_probability(float x) { return x >= 0.0f && x < kInfinity; }
-};
+  template <class Number>
+  __device__ void operator()(Number entry, int) {
+    const float x[] = {widen(entry)};
+    add(x);
+  }
 
-// The weights that the last token is drawn from: p, max(p - q, 0), or p without one token.
-struct ResidualSampler {
-  Distribution p;
-  Distribution q;
-  bool subtract_q;
-  int excluded;  // -1: none
-
-  // Writes eight weights; returns their sum, or NaN if an entry is not a probability.
-  __device__ double read_weights(int at, int end, float (&weights)[kVectorSize]) const {
-    float other[kVectorSize] = {};
-    p.read(at, end, weights);
-    if (subtract_q) q.read(at, end, other);
-    float sum = 0.0f;
+ private:
+  template <int kCount>
+  __device__ void add(const float (&x)[kCount]) {
+    float new_maximum = maximum;
 #pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) {
-      const bool valid =
-          Distribution::is_probability(weights[k]) && Distribution::is_probability(other[k]);
-      const float excess = weights[k] > other[k] ? weights[k] - other[k] : 0.0f;
-      weights[k] = at + k == excluded ? 0.0f : excess;
-      sum += valid ? weights[k] : NAN;
+    for (int k = 0; k < kCount; ++k) new_maximum = fmaxf(new_maximum, x[k]);
+    if (new_maximum > maximum) {
+      sum *= exp2_approx((maximum - new_maximum) * scale);
+      maximum = new_maximum;
     }
-    return static_cast<double>(sum);
+    // The difference is rounded before it is scaled: a fused multiply-add of x * scale would lose
+    // the bits that the maximum has in common with x.
+    const float shift = maximum == -kInfinity ? 0.0f : maximum;
+    float added = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) added += exp2_approx((x[k] - shift) * scale);
+    sum += added;
   }
 };
 
 // The proposed token of a position, its uniform, and the entries of both rows at its id. The
-// entries are 0 if the id is not a token.
+// entries are 0 if the id is not a token; with a map q_entry is.
 struct ProposedToken {
   std::int64_t id;
   double u;
+  bool has_row;  // false: the proposals' row is out of range
   float p_entry;
   float q_entry;
 };
 
-// The decision on a position's token, and what the draw needs if the chain stops there.
-enum class Action { kAccept, kStop, kInvalid };
-struct Decision {
-  Action action;
-  Normaliser p;
-  Normaliser q;
-  int excluded;  // the token rejected in a chain without proposals, or -1
-};
-
-// An inverse-CDF search: the first index at which the running sum of the weights exceeds the
-// threshold. If rounding leaves the threshold at or above the total, the last index with weight.
-class InverseCdf {
- public:
-  __device__ explicit InverseCdf(double threshold = 0.0, double prefix = 0.0)
-      : threshold_(threshold), prefix_(prefix) {}
-
-  __device__ void add(int index, double weight) {
-    if (weight <= 0.0) return;
-    prefix_ += weight_;
-    index_ = index;
-    weight_ = weight;
-    done_ = threshold_ < prefix_ + weight_;
-  }
-  __device__ bool done() const { return done_; }
-  __device__ int index() const { return index_; }
-  // The sum of the weights before the index.
-  __device__ double prefix() const { return prefix_; }
-  __device__ double threshold() const { return threshold_; }
-
- private:
-  double threshold_;
-  double prefix_;
-  double weight_ = 0.0;
-  int index_ = -1;
-  bool done_ = false;
-};
-
-// The search over the blocks of a chain: which of them has the token.
-enum class SearchStatus { kFound, kNoMass, kInvalid };
-struct BlockSearch {
-  SearchStatus status;
-  InverseCdf blocks;
-};
-
 struct SampledShared {
-  WarpPartials<SoftmaxState> states[2];
+  PartShared part;
+  WarpPartials<SoftmaxState> states;
+  SoftmaxState whole[2];  // of the position's two rows
   ProposedToken proposed;
-  Decision decisions[2];  // alternating: threads may read one while thread 0 writes the next
-  WarpPartials<double> sums;
-  WarpPartials<double> prefix;
-  WarpPartials<int> thread_ids[2];
-  double block_sums[kMaxBlocksPerChain];
-  BlockSearch block_search;
-  InverseCdf tile_search;
-  int token;
 };
 
-class SampledChain : public Chain {
+class SampledPart : public Part {
  public:
-  __device__ SampledChain(const VerifyArguments& a, SampledShared& shared)
-      : Chain(a), shared_(shared) {}
+  __device__ SampledPart(const VerifyArguments& a, SampledShared& shared)
+      : Part(a, sampled_parts(a), shared.part),
+        shared_(shared),
+        scale_(b_ < 0 ? 0.0f : a.scale_of(b_)) {}
 
-  __device__ void run() {
-    if (!is_valid()) return write_invalid();
-    for (;; ++position_) {
-      decide();
-      if (decision_.action == Action::kAccept) continue;
-      if (decision_.action == Action::kInvalid) return write_invalid();
-      return draw_last_token();
+  // Of all rows of a position: those of the targets' row, then those of the proposals' row. A
+  // position without logits has one part, which reads no row.
+  __device__ static int sampled_parts(const VerifyArguments& a) {
+    const int parts = a.target_parts + a.proposal_parts;
+    return parts == 0 ? 1 : parts;
+  }
+
+  __device__ void run() const {
+    if (!is_needed(/*greedy=*/false)) return;
+    const SoftmaxState mine = block_reduce(thread_softmax(), shared_.states, MergeSoftmax{scale_});
+    if (!is_last(static_cast<double>(mine.maximum), mine.sum)) return;
+    const unsigned warp = threadIdx.x / kWarp;
+    if (warp < 2) {
+      const SoftmaxState state = warp == 0 ? p_state() : q_state();
+      if (threadIdx.x % kWarp == 0) shared_.whole[warp] = state;
     }
+    if (threadIdx.x == 2 * kWarp) shared_.proposed = load_proposed();
+    __syncthreads();
+    if (threadIdx.x >= kWarp) return;
+    const Decision decision = rule();
+    if (threadIdx.x == 0) decide(decision);
   }
 
  private:
-  __device__ double uniform(std::int64_t k) const {
-    return a_.uniforms_are_double ? static_cast<const double*>(a_.uniforms)[k]
-                                  : static_cast<double>(static_cast<const float*>(a_.uniforms)[k]);
+  __device__ bool of_p() const { return a_.target_parts > 0; }
+  __device__ bool of_q() const { return a_.proposal_parts > 0 && !at_end(); }
+
+  // The online softmax of this thread's entries of the part. At the end of a chain the proposals
+  // have no row.
+  __device__ SoftmaxState thread_softmax() const {
+    const bool is_p = part_ < a_.target_parts;
+    if (!is_p && !of_q()) return {};
+    const DeviceDistributions& distributions = is_p ? a_.targets : a_.proposals;
+    const std::int64_t at_row = is_p ? target_row() : proposal_row();
+    if (!is_p && !is_proposal_row(at_row)) return {};
+    const int part = is_p ? part_ : part_ - a_.target_parts;
+    const int parts = is_p ? a_.target_parts : a_.proposal_parts;
+    const int columns = is_p ? a_.columns : a_.proposal_columns;
+    return distributions.visit_row(at_row, [&](const auto* row) -> SoftmaxState {
+      ThreadSoftmax reduce{scale_};
+      for_each_vector(row, Columns::of_part(row, columns, part, parts, a_.columns_per_part),
+                      reduce);
+      return {reduce.maximum, static_cast<double>(reduce.sum)};
+    });
   }
-  __device__ static bool is_uniform(double u) { return u >= 0.0 && u < 1.0; }
-  __device__ bool is_token(std::int64_t id) const { return id >= 0 && id < a_.columns; }
+
+  __device__ SoftmaxState p_state() const {
+    return of_p() ? reduce_partials(0, a_.target_parts) : SoftmaxState{};
+  }
+  __device__ SoftmaxState q_state() const {
+    return of_q() ? reduce_partials(a_.target_parts, a_.proposal_parts) : SoftmaxState{};
+  }
+  // Reduces the partial results of a row. Called by one warp; its first lane has the result.
+  __device__ SoftmaxState reduce_partials(int first, int count) const {
+    const MergeSoftmax op{scale_};
+    SoftmaxState state;
+    for (int part = static_cast<int>(threadIdx.x % kWarp); part < count;
+         part += static_cast<int>(kWarp)) {
+      state = op(state, {static_cast<float>(partial(first + part, 0)), partial(first + part, 1)});
+    }
+    return warp_reduce(state, op);
+  }
 
   __device__ ProposedToken load_proposed() const {
     if (at_end()) return {};
-    ProposedToken proposed{a_.ids[proposal_row()], uniform(target_row()), 0.0f, 0.0f};
-    if (!is_token(proposed.id)) return proposed;
+    const std::int64_t row = proposal_row();
+    ProposedToken proposed{a_.ids[token_index()], uniform(target_row()),
+                           !a_.proposals.given || is_proposal_row(row), 0.0f, 0.0f};
+    if (!is_token(proposed.id) || !proposed.has_row) return proposed;
     const int token = static_cast<int>(proposed.id);
     proposed.p_entry = a_.targets.entry(target_row(), token);
-    if (a_.proposals.given) proposed.q_entry = a_.proposals.entry(proposal_row(), token);
+    if (a_.proposals.given && !a_.has_map) proposed.q_entry = a_.proposals.entry(row, token);
     return proposed;
   }
 
-  __device__ Distribution p(const Normaliser& norm) const {
-    return {&a_.targets, target_row(), a_.scale, norm};
-  }
-  __device__ Distribution q(const Normaliser& norm) const {
-    return {&a_.proposals, proposal_row(), a_.scale, norm};
-  }
-  __device__ bool subtract_q() const { return a_.proposals.given && !at_end(); }
-
-  // Decides on the position's token. All blocks of a chain reach the same decision: their first
-  // threads do the same arithmetic on the same numbers.
-  __device__ void decide() {
-    const bool of_p = a_.targets.is_logits;
-    const bool of_q = subtract_q() && a_.proposals.is_logits;
-    const bool reads = of_p || of_q;
-    if (reads) reduce_rows(of_p, of_q);
-    SoftmaxPair states;
-    if (reads && threadIdx.x < kWarp) states = reduce_partials();
-    decision_ = block_broadcast(shared_.decisions[position_ % 2], [&] {
-      Decision decision{Action::kInvalid, {}, {}, -1};
-      const bool valid = (!of_p || decision.p.set(states.p)) && (!of_q || decision.q.set(states.q));
-      if (valid) apply_rule(reads ? shared_.proposed : load_proposed(), decision);
-      return decision;
-    });
+  // Called by one warp; its first lane has the decision.
+  __device__ Decision rule() const {
+    Decision decision{Action::kInvalid, {}, {}, -1};
+    if (scale_ < 0.0f) return decision;
+    if (of_p() && !shared_.whole[0].normalise(decision.p)) return decision;
+    if (of_q() && !shared_.whole[1].normalise(decision.q)) return decision;
+    decision.action = action(decision);
+    const bool excludes = decision.action == Action::kDraw && !a_.proposals.given && !at_end();
+    if (excludes) decision.token = static_cast<int>(shared_.proposed.id);
+    return decision;
   }
 
-  __device__ void apply_rule(const ProposedToken& proposed, Decision& decision) const {
-    const std::int64_t id = proposed.id;
-    const double u = proposed.u;
-    const auto stop = [&](int excluded) {
-      decision.action = Action::kStop;
-      decision.excluded = excluded;
-    };
-    if (at_end()) return stop(-1);
-    if (!is_uniform(u)) return;
-    if (id == kMissingMass && a_.proposals.given && !a_.proposals.is_logits) return stop(-1);
-    if (!is_token(id)) return;
+  __device__ Action action(const Decision& decision) const {
+    const ProposedToken& proposed = shared_.proposed;
+    if (at_end()) return Action::kDraw;
+    if (!is_uniform(proposed.u) || !proposed.has_row) return Action::kInvalid;
+    const bool may_miss = a_.proposals.given && !a_.proposals.is_logits;
+    if (proposed.id == kMissingMass && may_miss) return Action::kDraw;
+    if (!is_token(proposed.id)) return Action::kInvalid;
 
-    const float p_token = p(decision.p).probability(proposed.p_entry);
-    const float q_token = a_.proposals.given ? q(decision.q).probability(proposed.q_entry) : 1.0f;
-    if (!Distribution::is_probability(p_token) || !Distribution::is_probability(q_token)) return;
+    const float p = probability(a_.targets, proposed.p_entry, decision.p, scale_);
+    const float q = proposal_probability(decision.q);
+    if (!is_probability(p) || !is_probability(q)) return Action::kInvalid;
     // u < p / q, without dividing by zero.
-    if (u * static_cast<double>(q_token) < static_cast<double>(p_token)) {
-      decision.action = Action::kAccept;
-    } else {
-      stop(a_.proposals.given ? -1 : static_cast<int>(id));
-    }
+    const bool accepted = proposed.u * static_cast<double>(q) < static_cast<double>(p);
+    return accepted ? Action::kAccept : Action::kDraw;
   }
 
-  // Reduces the position's rows of logits and loads the proposed token.
-  __device__ void reduce_rows(bool of_p, bool of_q) {
-    const auto reduce = [&](const DeviceDistributions& distributions, std::int64_t row,
-                            WarpPartials<SoftmaxState>& warp_partials) {
-      store_warp_partial(warp_reduce(thread_softmax(distributions, row), MergeSoftmax{a_.scale}),
-                         warp_partials);
-    };
-    if (of_p) reduce(a_.targets, target_row(), shared_.states[0]);
-    if (of_q) reduce(a_.proposals, proposal_row(), shared_.states[1]);
-    __syncthreads();
-    if (threadIdx.x < kWarp) publish_partials(of_p, of_q);
-    if (threadIdx.x == kWarp) shared_.proposed = load_proposed();  // while thread 0 waits
-    synchronize_blocks();
-  }
-
-  // Writes the block's partial results, reduced over its warps by the first warp.
-  __device__ void publish_partials(bool of_p, bool of_q) const {
-    const unsigned warp = threadIdx.x;
-    SoftmaxPair states;
-    if (of_p && warp < kVerifyThreads / kWarp) states.p = shared_.states[0][warp];
-    if (of_q && warp < kVerifyThreads / kWarp) states.q = shared_.states[1][warp];
-    states = warp_reduce(states, MergeSoftmax{a_.scale});
-    if (threadIdx.x != 0) return;
-    double* mine = partials(rank_);
-    mine[0] = static_cast<double>(states.p.maximum);
-    mine[1] = states.p.sum;
-    mine[2] = static_cast<double>(states.q.maximum);
-    mine[3] = states.q.sum;
-  }
-
-  // Reduces the partial results of all blocks of the chain. Called by one warp; its first lane has
-  // the result.
-  __device__ SoftmaxPair reduce_partials() const {
-    const MergeSoftmax op{a_.scale};
-    SoftmaxPair states;
-    for (int rank = static_cast<int>(threadIdx.x % kWarp); rank < a_.blocks_per_chain;
-         rank += static_cast<int>(kWarp)) {
-      const double* block = partials(rank);
-      states = op(states, {{static_cast<float>(__ldcg(block)), __ldcg(block + 1)},
-                           {static_cast<float>(__ldcg(block + 2)), __ldcg(block + 3)}});
-    }
-    return warp_reduce(states, op);
-  }
-
-  // The online softmax of this thread's entries of a row.
-  __device__ SoftmaxState thread_softmax(const DeviceDistributions& distributions,
-                                         std::int64_t at_row) const {
-    const float scale = a_.scale;
-    return distributions.visit_row(at_row, [&](const auto* row) -> SoftmaxState {
-      float maximum = -kInfinity;
-      float sum = 0.0f;
-      for_each_vector(row, begin_, end_, [&](const auto& vector, int) {
-        float x[kVectorSize];
-        float new_maximum = maximum;
-#pragma unroll
-        for (int k = 0; k < kVectorSize; ++k) {
-          x[k] = widen(vector[k]);
-          new_maximum = fmaxf(new_maximum, x[k]);
-        }
-        if (new_maximum > maximum) {
-          sum *= exp2_approx((maximum - new_maximum) * scale);
-          maximum = new_maximum;
-        }
-        const float shift = maximum == -kInfinity ? 0.0f : maximum;
-        float vector_sum = 0.0f;
-#pragma unroll
-        for (int k = 0; k < kVectorSize; ++k) vector_sum += exp2_approx((x[k] - shift) * scale);
-        sum += vector_sum;
-      });
-      return {maximum, static_cast<double>(sum)};
-    });
-  }
-
-  __device__ void draw_last_token() {
-    const double u = uniform(a_.chains.end(b_) + b_);
-    if (!is_uniform(u)) return write_invalid();
-    ResidualSampler sampler{p(decision_.p), q(decision_.q), subtract_q(), decision_.excluded};
-    BlockSearch search = find_block(sampler, u, 0);
-    if (search.status == SearchStatus::kNoMass && (sampler.subtract_q || sampler.excluded >= 0)) {
-      // Rounding has left no mass in the difference.
-      sampler.subtract_q = false;
-      sampler.excluded = -1;
-      search = find_block(sampler, u, 1);
-    }
-    if (search.status != SearchStatus::kFound) return write_invalid();
-    if (search.blocks.index() == rank_) write(find_token(sampler, search.blocks));
-  }
-
-  // Finds the block that has the token. `attempt` is 0 or 1, and selects the memory of the sums.
-  __device__ BlockSearch find_block(const ResidualSampler& sampler, double u, int attempt) {
-    float weights[kVectorSize];
-    double sum = 0.0;
-    for (int at = begin_ + thread_offset(); at < end_; at += kVerifyTile) {
-      sum += sampler.read_weights(at, end_, weights);
-    }
-    sum = block_reduce(sum, shared_.sums, Sum{});
-    double* const block_sums =
-        a_.block_sums + (2 * static_cast<std::int64_t>(b_) + attempt) * a_.blocks_per_chain;
-    if (threadIdx.x == 0) block_sums[rank_] = sum;
-    synchronize_blocks();
-
-    if (static_cast<int>(threadIdx.x) < a_.blocks_per_chain) {
-      shared_.block_sums[threadIdx.x] = __ldcg(block_sums + threadIdx.x);
-    }
-    __syncthreads();
-    return block_broadcast(shared_.block_search, [&] { return search_blocks(u); });
-  }
-
-  __device__ BlockSearch search_blocks(double u) const {
-    double total = 0.0;
-    for (int rank = 0; rank < a_.blocks_per_chain; ++rank) total += shared_.block_sums[rank];
-    if (!(total >= 0.0 && total < INFINITY)) return {SearchStatus::kInvalid, InverseCdf()};
-    if (total == 0.0) return {SearchStatus::kNoMass, InverseCdf()};
-    InverseCdf blocks(u * total);
-    for (int rank = 0; rank < a_.blocks_per_chain && !blocks.done(); ++rank) {
-      blocks.add(rank, shared_.block_sums[rank]);
-    }
-    return {SearchStatus::kFound, blocks};
-  }
-
-  // Finds the token among this block's columns.
-  __device__ int find_token(const ResidualSampler& sampler, const InverseCdf& blocks) {
-    float weights[kVectorSize];
-    InverseCdf tile_search(blocks.threshold(), blocks.prefix());
-    for (int tile = begin_; tile < end_ && !tile_search.done(); tile += kVerifyTile) {
-      const double mine = sampler.read_weights(tile + thread_offset(), end_, weights);
-      const double sum = block_reduce(mine, shared_.sums, Sum{});
-      tile_search = block_broadcast(shared_.tile_search, [&] {
-        tile_search.add(tile, sum);
-        return tile_search;
-      });
-    }
-    const int at = tile_search.index() + thread_offset();
-    const double mine = sampler.read_weights(at, end_, weights);
-    const double prefix = tile_search.prefix() + block_exclusive_sum(mine, shared_.prefix);
-
-    // The first thread whose entries pass the threshold; if none does, the last that has weight.
-    const int thread = static_cast<int>(threadIdx.x);
-    constexpr int kNone = kVerifyThreads;
-    const bool passes = mine > 0.0 && tile_search.threshold() < prefix + mine;
-    int winner = block_reduce(passes ? thread : kNone, shared_.thread_ids[0], Min{});
-    if (winner == kNone) {
-      winner = -block_reduce(mine > 0.0 ? -thread : 0, shared_.thread_ids[1], Min{});
-    }
-    if (thread == winner) {
-      InverseCdf entries(tile_search.threshold(), prefix);
-#pragma unroll
-      for (int k = 0; k < kVectorSize; ++k) {
-        if (!entries.done()) entries.add(at + k, static_cast<double>(weights[k]));
-      }
-      shared_.token = entries.index();
-    }
-    __syncthreads();
-    return shared_.token;
+  __device__ float proposal_probability(const Normaliser& norm) const {
+    if (!a_.proposals.given) return 1.0f;
+    if (!a_.has_map) return probability(a_.proposals, shared_.proposed.q_entry, norm, scale_);
+    const DraftRow row{&a_.proposals, proposal_row(), norm, scale_};
+    float q = 0.0f;
+    const unsigned flags = ConditionedRow(a_.inverse, a_.expansions, a_.columns, taken(), row)
+                               .read(shared_.proposed.id, q);
+    return flags & kInvalid ? NAN : q;
   }
 
   SampledShared& shared_;
-  Decision decision_{};  // at position_
+  float scale_;
 };
 
 __global__ void __launch_bounds__(kVerifyThreads, 3)
     verify_sampled(const __grid_constant__ VerifyArguments arguments) {
-  SampledChain(arguments, shared_memory<SampledShared>()).run();
+  SampledPart(arguments, shared_memory<SampledShared>()).run();
 }
 
 }  // namespace tokentiming::cuda

@@ -3,7 +3,7 @@
 // Each CUDA thread of the resident blocks is a fibre. A fibre runs until it reaches a barrier, a
 // shuffle or a vote; the schedule decides which fibre runs next. A kernel whose barriers are
 // complete gives one result under every schedule. The launch throws faults: a barrier that not all
-// threads reach, lanes of a warp at different operations, an endless wait, an unaligned address.
+// threads reach, lanes of a warp at different operations, an unaligned address.
 #pragma once
 
 #include <bit>
@@ -15,6 +15,7 @@
 #include <limits>
 #include <set>
 #include <string>
+#include <type_traits>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define TOKENTIMING_ASAN 1
@@ -74,13 +75,12 @@ void* shared_bytes(std::size_t needed);
 void block_barrier(const Site& site);
 // Waits for all lanes of the warp; returns the bits of each.
 const std::uint64_t* warp_exchange(std::uint64_t bits, const Site& site);
-// Lets other fibres run. `waiting` means that this one only waits for another.
-void yield_fibre(bool waiting);
+// Lets other fibres run.
+void yield_fibre();
 [[noreturn]] void fail(const std::string& what);
 
 // Runs a kernel to its end.
-void run(Index grid, unsigned threads, std::size_t shared, bool cooperative,
-         const std::function<void()>& kernel);
+void run(Index grid, unsigned threads, std::size_t shared, const std::function<void()>& kernel);
 
 template <class T>
 std::uint64_t to_bits(T value) {
@@ -152,20 +152,21 @@ inline bool __any_sync(unsigned mask, bool vote, const char* file = __builtin_FI
 }
 
 inline unsigned atomicAdd(unsigned* counter, unsigned value) {
-  tokentiming::emulation::yield_fibre(false);
+  tokentiming::emulation::yield_fibre();
   const unsigned before = *counter;
   *counter += value;
   return before;
 }
-inline unsigned atomicMax(unsigned* place, unsigned value) {
-  tokentiming::emulation::yield_fibre(false);
-  const unsigned before = *place;
+template <class T>
+T atomicMax(T* place, std::type_identity_t<T> value) {
+  tokentiming::emulation::yield_fibre();
+  const T before = *place;
   if (value > before) *place = value;
   return before;
 }
-inline int atomicOr(int* place, int value) {
-  tokentiming::emulation::yield_fibre(false);
-  const int before = *place;
+inline unsigned atomicOr(unsigned* place, unsigned value) {
+  tokentiming::emulation::yield_fibre();
+  const unsigned before = *place;
   *place |= value;
   return before;
 }
@@ -209,8 +210,9 @@ template <class T>
 T& shared_memory() {
   return *static_cast<T*>(emulation::shared_bytes(sizeof(T)));
 }
-inline void spin_wait() { emulation::yield_fibre(true); }
-inline unsigned load_acquire(const unsigned* counter) { return *counter; }
+inline float max_or_nan(float a, float b) {
+  return std::isnan(a) || std::isnan(b) ? NAN : std::fmax(a, b);
+}
 inline float exp2_approx(float x) {
   float power = std::exp2(x);
   if (emulation::schedule().inexact_exp2)

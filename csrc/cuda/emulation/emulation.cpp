@@ -22,7 +22,6 @@ namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kLanes = 32;
-constexpr int kMaxIdleRounds = 1000;  // in which every fibre only waits
 
 std::string name(const Site& site) {
   const std::string file = site.file;
@@ -65,7 +64,6 @@ struct Fibre {
   Block* block = nullptr;
   const Group* waits_for = nullptr;
   std::uint64_t since = 0;  // the group's completed barriers when the wait began
-  bool idle = false;        // it yielded and only waits
   bool done = false;
   bool slow = false;
   void* fake_stack = nullptr;
@@ -116,16 +114,16 @@ class Machine {
     std::vector<std::size_t> warps(fibres_.size() / kLanes);
     std::iota(warps.begin(), warps.end(), std::size_t{0});
     if (schedule().order == Order::kReverse) std::ranges::reverse(warps);
-    for (int rounds = 0; left_ > 0; ++rounds) {
-      ran_ = moved_ = false;
+    while (left_ > 0) {
+      moved_ = false;
       if (schedule().order == Order::kRandom) {
         run_at_random();
       } else {
         for (const std::size_t warp : warps) run_warp(warp * kLanes);
       }
-      if (moved_) rounds = 0;
-      if (!ran_) throw std::runtime_error("emulation: a barrier is not reached by all its threads");
-      if (rounds > kMaxIdleRounds) throw std::runtime_error("emulation: an endless wait");
+      if (!moved_) {
+        throw std::runtime_error("emulation: a barrier is not reached by all its threads");
+      }
     }
   }
 
@@ -179,13 +177,11 @@ class Machine {
   bool step(std::size_t k) {
     Fibre& fibre = fibres_[k];
     if (fibre.done || fibre.waits()) return false;
-    fibre.idle = false;
     resume(k);
     if (failure_) std::rethrow_exception(failure_);
     if (fibre.done) --left_;
-    ran_ = true;
-    moved_ |= !fibre.idle;
-    return !fibre.idle;
+    moved_ = true;
+    return true;
   }
 
   void prepare(std::size_t k, Block& block, unsigned thread) {
@@ -235,7 +231,6 @@ class Machine {
   std::vector<Block> blocks_;
   std::vector<Fibre> fibres_;
   std::size_t left_ = 0;  // fibres that have not finished
-  bool ran_ = false;      // a fibre ran in this round
   bool moved_ = false;    // a fibre advanced in this round
   Fibre* current_ = nullptr;
   ucontext_t main_{};
@@ -292,22 +287,18 @@ const std::uint64_t* warp_exchange(std::uint64_t bits, const Site& site) {
   return exchanged;
 }
 
-void yield_fibre(bool waiting) {
-  if (!waiting && !Machine::running->interrupted()) return;
-  current().idle = waiting;
-  Machine::running->suspend();
+void yield_fibre() {
+  if (Machine::running->interrupted()) Machine::running->suspend();
 }
 
 void fail(const std::string& what) { throw std::runtime_error("emulation: " + what); }
 
-void run(Index grid, unsigned threads, std::size_t shared, bool cooperative,
-         const std::function<void()>& kernel) {
+void run(Index grid, unsigned threads, std::size_t shared, const std::function<void()>& kernel) {
   if (threads == 0 || threads % kLanes != 0)
     fail("the threads of a block are not a multiple of 32");
   const std::size_t blocks = std::size_t{grid.x} * grid.y;
   const std::size_t at_once = schedule().resident_blocks;
   if (blocks == 0) fail("a launch of no blocks");
-  if (cooperative && blocks > at_once) fail("more blocks than can be resident");
   Machine machine(grid, threads, shared, kernel);
   Machine::running = &machine;
   for (std::size_t begin = 0; begin < blocks; begin += at_once) {

@@ -17,18 +17,13 @@ class DeviceGuard {
 template <class... Parameters>
 void launch(const char*, void (*kernel)(Parameters...), const Grid& grid, Stream,
             const std::type_identity_t<Parameters>&... arguments) {
-  emulation::run({grid.columns, grid.rows}, grid.threads, grid.shared_bytes, grid.cooperative,
+  emulation::run({grid.columns, grid.rows}, grid.threads, grid.shared_bytes,
                  [&] { kernel(arguments...); });
 }
 
 template <class T>
 void zero(const char*, std::span<T> memory, Stream) {
   std::memset(static_cast<void*>(memory.data()), 0, memory.size_bytes());
-}
-
-template <class... Parameters>
-std::size_t max_resident_blocks(const char*, void (*)(Parameters...), unsigned, std::size_t, int) {
-  return emulation::schedule().resident_blocks;
 }
 
 inline std::size_t multiprocessors(const char*, int) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #define __global__ inline
 #define __device__
@@ -38,8 +39,11 @@ T __shfl_up_sync(unsigned, T value, unsigned) {
 inline unsigned __ballot_sync(unsigned, bool vote) { return vote; }
 inline bool __any_sync(unsigned, bool vote) { return vote; }
 inline unsigned atomicAdd(unsigned* counter, unsigned) { return *counter; }
-inline unsigned atomicMax(unsigned* address, unsigned) { return *address; }
-inline int atomicOr(int* address, int) { return *address; }
+template <class T>
+T atomicMax(T* address, std::type_identity_t<T>) {
+  return *address;
+}
+inline unsigned atomicOr(unsigned* address, unsigned) { return *address; }
 template <class T>
 T __ldg(const T* from) {
   return *from;
@@ -60,8 +64,7 @@ T& shared_memory() {
   alignas(16) static unsigned char bytes[sizeof(T)];
   return *reinterpret_cast<T*>(bytes);
 }
-inline void spin_wait() {}
-inline unsigned load_acquire(const unsigned* counter) { return *counter; }
+inline float max_or_nan(float a, float b) { return std::fmax(a, b); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 
 }  // namespace tokentiming::cuda

@@ -28,12 +28,6 @@ void zero(const char* operation, std::span<T>, Stream) {
   require_cuda(operation);
 }
 
-template <class... Parameters>
-std::size_t max_resident_blocks(const char* operation, void (*)(Parameters...), unsigned,
-                                std::size_t, int) {
-  require_cuda(operation);
-}
-
 inline std::size_t multiprocessors(const char* operation, int) { require_cuda(operation); }
 
 }  // namespace tokentiming::cuda

@@ -25,8 +25,12 @@ class Proposal:
     """
     probs: torch.Tensor | None = None
     """The distribution of each token of a chain, ``[M, V]``, including a missed one; it may sum to
-    less than 1. None if each token was proposed with certainty, or if the method does not use
-    distributions.
+    less than 1. With ``draft_rows`` the draft's distributions, ``[R, V_d]``. None if each token was
+    proposed with certainty, or if the method does not use distributions.
+    """
+    draft_rows: Sequence[int] = ()
+    """The row of ``probs`` that each token was drawn from. Consecutive tokens of one row are of one
+    expansion; the core makes their distributions of the row and of the map between vocabularies.
     """
     cases: torch.Tensor | None = None
     """The case of the transfer that gave each distribution, int8 ``[M]``; None if the method does
@@ -52,9 +56,16 @@ class Proposal:
         return replace(
             self.only(kept),
             missed=False,
-            probs=None if self.probs is None else self.probs[:depth],
+            probs=self._probs_of(depth),
+            draft_rows=self.draft_rows[:depth],
             cases=None if self.cases is None else self.cases[:depth],
         )
+
+    def _probs_of(self, depth: int) -> torch.Tensor | None:
+        """``probs`` for the tokens up to a depth."""
+        if self.probs is None or (self.draft_rows and not depth):
+            return None
+        return self.probs if self.draft_rows else self.probs[:depth]
 
     def likeliest_chain(self) -> Proposal:
         """A single path, for targets that read chains: at each node the likeliest child."""

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from tokentiming import ops
-from tokentiming.devices import send
 from tokentiming.drafters.base import Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
@@ -26,28 +24,12 @@ class _Pushforward(Rejection):
         return Proposal.chain(ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if not draft.probs:
+        if not draft.probs or not len(proposal):
             return proposal
-        drawn = torch.tensor(draft.ids, dtype=torch.int64, device="cpu")
-        probs = torch.cat(draft.probs)
-        device = probs.device
-        lengths = self.map.expansion_offsets[drawn + 1] - self.map.expansion_offsets[drawn]
-        lo = torch.arange(len(drawn), device="cpu").repeat_interleave(lengths)[: len(proposal.ids)]
-        moved = ops.transfer(
-            probs,
-            draft_ids=send(drawn, device),
-            target_ids=send(torch.tensor(proposal.ids, dtype=torch.int64, device="cpu"), device),
-            target_spans=send(torch.stack((lo, lo + 1), 1).int(), device),
-            draft_table=self.draft_vocabulary.on(device).table,
-            target_table=self.target_vocabulary.on(device).table,
-            vocabulary_map=self.map.on(device).core,
-        ).probs
-        if proposal.missed:
-            first_missed = int((lengths == 0).nonzero()[0])
-            columns = len(self.target_vocabulary)
-            missed = self.map.on(device).push_forward(probs[first_missed], columns)
-            moved = torch.cat((moved, missed[None]))
-        return replace(proposal, probs=moved)
+        rows: list[int] = []
+        for row, token in enumerate(draft.ids):  # a missed one has a row too
+            rows += [row] * max(1, len(self.map.expansion(token)))
+        return replace(proposal, probs=torch.cat(draft.probs), draft_rows=rows[: len(proposal)])
 
 
 class Pushforward(Method):

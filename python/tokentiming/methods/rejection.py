@@ -34,6 +34,8 @@ class Rejection(BoundMethod):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.map = VocabularyMap.between(self.draft_vocabulary, self.target_vocabulary)
+        self.draft_map = self.map
+        """The map by which proposals with ``draft_rows`` become distributions."""
 
     def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
         probs = torch.softmax(scores, 1)
@@ -58,17 +60,26 @@ class Rejection(BoundMethod):
         """What each text emits, in one call; either all texts have distributions or none has."""
         if not rows:
             return []
-        scores, probs, uniforms, ids = [], [], [], []
+        scores, uniforms, ids = [], [], []
+        probs: list[torch.Tensor] = []
+        draft_rows: list[int] = []
         for text in rows:
             ids.append(_positions(text.proposal))
             scores.append(self._scores(text, range(len(text.proposal.ids) + 1)))
             if text.proposal.missed:  # the row is not read: a missed draw is a rejection
                 scores.append(scores[-1][-1:])
             if text.proposal.probs is not None:
+                first = sum(len(part) for part in probs)
+                draft_rows += [first + row for row in text.proposal.draft_rows]
                 probs.append(text.proposal.probs)
             uniforms.append(text.places[0].noise.verify.uniforms(len(ids[-1]) + 1))
         tokens = _emitted(
-            ids, together(scores), together(probs) if probs else None, torch.cat(uniforms)
+            ids,
+            together(scores),
+            together(probs) if probs else None,
+            torch.cat(uniforms),
+            draft_rows=draft_rows,
+            draft_map=self.draft_map,
         )
         return list(zip(rows, tokens, strict=True))
 
@@ -79,13 +90,24 @@ class Rejection(BoundMethod):
         for row, token in enumerate(ids):
             # The token after an accepted one belongs to the next row, so it is not used here.
             scores = self._scores(rows, [row]).expand(2, -1)
-            probs = None if proposal.probs is None else proposal.probs[row : row + 1]
+            probs = None if proposal.probs is None else self.distribution(proposal, row)[None]
             (tokens,) = _emitted([[token]], scores, probs, uniforms[[row, -1]])
             yield tokens[0]
             if len(tokens) == 1:
                 return
         (tokens,) = _emitted([[]], self._scores(rows, [len(ids)]), None, uniforms[-1:])
         yield from tokens
+
+    def distribution(self, proposal: Proposal, at: int) -> torch.Tensor:
+        """The distribution ``[V]`` of one token of a proposal that has distributions."""
+        assert proposal.probs is not None
+        if not proposal.draft_rows:
+            return proposal.probs[at]
+        row = proposal.draft_rows[at]
+        draft_map = self.draft_map.on(proposal.probs.device)
+        taken = proposal.ids[proposal.draft_rows.index(row) : at]
+        size = len(draft_map.first)
+        return draft_map.conditioned(proposal.probs[row, :size], taken, len(self.target_vocabulary))
 
     def _scores(self, rows: TargetRows, asked: Sequence[int]) -> torch.Tensor:
         return rows.scores(asked)[:, : len(self.target_vocabulary)]  # the other columns are padding
@@ -101,26 +123,37 @@ def _emitted(
     scores: torch.Tensor,
     probs: torch.Tensor | None,
     uniforms: torch.Tensor,
+    *,
+    draft_rows: Sequence[int] = (),
+    draft_map: VocabularyMap | None = None,
 ) -> list[list[int]]:
     """The accepted prefix of each of B chains, and one more token. The chains have T tokens in all.
 
     Args:
         ids: the proposed tokens of each chain, -1 for a missed draw.
         scores: of the target, ``[T + B, V]``.
-        probs: the distributions that the tokens were drawn from, ``[T, V]``.
+        probs: the distributions that the tokens were drawn from, ``[T, V]``; with ``draft_rows``
+            rows over the draft's vocabulary.
         uniforms: float64 ``[T + B]``.
+        draft_rows: the row of ``probs`` that each token was drawn from, T of them or none.
+        draft_map: makes distributions of those rows.
     """
     device = scores.device
     chain = torch.tensor(
         [token for tokens in ids for token in tokens], dtype=torch.int64, device="cpu"
     )
     offsets = torch.tensor([0, *accumulate(map(len, ids))], device="cpu")
+    mapped: dict[str, Any] = {}
+    if draft_rows and draft_map is not None:
+        rows = torch.tensor(draft_rows, dtype=torch.int64, device="cpu")
+        mapped = {"draft_rows": send(rows, device), "draft_map": draft_map.on(device).core}
     verification = ops.verify(
         send(chain, device),
         target_logits=scores,
         draft_probs=None if probs is None else send(probs, device),
         uniforms=send(uniforms, device),
         offsets=send(offsets, device),
+        **mapped,
     )
     emitted = verification.tokens.tolist()
     for tokens in emitted:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from tokentiming import ops
 from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
@@ -17,6 +17,10 @@ from tokentiming.tokens.vocabulary_map import NONE
 
 
 class _Tli(Rejection):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.draft_map = self.map.shared
+
     def choose_draft(self, scores: torch.Tensor, places: Sequence[Place], count: int) -> Candidates:
         probs = torch.softmax(scores, 1)
         shared = probs * (self.map.on(probs.device).exact != NONE)
@@ -36,13 +40,12 @@ class _Tli(Rejection):
         return Proposal.chain(ids[: ids.index(NONE)] if NONE in ids else ids)
 
     def transfer(self, draft: Draft, proposal: Proposal) -> Proposal:
-        if not draft.probs:
+        if not draft.probs or not len(proposal):
             return proposal
         probs = torch.cat(draft.probs)
-        restricted = ops.restrict(
-            probs, self.map.on(probs.device).core, columns=len(self.target_vocabulary)
-        )
-        return replace(proposal, probs=restricted)
+        probs = probs * (self.map.on(probs.device).exact != NONE)
+        probs /= probs.sum(1, keepdim=True)
+        return replace(proposal, probs=probs, draft_rows=range(len(proposal)))
 
 
 class Tli(Method):

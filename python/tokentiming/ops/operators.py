@@ -3,7 +3,8 @@
 An operator replaces its function under torch.compile and for tensors that have a shape but no
 memory. Any other call goes directly to the core, which is faster by ten microseconds. Its schema is
 the signature of the function without ``out``. Operations that take a ``ByteTable`` or a
-``VocabularyMap`` have none: torch.compile breaks its graph at them.
+``VocabularyMap`` have none, and ``verify`` has none with a ``draft_map``: torch.compile breaks its
+graph at them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
 
 INT64 = (torch.int64,)
+FLOAT32 = (torch.float32,)
 IDS = (torch.int32, torch.int64)
 WIDE = (torch.float32, torch.float64)
 FLOATS = (torch.float16, torch.bfloat16, *WIDE)
@@ -59,20 +62,26 @@ def register(
     returns: Any,
     new: Callable[..., Any],
     shapes: Shapes,
+    *,
+    without: Sequence[str] = (),
 ) -> None:
     """Register a function as the operator of the same name.
 
     Args:
-        function: each argument except ``out`` is an argument of the operator.
+        function: each argument except ``out`` and those of ``without`` is an argument of the
+            operator.
         returns: the return type of the operator: Tensor, or a tuple of them.
         new: makes the empty results of the function, given the same arguments.
         shapes: the axes and dtypes of each argument that is a tensor.
+        without: arguments that an operator cannot take, such as a ``VocabularyMap``.
     """
     name = function.__name__
     signature = inspect.signature(function, eval_str=True)
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD  # custom_op takes tensors in no other way
     parameters = [
-        p.replace(kind=positional) for p in signature.parameters.values() if p.name != "out"
+        p.replace(kind=positional)
+        for p in signature.parameters.values()
+        if p.name not in ("out", *without)
     ]
     operator_signature = signature.replace(parameters=parameters, return_annotation=returns)
 
@@ -154,7 +163,7 @@ def _check_tensor(
             f"{function}: {name} must be a torch tensor beside tensors without memory,"
             f" got {type(value).__name__}"
         )
-    dimensions = [1 + shape.count(",") for shape in axes.split(" or ")]
+    dimensions = [1 + shape.count(",") for shape in re.split(r"\], | or ", axes)]
     if value.ndim not in dimensions:
         raise ArgumentValueError(
             f"{function}: {name} must have shape {axes}, got {value.ndim} dimensions"

@@ -12,6 +12,7 @@ from tokentiming.ops.arguments import new, require_parts
 from tokentiming.ops.devices import device_of
 from tokentiming.ops.errors import ArgumentTypeError, ArgumentValueError
 from tokentiming.ops.operators import (
+    FLOAT32,
     FLOATS,
     IDS,
     INT64,
@@ -23,6 +24,7 @@ from tokentiming.ops.operators import (
     traced,
     without_memory,
 )
+from tokentiming.ops.tables import VocabularyMap
 
 
 class Verification(NamedTuple):
@@ -49,6 +51,9 @@ def verify(
     uniforms: Tensor | None = None,
     temperature: float = 1.0,
     offsets: Tensor | None = None,
+    temperatures: Tensor | None = None,
+    draft_rows: Tensor | None = None,
+    draft_map: VocabularyMap | None = None,
     out: Verification | None = None,
 ) -> Verification:
     """Accept a prefix of each drafted chain and draw the token after it, so that the distribution
@@ -69,6 +74,7 @@ def verify(
     ``draft_*``         ``[B, K, V]``         ``[T, V]``
     ``target_*``        ``[B, K + 1, V]``     ``[T + B, V]``
     ``uniforms``        ``[B, K + 1]``        ``[T + B]``
+    ``draft_rows``      ``[B, K]``            ``[T]``
     ==================  ====================  ================
 
     Args:
@@ -88,14 +94,26 @@ def verify(
             whatever ``q`` is; nothing but ``target_logits`` is read.
         offsets: int64 ``[B + 1]``: chain ``b`` is ``draft_ids[offsets[b]:offsets[b + 1]]``, and its
             ``target_*`` rows begin at ``offsets[b] + b``.
+        temperatures: float32 ``[B]``, contiguous: a temperature for each chain, in place of
+            ``temperature``; some of them may be 0.
+        draft_rows: the dtype of ``draft_ids``, contiguous: the row of each token in ``draft_*``,
+            which is then a pool ``[R, V]`` of any number of rows.
+        draft_map: the rows of ``draft_*`` have the draft's vocabulary, ``[..., V_d]``, and ``q`` is
+            what ``transfer`` would make of them: ``q(x)`` is the sum of ``P(d)`` over ``first(d) =
+            x``. A token with the same entry of ``draft_rows`` as the token before it continues
+            inside an expansion, and ``q`` is ``P`` conditioned on the expansions that begin with
+            the tokens of this run and have further ones. Mass without an expansion is missing.
+            ``exact`` is not read, nor are columns of ``draft_*`` beyond the map's D tokens.
         out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
 
     Returns:
         Tokens and counts, new or ``out``.
 
     Only necessary values are read: nothing after a rejection, and one entry of each probability row
-    before it. The result does not depend on the number of threads. Arithmetic is in float32, or in
-    float64 if one of the distributions is; block sums and the draw are in float64.
+    before it. With ``draft_map`` these are the entries that the one entry is summed from, and of
+    the row of the rejected token all; rows over the target's vocabulary are not written. The result
+    does not depend on the number of threads. Arithmetic is in float32, or in float64 if one of the
+    distributions is; block sums and the draw are in float64.
 
     Raises:
         TypeError: an argument is not a tensor or has another dtype, or not exactly one distribution
@@ -128,8 +146,10 @@ def verify(
         raise ArgumentTypeError(
             "verify: draft_logits and draft_probs are both given; give at most one"
         )
+    if temperatures is not None and temperature != 1.0:
+        raise ArgumentTypeError("verify: temperature and temperatures are both given; give one")
     try:
-        if traced(draft_ids):
+        if draft_map is None and traced(draft_ids):
             return Verification(
                 *_recorded(
                     out,
@@ -141,6 +161,8 @@ def verify(
                     uniforms=uniforms,
                     temperature=temperature,
                     offsets=offsets,
+                    temperatures=temperatures,
+                    draft_rows=draft_rows,
                 )
             )
         filled = _new(draft_ids, offsets=offsets) if out is None else out
@@ -153,6 +175,9 @@ def verify(
             uniforms,
             temperature,
             offsets,
+            temperatures,
+            draft_rows,
+            draft_map,
             filled.tokens,
             filled.accepted,
         )
@@ -210,9 +235,12 @@ register(
         "draft_ids": ("[T] or [B, K]", IDS),
         "target_logits": ("[T + B, V] or [B, K + 1, V]", FLOATS),
         "target_probs": ("[T + B, V] or [B, K + 1, V]", FLOATS),
-        "draft_logits": ("[T, V] or [B, K, V]", FLOATS),
-        "draft_probs": ("[T, V] or [B, K, V]", FLOATS),
+        "draft_logits": ("[T, V], [R, V] or [B, K, V]", FLOATS),
+        "draft_probs": ("[T, V], [R, V] or [B, K, V]", FLOATS),
         "uniforms": ("[T + B] or [B, K + 1]", WIDE),
         "offsets": ("[B + 1]", INT64),
+        "temperatures": ("[B]", FLOAT32),
+        "draft_rows": ("[T] or [B, K]", IDS),
     },
+    without=("draft_map",),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import accumulate, chain
@@ -105,6 +106,13 @@ class VocabularyMap:
         """The map as the operations take it; on a GPU it is made at first use."""
         return ops.VocabularyMap(*(getattr(self, field.name) for field in fields(self)))
 
+    @cached_property
+    def shared(self) -> VocabularyMap:
+        """The map of the tokens that both vocabularies have: each expands to its counterpart."""
+        kept = self.exact != NONE
+        offsets = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+        return VocabularyMap(self.exact, self.exact, offsets, self.exact[kept])
+
     def expansion(self, token: int) -> list[int]:
         """The target tokens that spell a draft token; none where the target cannot."""
         start, end = self.expansion_offsets[token : token + 2].tolist()
@@ -124,6 +132,31 @@ class VocabularyMap:
         """
         mass = torch.where(self.first == NONE, 0, distribution)
         return distribution.new_zeros(columns).index_add_(0, self.first.clamp(min=0), mass)
+
+    def conditioned(
+        self, distribution: torch.Tensor, taken: Sequence[int], columns: int
+    ) -> torch.Tensor:
+        """The distribution of the target token after some that were taken from one draft token.
+
+        Args:
+            distribution: float ``[D]``.
+            taken: target tokens; without any this is ``push_forward``.
+            columns: V_t.
+
+        Returns:
+            ``[V_t]``: the distribution conditioned on the expansions that begin with these tokens
+            and have further ones; zeros if these have no mass.
+        """
+        if not taken:
+            return self.push_forward(distribution, columns)
+        starts, ends = self.expansion_offsets[:-1], self.expansion_offsets[1:]
+        left = (ends - starts > len(taken)).nonzero()[:, 0]
+        for k, token in enumerate(taken):
+            left = left[self.expansion_ids[starts[left] + k] == token]
+        nexts = self.expansion_ids[starts[left] + len(taken)].long()
+        moved = distribution.new_zeros(columns).index_add_(0, nexts, distribution[left])
+        mass = moved.sum()
+        return moved / mass if mass > 0 else moved
 
     @classmethod
     def _built(cls, draft: Vocabulary, target: Vocabulary) -> VocabularyMap:

@@ -123,12 +123,12 @@ std::vector<std::int32_t> verified(double temperature, float uniform) {
   const std::vector<float> uniforms{0.0f, 0.0f, 0.6f, 0.0f, uniform, 0.2f};
   const DeviceArray tokens(std::vector<std::int32_t>(6, -7));
   const DeviceArray accepted(std::vector<std::int32_t>(2, -7));
-  const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(2)));
   const Chains<std::int64_t> chains{{ids, {}},
                                     Distributions{proposals.here(), /*is_logits=*/true},
                                     {targets.here(), /*is_logits=*/true},
                                     temperature,
                                     std::span<const float>(uniforms)};
+  const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(chains, 2)));
   cuda::verify(chains, {tokens.data(), 2, 3, 3}, accepted.span(), workspace.span(), {});
   return tokens.read();
 }
@@ -236,5 +236,35 @@ TEST_CASE("barriers: transfer" * doctest::skip(kSanitized)) {
     auto result = out.read();
     result.push_back(static_cast<double>(cases.read()[0]));
     return result;
+  });
+}
+
+TEST_CASE("barriers: verify with a map" * doctest::skip(kSanitized)) {
+  const Crowd crowd;
+  // A token of which the draft is sure and the target is not: the row at its rejection is needed.
+  Matrix<float> proposals(1, crowd.first.size(), 0, crowd.first.size());
+  for (float& x : proposals.memory) x = 1.0f / static_cast<float>(crowd.first.size());
+  // Its row is shorter than the targets', and the token drawn lies in their second tile.
+  auto targets = random_rows(2, 9000, 5);
+  targets.at(0, 7600) = 8.0f;
+  const std::vector<std::int64_t> ids{40}, rows{0};
+  std::vector<std::int64_t> starts(crowd.first.size() + 1);
+  std::iota(starts.begin(), starts.end(), 0);
+  VocabularyMap map = crowd.map();
+  map.expansion_offsets = starts;
+  const std::vector<float> uniforms{0.9f, 0.8f};
+  check_each_barrier([&] {
+    const DeviceArray tokens(std::vector<std::int32_t>(2, -7));
+    const DeviceArray accepted(std::vector<std::int32_t>(1, -7));
+    Chains<std::int64_t> chains{{ids, {}},
+                                Distributions{proposals.here(), /*is_logits=*/false},
+                                {targets.here(), /*is_logits=*/true},
+                                1.0,
+                                std::span<const float>(uniforms)};
+    chains.draft_rows = rows;
+    chains.draft_map = &map;
+    const DeviceArray workspace(garbage_workspace(cuda::verify_workspace(chains, 1)));
+    cuda::verify(chains, {tokens.data(), 1, 2, 2}, accepted.span(), workspace.span(), {});
+    return tokens.read();
   });
 }
