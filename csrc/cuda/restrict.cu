@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kMassThreads)
 }
 
 template <class Number>
-__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor)
     gather_shared(const __grid_constant__ RestrictArguments<Number> a) {
   constexpr int kRows = kRowsPerGroup<Number>;
   const std::size_t first = std::size_t{blockIdx.x} * kRows;

@@ -191,7 +191,7 @@ struct TransferShared {
 };
 
 template <class Number>
-__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<Number>)
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor)
     gather_rows(const __grid_constant__ TransferArguments<Number> a) {
   auto& shared = shared_memory<TransferShared>();
   constexpr int kRows = kRowsPerGroup<Number>;

@@ -26,8 +26,7 @@ inline constexpr int kLanes = kWarp;
 template <class Number>
 inline constexpr int kRowsPerGroup = sizeof(Number) == 4 ? 8 : 4;
 // The largest number of blocks that leaves each thread the registers it needs.
-template <class Number>
-inline constexpr unsigned kMinBlocksPerMultiprocessor = sizeof(Number) == 4 ? 3 : 2;
+inline constexpr unsigned kMinBlocksPerMultiprocessor = 2;
 
 struct DeviceInverseMap {
   const std::int32_t* offsets;

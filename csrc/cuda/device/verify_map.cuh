@@ -52,7 +52,7 @@ class RejectedRow : public Chain {
   Stop stop_;
 };
 
-__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor<float>)
+__global__ void __launch_bounds__(kGatherThreads, kMinBlocksPerMultiprocessor)
     map_rejected_rows(const __grid_constant__ VerifyArguments a) {
   const RejectedRow row(a, static_cast<int>(blockIdx.x));
   if (!row.is_needed()) return;

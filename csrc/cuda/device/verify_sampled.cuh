@@ -103,7 +103,7 @@ class SampledPart : public Part {
 
   // Of all rows of a position: those of the targets' row, then those of the proposals' row. A
   // position without logits has one part, which reads no row.
-  __device__ static int sampled_parts(const VerifyArguments& a) {
+  __host__ __device__ static int sampled_parts(const VerifyArguments& a) {
     const int parts = a.target_parts + a.proposal_parts;
     return parts == 0 ? 1 : parts;
   }
