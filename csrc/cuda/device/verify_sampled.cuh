@@ -97,14 +97,14 @@ struct SampledShared {
 class SampledPart : public Part {
  public:
   __device__ SampledPart(const VerifyArguments& a, SampledShared& shared)
-      : Part(a, sampled_parts(a), shared.part),
+      : Part(a, sampled_parts(a.target_parts, a.proposal_parts), shared.part),
         shared_(shared),
         scale_(b_ < 0 ? 0.0f : a.scale_of(b_)) {}
 
   // Of all rows of a position: those of the targets' row, then those of the proposals' row. A
   // position without logits has one part, which reads no row.
-  __host__ __device__ static int sampled_parts(const VerifyArguments& a) {
-    const int parts = a.target_parts + a.proposal_parts;
+  static constexpr int sampled_parts(int target_parts, int proposal_parts) {
+    const int parts = target_parts + proposal_parts;
     return parts == 0 ? 1 : parts;
   }
 
