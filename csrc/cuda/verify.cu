@@ -200,7 +200,8 @@ void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
     launch_blocks(order_positions, kOrderThreads, 0, batch, arguments, stream);
   }
   if (samples) {
-    const auto parts = static_cast<std::size_t>(SampledPart::sampled_parts(arguments.target_parts, arguments.proposal_parts));
+    const auto parts = static_cast<std::size_t>(
+        SampledPart::sampled_parts(arguments.target_parts, arguments.proposal_parts));
     launch_blocks(verify_sampled, kVerifyThreads, sizeof(SampledShared), items * parts, arguments,
                   stream);
   }
