@@ -58,7 +58,7 @@ class AdaptiveBudget:
             DrafterRecord(self._costs.draft(source))
             for source in range(len(self._records), sources)
         ]
-        if self._costs.without_draft(texts) is None:
+        if self._costs.without_draft(texts) is None and (self._costs.target.known or texts > 1):
             return [0] * sources  # measure a step without a draft, as the baseline
         return [
             record.payoff(texts).limit(DEEPEST, could_pay=self._could_pay(record))
