@@ -41,8 +41,8 @@ class RecyclingDrafter:
     path first. No draft model is needed. What was stored is kept for later texts; ``save`` writes
     it to a file.
 
-    A token after which something is stored takes 12 bytes for each candidate and about 500 for the
-    objects that hold them. Other tokens of the vocabulary take nothing.
+    A token after which something is stored takes about 1.5 kB, most of it for the objects that hold
+    the candidates. Other tokens of the vocabulary take nothing.
 
     Args:
         candidates: stored tokens after each token.
