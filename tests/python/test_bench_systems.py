@@ -93,7 +93,8 @@ def test_assisted_generation_has_a_draft_of_its_own(pair: Pair) -> None:
     assisted = named(pair, peers="assisted")["assisted"]
     weights = pair.draft[0].get_output_embeddings().weight.clone()
     for temperature in (0.0, 1.0, 0.0, 1.0):
-        assert len(generated(assisted, temperature, TEXTS[:1]).ids[0]) == 9
+        (ids,) = generated(assisted, temperature, TEXTS[:1]).ids
+        assert len(ids) == 9 or ids[-1] == pair.target[0].generation_config.eos_token_id
     assert torch.equal(pair.draft[0].get_output_embeddings().weight, weights)
 
 
