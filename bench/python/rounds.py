@@ -160,8 +160,8 @@ class Recorder:
     ) -> list[list[int]]:
         return self._budget.grow(source, drafts, covered)
 
-    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
-        return self._budget.calibrate(source, confidences)
+    def calibrate(self, source: int, draft: Draft) -> list[float]:
+        return self._budget.calibrate(source, draft)
 
     def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
         self._budget.propose(source, proposals)

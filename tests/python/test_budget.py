@@ -50,7 +50,7 @@ class World:
                     told = [(1, self.odds * self.boast), (2, self.second * self.boast)]
                     draft.take(node, told[: budget.candidates])
             nodes = budget.grow(0, drafts, uncovered(drafts))
-        calibrated = [budget.calibrate(0, draft.confidences) for draft in drafts]
+        calibrated = [budget.calibrate(0, draft) for draft in drafts]
         proposals = [
             Proposal(draft.tree, path_probs(draft.parents, confidences))
             for draft, confidences in zip(drafts, calibrated, strict=True)
@@ -101,7 +101,7 @@ class World:
         children = _children(draft, _node(draft, path))
         ids = [draft.ids[child] for child in children]
         found = None if token is None else ids.index(token)
-        return Visit([draft.confidences[child] for child in children], found)
+        return Visit([draft.confidences[child] for child in children], found, len(path))
 
     def speed(self, budget: Budget, tokens: int = 400) -> float:
         """Tokens a second for each text, where the target alone makes one."""
@@ -280,7 +280,7 @@ def test_invalid_shapes_are_refused(wrong):
 def test_a_drafter_is_asked_for_what_is_not_covered():
     budget = AdaptiveBudget(candidates=1)
     World(odds=0.6, draft=0.1).speed(budget, 100)
-    for covered, limit in ((0.0, DEEPEST), (0.1, DEEPEST), (0.5, 0), (1.0, 0)):
+    for covered, limit in ((0.0, DEEPEST), (0.5, DEEPEST), (0.9, 0), (1.0, 0)):
         budget.begin_round(1)
         assert budget.limit(0, [covered]) == limit, covered
 
@@ -290,7 +290,7 @@ def test_nodes_are_grown_for_what_is_not_covered():
     World(odds=0.6, second=0.3, draft=0.05).speed(budget, 100)
     draft = Draft(limit=9)
     draft.take(TEXT, [(1, 0.6), (2, 0.3)])
-    for first, second, grown in ((0.0, 0.0, [0, 1]), (0.36, 0.0, [1]), (0.3, 0.2, [])):
+    for first, second, grown in ((0.0, 0.0, [0, 1]), (0.6, 0.0, [1]), (0.55, 0.25, [])):
         budget.begin_round(1)
         budget.limit(0, [0.0])
         assert budget.grow(0, [draft], [{TEXT: 0.0, 0: first, 1: second}]) == [grown]

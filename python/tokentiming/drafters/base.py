@@ -43,6 +43,8 @@ class Visit(NamedTuple):
     """Confidences of its children, the likeliest first."""
     emitted: int | None
     """Index of the child that the target emitted; None if it emitted none of them."""
+    depth: int = 0
+    """Number of drafted tokens before its children."""
 
 
 @dataclass
@@ -142,14 +144,14 @@ class Draft:
         that child is not known yet.
         """
         path = self.along(data, vocabulary)
-        for node, onward in zip([TEXT, *path], [*path, None], strict=True):
+        for depth, (node, onward) in enumerate(zip([TEXT, *path], [*path, None], strict=True)):
             children = [child for child, parent in enumerate(self.parents) if parent == node]
             spelled = [vocabulary.token_bytes(self.ids[child]) for child in children]
             if onward is not None:
-                yield Visit([self.confidences[c] for c in children], children.index(onward))
+                yield Visit([self.confidences[c] for c in children], children.index(onward), depth)
                 data = data[len(vocabulary.token_bytes(self.ids[onward])) :]
             elif children and not any(piece.startswith(data) for piece in spelled):
-                yield Visit([self.confidences[c] for c in children], None)
+                yield Visit([self.confidences[c] for c in children], None, depth)
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Refuse what is not a tree of tokens of the drafter's vocabulary, and keep what is.

@@ -10,6 +10,7 @@ from tokentiming.engine.choice import Choice, best_rows, worth_growing
 from tokentiming.engine.costs import Costs
 from tokentiming.engine.drafter_record import DrafterRecord
 from tokentiming.methods import Proposal
+from tokentiming.tokens.tree import TEXT
 
 DEEPEST = 12
 """Maximum number of levels drafted in a round. One rejection would waste too many beyond it."""
@@ -68,11 +69,11 @@ class AdaptiveBudget:
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
         if not limit or payoff.probing:
             return limit
-        uncovered = [record.first - prob for prob in covered]
-        return limit if self._pays(uncovered, record, rate=self._best(self._proposed).rate) else 0
+        gains = [record.first * (1 - prob) for prob in covered]
+        return limit if self._pays(gains, record, rate=self._best(self._proposed).rate) else 0
 
-    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
-        return self._records[source].reliability.calibrate(confidences)
+    def calibrate(self, source: int, draft: Draft) -> list[float]:
+        return self._records[source].calibrate(draft)
 
     def grow(
         self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]
@@ -81,20 +82,19 @@ class AdaptiveBudget:
         level, draft_row = self._draft_cost(record)
         rows = sum(len(draft.expanded) for draft in drafts)
         levels = max((max(draft.tree.depths, default=0) for draft in drafts), default=0)
-        probs = [path_probs(d.parents, self.calibrate(source, d.confidences)) for d in drafts]
         self._growing = levels * level + rows * draft_row
-        new = [
-            [prob - of_text[parent] for prob, parent in zip(of_draft, draft.parents, strict=True)]
-            for of_draft, draft, of_text in zip(probs, drafts, covered, strict=True)
-        ]
-        rate = self._best(
-            [[*before, *of_text] for before, of_text in zip(self._proposed, new, strict=True)]
-        ).rate
+        proposed, gains = [], []
+        for draft, before, of_text in zip(drafts, self._proposed, covered, strict=True):
+            confidences = self.calibrate(source, draft)
+            probs = {TEXT: 1.0, **dict(enumerate(path_probs(draft.parents, confidences)))}
+            # The probability that the text gets to a node and what follows is not proposed yet.
+            left = {node: max(prob - of_text[node], 0.0) for node, prob in probs.items()}
+            given = zip(draft.parents, confidences, strict=True)
+            proposed.append([*before, *(confidence * left[parent] for parent, confidence in given)])
+            gains.append({node: record.first * left[node] for node in draft.open_nodes()})
+        rate = self._best(proposed).rate
         return worth_growing(
-            [
-                {node: of_draft[node] * record.first - of_text[node] for node in draft.open_nodes()}
-                for draft, of_draft, of_text in zip(drafts, probs, covered, strict=True)
-            ],
+            gains,
             rate=rate,
             level=level,
             row=draft_row + self._row(),
@@ -146,13 +146,13 @@ class AdaptiveBudget:
         """Whether a first level that gains each text so many tokens is worth its time.
 
         Args:
-            gains: expected tokens; negative ones count as 0.
+            gains: expected tokens.
             record: of the drafter.
             rate: tokens per second without it.
         """
         level, draft_row = self._draft_cost(record)
         seconds = level + len(gains) * (draft_row + self._row())
-        return sum(max(gain, 0.0) for gain in gains) > rate * seconds
+        return sum(gains) > rate * seconds
 
     def _baseline(self, texts: int) -> float:
         """Seconds of a round without a draft."""

@@ -92,7 +92,7 @@ class Budget(Protocol):
                 after it is proposed already by another drafter.
         """
 
-    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
+    def calibrate(self, source: int, draft: Draft) -> list[float]:
         """Better estimates of the probability that each token is emitted after its ancestors."""
 
     def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
@@ -162,8 +162,8 @@ class FixedBudget:
             grown.append(sorted(sorted(worth, key=lambda n: -probs[n])[: self._width]))
         return grown
 
-    def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
-        return list(confidences)
+    def calibrate(self, source: int, draft: Draft) -> list[float]:
+        return list(draft.confidences)
 
     def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
         """What is grown does not depend on it."""

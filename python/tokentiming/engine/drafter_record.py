@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokentiming.drafters.base import Draft
 from tokentiming.engine.budget import Drafted
 from tokentiming.engine.costs import LinearCost
 from tokentiming.engine.reliability import Reliability
@@ -13,17 +14,17 @@ class DrafterRecord:
     Args:
         cost: seconds of its passes.
         expected_level: seconds of a level until it is measured, in passes of the target.
-
-    Attributes:
-        reliability: of its confidences.
     """
 
+    _DEPTHS = 3
+    """Depths whose confidences are corrected apart; the last one stands for all deeper ones. The
+    first bytes of a token say whether the deeper ones are right."""
     _PRIOR_FIRST, _PRIOR_VISITS, _MEMORY = 0.6, 30.0, 0.97
 
     def __init__(self, cost: LinearCost, expected_level: float) -> None:
         self.cost = cost
         self.expected_level = expected_level
-        self.reliability = Reliability()
+        self._reliability = [Reliability() for _ in range(self._DEPTHS)]
         self._payoffs: dict[int, Payoff] = {}
         self.begin()
 
@@ -39,13 +40,27 @@ class DrafterRecord:
         """The probability that the likeliest child of a node is emitted, if the node is."""
         return self._first / self._visits
 
+    def calibrate(self, draft: Draft) -> list[float]:
+        """The probability that each node of a draft is emitted after its parent."""
+        at = [self._place(depth - 1) for depth in draft.tree.depths]
+        found: dict[int, float] = {}
+        for place, reliability in enumerate(self._reliability):
+            nodes = [node for node, other in enumerate(at) if other == place]
+            values = reliability.calibrate([draft.confidences[node] for node in nodes])
+            found.update(zip(nodes, values, strict=True))
+        return [found[node] for node in range(len(draft))]
+
+    def _place(self, depth: int) -> int:
+        return min(depth, self._DEPTHS - 1)
+
     def payoff(self, texts: int) -> Payoff:
         """Whether it pays in batches of about this size."""
         return self._payoffs.setdefault(texts.bit_length(), Payoff(texts))
 
     def observe_visits(self, drafted: Drafted) -> None:
         """Record which of its tokens were emitted."""
-        self.reliability.observe(drafted.visits)
+        for depth, reliability in enumerate(self._reliability):
+            reliability.observe([v for v in drafted.visits if self._place(v.depth) == depth])
         for visit in drafted.visits:
             self._visits = self._visits * self._MEMORY + 1
             self._first = self._first * self._MEMORY + (visit.emitted == 0)

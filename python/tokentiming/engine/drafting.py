@@ -102,7 +102,7 @@ class Drafting:
     def transcode(self, texts: Sequence[Text]) -> list[Proposal]:
         """What was drafted, in the target's tokens."""
         calibrated = [
-            replace(draft, confidences=self._budget.calibrate(self.number, draft.confidences))
+            replace(draft, confidences=self._budget.calibrate(self.number, draft))
             for draft in self.drafts
         ]
         return [
