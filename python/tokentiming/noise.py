@@ -66,7 +66,12 @@ class Noise:
         return ops.sample(scores, keys, seed=self.seed, states=states)
 
     def candidates(
-        self, scores: torch.Tensor, vocabulary: Vocabulary, states: torch.Tensor, count: int
+        self,
+        scores: torch.Tensor,
+        vocabulary: Vocabulary,
+        states: torch.Tensor,
+        count: int,
+        tokens: torch.Tensor | None = None,
     ) -> ops.Candidates:
         """The first tokens of each race, and estimates of the probability that each one wins.
 
@@ -79,8 +84,10 @@ class Noise:
             vocabulary: as in ``race``.
             states: as in ``race``.
             count: how many tokens of each race.
+            tokens: ids of the scores' columns, int64 ``[C]``, ascending, if only these race. The
+                candidates are then columns.
         """
-        scores, keys = _within(scores, vocabulary)
+        scores, keys = _within(scores, vocabulary, tokens)
         return ops.candidates(scores, keys, seed=self.seed, states=states, count=count)
 
 
@@ -101,14 +108,21 @@ def race(scores: torch.Tensor, vocabulary: Vocabulary, places: Sequence[Place]) 
 
 
 def candidates(
-    scores: torch.Tensor, vocabulary: Vocabulary, places: Sequence[Place], count: int
+    scores: torch.Tensor,
+    vocabulary: Vocabulary,
+    places: Sequence[Place],
+    count: int,
+    tokens: torch.Tensor | None = None,
 ) -> ops.Candidates:
-    """The first tokens of each row's race; scores ``[R, V]`` at R places."""
+    """The first tokens of each row's race; scores ``[R, V]`` at R places.
+
+    With ``tokens``, int64 ``[C]``, only these race: scores ``[R, C]``, and candidates are columns.
+    """
     shape = (len(places), count)
     ids = torch.empty(shape, dtype=torch.int64, device=scores.device)
     shares = torch.empty(shape, dtype=torch.float32, device=scores.device)
     for noise, rows, states in _by_seed(places, scores.device):
-        ids[rows], shares[rows] = noise.candidates(scores[rows], vocabulary, states, count)
+        ids[rows], shares[rows] = noise.candidates(scores[rows], vocabulary, states, count, tokens)
     return ops.Candidates(ids, shares)
 
 
@@ -125,10 +139,16 @@ def _by_seed(
         yield places[rows[0]].noise, together, send(torch.tensor(states, device="cpu"), device)
 
 
-def _within(scores: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and keys of the columns that are tokens."""
+def _within(
+    scores: torch.Tensor, vocabulary: Vocabulary, tokens: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and keys of the columns that are tokens of the vocabulary."""
+    keys = vocabulary.on(scores.device).keys
+    if tokens is not None:
+        tokens = tokens[tokens < len(vocabulary)]  # the first ones, as they are ascending
+        return scores[:, : len(tokens)], keys[tokens]
     columns = min(scores.shape[1], len(vocabulary))
-    return scores[:, :columns], vocabulary.on(scores.device).keys[:columns]
+    return scores[:, :columns], keys[:columns]
 
 
 class Stream:

@@ -21,9 +21,11 @@ from tokentiming.engine.rows import Rows
 from tokentiming.methods import (
     METHODS,
     BoundMethod,
+    Coupled,
     Greedy,
     Proposal,
     Pushforward,
+    Slem,
     Slrs,
     Tli,
     TokenTiming,
@@ -121,6 +123,23 @@ def test_tli_draws_shared_tokens_only_and_stops_where_there_are_none():
     draft = Draft()
     draft.take(TEXT, *method.choose_draft(scores, [HERE], 1).rows())
     assert not draft.ids
+
+
+@pytest.mark.parametrize("method", [Greedy(), Coupled(), Slem(), Tli()], ids=lambda m: m.name)
+def test_a_choice_among_some_tokens_is_that_among_all_with_the_others_impossible(method):
+    tokens = torch.tensor([1, 2, 4])
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        place = [Place(Noise(seed), State(3 * row)) for row in range(2)]
+        again = [Place(Noise(seed), State(3 * row)) for row in range(2)]
+        scores = torch.randn(2, 3, generator=generator)
+        scores[0, 1] = -torch.inf
+        every = torch.full((2, len(DRAFT)), -torch.inf)
+        every[:, tokens] = scores
+        some = bound(method).choose_among(tokens, scores, place, 2)
+        expected = bound(method).choose_draft(every, again, 2)
+        assert some.ids.tolist() == expected.ids.tolist()
+        torch.testing.assert_close(some.confidences, expected.confidences, rtol=1e-3, atol=1e-6)
 
 
 def test_distributions_that_the_core_cannot_draw_from_on_a_gpu_are_refused(monkeypatch):

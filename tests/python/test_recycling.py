@@ -9,6 +9,9 @@ import tokentiming as tt
 from tests.support.batches import OTHER, PROMPTS, TREE, new_ids
 from tests.support.small_models import TOKENIZER, lively
 from tokentiming.drafters import DraftRequest
+from tokentiming.drafters.expected import Expected, most_probable
+from tokentiming.engine.budget import FixedBudget
+from tokentiming.engine.drafting import Drafting
 from tokentiming.methods import Greedy
 from tokentiming.noise import Noise, Place, State
 from tokentiming.tokens.tree import TEXT
@@ -18,9 +21,9 @@ GREEDY = {"do_sample": False, "max_new_tokens": 24}
 SAMPLED = {"do_sample": True, "temperature": 1.2, "max_new_tokens": 24, "seed": 3}
 
 
-def choose(scores, places):
+def choose(scores, places, tokens):
     method = Greedy().bind(VOCABULARY, VOCABULARY)
-    return method.choose_draft(scores, places, 4)
+    return method.choose_among(tokens, scores, places, 4)
 
 
 def proposed(drafter: tt.RecyclingDrafter, last: int, limit: int = 8) -> tt.Draft:
@@ -84,6 +87,97 @@ def test_a_draft_is_limited_in_depth_and_nodes():
     assert len(draft) <= 12
 
 
+class Twin:
+    """A dict of lists, filled row by row and followed node by node."""
+
+    def __init__(self) -> None:
+        self.expected: dict[int, list[tuple[int, float]]] = {}
+
+    def learn(self, tokens, logits) -> None:
+        for token, row in zip(tokens, logits.double().softmax(1).tolist(), strict=True):
+            best = sorted(range(len(row)), key=lambda other: -row[other])[:8]
+            self.expected[token] = [(other, row[other]) for other in best]
+
+    def propose(self, last: int, depth: int) -> list[tuple[int, int, float]]:
+        """Token, parent and confidence of each node; 4 children of a node, 32 nodes at most."""
+        nodes: list[tuple[int, int, float]] = []
+        level = [(1.0, 0, TEXT, last)] if last in self.expected else []
+        for _ in range(depth):
+            room = 32 - len(nodes)
+            growing = sorted(level, key=lambda entry: -entry[0])[: (room + 2) // 3]
+            level = [entry for entry in level if entry not in growing]
+            for prob, at, node, token in sorted(growing, key=lambda entry: entry[2]):
+                for child, confidence in self.expected[token][:4]:
+                    if len(nodes) < 32:
+                        nodes.append((child, node, confidence))
+                        path = prob * confidence
+                        if path > 0.02 and child in self.expected:
+                            level.append((path, at + 1, len(nodes) - 1, child))
+        return nodes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(5))
+def test_trees_are_those_of_a_dict_of_lists(seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    drafter, twin = tt.RecyclingDrafter(), Twin()
+    for rows in (1, 9, 30, 30, 30):  # tokens repeat, in a call too
+        tokens = torch.randint(40, (rows,), generator=generator).tolist()
+        logits = torch.randn(rows, len(VOCABULARY), generator=generator, dtype=torch.float64)
+        logits[:, :40] += torch.randn(rows, 40, generator=generator).double() * 3 + 2
+        drafter.learn(tokens, logits.to(dtype))
+        twin.learn(tokens, logits.to(dtype))
+        assert len(drafter) == len(twin.expected)
+        for last in range(40):
+            draft = proposed(drafter, last, 6)
+            nodes = twin.propose(last, 6)
+            assert list(zip(draft.ids, draft.parents, strict=True)) == [node[:2] for node in nodes]
+            assert draft.confidences == pytest.approx([node[2] for node in nodes], rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [3, 8, 200, 128 * 8, 128 * 9, 128 * 40 + 37])
+def test_the_most_probable_tokens_are_those_of_a_sorted_row(columns, dtype):
+    logits = torch.randn(11, columns, generator=torch.Generator().manual_seed(columns)).to(dtype)
+    logits[0, -2:] = torch.tensor([9.0, 8.0])  # behind the last whole block
+    logits[1, -1] = -torch.inf
+    count = min(columns, 8)
+    ids, log_probs = most_probable(logits, count)
+    everything = logits.double().log_softmax(1)
+    expected = everything.sort(1, descending=True).values[:, :count]
+    assert (log_probs.dtype, ids.dtype) == (torch.float32, torch.int64)
+    torch.testing.assert_close(log_probs.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(everything.gather(1, ids), expected)  # equal logits in any order
+    assert all(len(set(row)) == count for row in ids.tolist())
+
+
+def test_a_stored_token_takes_about_a_hundred_bytes():
+    table = Expected(50_000, 8)
+    for first in range(0, 30_000, 8):
+        tokens = list(range(first, first + 8))
+        table.store(tokens, torch.zeros(8, 8, dtype=torch.int64), torch.zeros(8, 8))
+        assert table.nbytes - 4 * 50_000 <= max(102 * len(table), 68 * 8)
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"), [("cpu", [([1, 2], 2), ([3], 1)]), ("meta", [([1, 2, 3], 3)])]
+)
+def test_a_round_on_a_device_is_learned_in_one_call(device, calls):
+    """Each call waits for the device."""
+    seen = []
+
+    class Learner:
+        def learn(self, tokens, logits) -> None:
+            assert logits.shape[1] == 5
+            seen.append((list(tokens), len(logits)))
+
+    method = Greedy().bind(VOCABULARY, VOCABULARY)
+    drafting = Drafting(Learner(), 0, method, FixedBudget(depth=1), TOKENIZER)
+    logits = [torch.empty(2, 5, device=device), torch.empty(1, 5, device=device)]
+    drafting.learn([[1, 2], [3]], logits)
+    assert seen == calls
+
+
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED])
 def test_texts_are_those_of_the_target_alone(options):
     target = lively()
@@ -144,3 +238,15 @@ def test_another_file_is_refused(tmp_path):
 def test_sizes_below_one_are_refused(wrong):
     with pytest.raises(ValueError, match=r"^RecyclingDrafter: (candidates|nodes|depth) is 0"):
         tt.RecyclingDrafter(**wrong)
+
+
+def test_a_file_decides_the_number_of_candidates(tmp_path):
+    drafter = tt.RecyclingDrafter(candidates=2)
+    drafter.learn([10], logits_of({11: 0.5, 12: 0.3, 13: 0.2}))
+    drafter.save(tmp_path / "table")
+    loaded = tt.RecyclingDrafter.load(tmp_path / "table")
+    loaded.learn([11], logits_of({10: 0.5, 12: 0.3, 13: 0.2}))
+    draft = proposed(loaded, 10, 2)
+    assert draft.ids[:2] == [11, 12]
+    assert set(draft.parents) == {TEXT, 0}
+    assert draft.ids[2:] == [10, 12]

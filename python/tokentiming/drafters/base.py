@@ -28,6 +28,11 @@ class Candidates(NamedTuple):
     distributions: torch.Tensor | None = None
     """The draft's distributions, float ``[R, V]``, for methods that use them."""
 
+    def of_columns(self, tokens: torch.Tensor) -> Candidates:
+        """The candidates if their ids are columns of these tokens, int64 ``[C]``."""
+        ids = torch.where(self.ids < 0, self.ids, tokens[self.ids.clamp(min=0)])
+        return self._replace(ids=ids)
+
     def rows(self) -> list[list[tuple[int, float]]]:
         """Ids and confidences of each row, copied from the device at once."""
         both = torch.stack(
@@ -214,8 +219,20 @@ class DraftRequest(NamedTuple):
         return Place(self.place.noise, state)
 
 
-Choose = Callable[[torch.Tensor, Sequence[Place]], Candidates]
-"""Picks candidates at R places, given the draft's scores there, float ``[R, V]``."""
+class Choose(Protocol):
+    """Picks candidates at R places."""
+
+    def __call__(
+        self, scores: torch.Tensor, places: Sequence[Place], tokens: torch.Tensor | None = None
+    ) -> Candidates:
+        """Pick candidates, given the draft's scores.
+
+        Args:
+            scores: float ``[R, V]``, or ``[R, C]`` of some tokens.
+            places: where each row's token is drawn.
+            tokens: the ids of the C columns, int64 ``[C]``, ascending. All others are impossible.
+        """
+
 
 Grow = Callable[[Sequence[Draft]], list[list[int]]]
 """Chooses the nodes of each draft to grow; none at all if drafting no longer pays."""
@@ -263,10 +280,12 @@ class Learner(Protocol):
     """A drafter that learns from the rows that the target computes, rejected ones included."""
 
     def learn(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
-        """Observe what the target expects after each of R tokens of a text.
+        """Observe what the target expects after each of R tokens.
+
+        A call shows one text of a round, or all of them one after another.
 
         Args:
-            tokens: target ids: the last token of the text, then those that were proposed.
+            tokens: target ids: the last token of a text, then those that were proposed.
             logits: ``[R, V]`` on the target's device, without processors.
         """
 

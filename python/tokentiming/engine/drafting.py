@@ -123,8 +123,13 @@ class Drafting:
             return
         start = perf_counter()
         try:
-            for of_text, rows in zip(tokens, logits, strict=True):
-                self._drafter.learn(of_text, rows)
+            if logits[0].device.type == "cpu":  # to concatenate would cost more than the calls
+                for of_text, rows in zip(tokens, logits, strict=True):
+                    self._drafter.learn(of_text, rows)
+            else:  # each call waits for the device
+                self._drafter.learn(
+                    [token for of_text in tokens for token in of_text], torch.cat(list(logits))
+                )
         except Exception as error:
             self._stop(error)
         self._seconds += perf_counter() - start
@@ -160,8 +165,13 @@ class Drafting:
         """
         refusals: list[Exception] = []
 
-        def choose(scores: torch.Tensor, places: Sequence[Place]) -> Candidates:
-            return self.method.choose_draft(scores, places, self._budget.candidates)
+        def choose(
+            scores: torch.Tensor, places: Sequence[Place], tokens: torch.Tensor | None = None
+        ) -> Candidates:
+            count = self._budget.candidates
+            if tokens is None:
+                return self.method.choose_draft(scores, places, count)
+            return self.method.choose_among(tokens, scores, places, count)
 
         def worth(drafts: Sequence[Draft]) -> list[list[int]]:
             vocabulary = self.method.draft_vocabulary

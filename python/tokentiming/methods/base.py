@@ -90,6 +90,22 @@ class BoundMethod(ABC):
         Methods with branches give up to ``count`` candidates for each row, others one.
         """
 
+    def choose_among(
+        self, tokens: torch.Tensor, scores: torch.Tensor, places: Sequence[Place], count: int
+    ) -> Candidates:
+        """As ``choose_draft``, if only some tokens are possible.
+
+        Args:
+            tokens: their ids, int64 ``[C]``, ascending.
+            scores: ``[R, C]``.
+            places: as in ``choose_draft``.
+            count: as in ``choose_draft``.
+        """
+        size = max(len(self.draft_vocabulary), int(tokens[-1]) + 1)
+        every = scores.new_full((len(scores), size), -torch.inf)
+        every[:, tokens] = scores
+        return self.choose_draft(every, places, count)
+
     def grow(self, drafts: Sequence[Draft], worth: Grow) -> list[list[int]]:
         """The nodes of each draft to grow; ``worth`` chooses those that pay."""
         return worth(drafts)

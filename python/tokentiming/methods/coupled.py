@@ -18,6 +18,12 @@ class _Coupled(Matching):
         # token that won by a large gap also wins under a similar distribution.
         return Candidates(*noise.candidates(scores, self.draft_vocabulary, places, count))
 
+    def choose_among(
+        self, tokens: torch.Tensor, scores: torch.Tensor, places: Sequence[Place], count: int
+    ) -> Candidates:
+        found = noise.candidates(scores, self.draft_vocabulary, places, count, tokens)
+        return Candidates(*found).of_columns(tokens)
+
     def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
         return noise.race(scores, self.target_vocabulary, places)
 

@@ -18,6 +18,14 @@ class _Greedy(Matching):
         # NaN in a row makes the probabilities NaN, and then there is no most likely token.
         return Candidates(torch.where(probs.isnan(), -1, ids), probs)
 
+    def choose_among(
+        self, tokens: torch.Tensor, scores: torch.Tensor, places: Sequence[Place], count: int
+    ) -> Candidates:
+        found = self.choose_draft(scores, places, count)
+        possible = scores.gather(1, found.ids.clamp(min=0)) > -torch.inf
+        ids = torch.where(possible, found.ids, -1)  # a row may have fewer than `count`
+        return found._replace(ids=ids).of_columns(tokens)
+
     def choose_target(self, scores: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
         return scores.argmax(1)
 
