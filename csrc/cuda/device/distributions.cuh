@@ -64,7 +64,7 @@ struct DeviceDistributions {
   __device__ RawEntries load(std::int64_t row, int at, int end) const {
     const auto words = [&]<class Number>(const Number* numbers) {
       const Number padding = is_logits ? lowest_logit<Number>() : Number{};
-      return RawEntries::of(Vector<Number>::load(numbers, at, end, padding));
+      return RawEntries::of(Vector<Number>::load_shifted(numbers, at, end, padding));
     };
     return visit_row(row, words);
   }
