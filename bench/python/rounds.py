@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -149,11 +149,16 @@ class Recorder:
     def begin(self) -> None:
         self._budget.begin()
 
-    def begin_round(self, texts: int, sources: int) -> list[int]:
-        return self._budget.begin_round(texts, sources)
+    def begin_round(self, texts: int) -> None:
+        self._budget.begin_round(texts)
 
-    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
-        return self._budget.grow(source, drafts)
+    def limit(self, source: int, covered: Sequence[float]) -> int:
+        return self._budget.limit(source, covered)
+
+    def grow(
+        self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]
+    ) -> list[list[int]]:
+        return self._budget.grow(source, drafts, covered)
 
     def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
         return self._budget.calibrate(source, confidences)

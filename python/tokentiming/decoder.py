@@ -101,7 +101,8 @@ class SpeculativeDecoder:
                 f"SpeculativeDecoder: method {self.method.name} takes one drafter and got "
                 f"{len(self._drafters)}; give one, or the method coupled or slem"
             )
-        self._costs = Costs()
+        weights = sum(map(torch.numel, target_model.parameters()))
+        self._costs = Costs([getattr(one, "weights", 0) / weights for one in self._drafters])
         self._adaptive: dict[Any, AdaptiveBudget] = {}  # greedy texts and others differ
         self.vocabulary = Vocabulary.from_tokenizer(
             target_tokenizer,

@@ -50,11 +50,11 @@ def test_rejection_methods_are_exact(method, pair, draft_length):
 @pytest.mark.parametrize("method", JUDGING)
 def test_a_draft_may_stop_after_an_unlikely_token(method):
     class Wary(FixedBudget):
-        def grow(self, source, drafts):
+        def grow(self, source, drafts, covered):
             sure = [d.confidences[-1:] > [0.4] for d in drafts]
             return [
                 nodes if s else []
-                for nodes, s in zip(super().grow(source, drafts), sure, strict=True)
+                for nodes, s in zip(super().grow(source, drafts, covered), sure, strict=True)
             ]
 
     distribution, target = distribution_and_target(

@@ -39,7 +39,7 @@ class World:
 
     def round(self, budget: Budget) -> tuple[float, int]:
         """Seconds and tokens of one round."""
-        (limit,) = budget.begin_round(self.texts, 1)
+        limit = first_limit(budget, self.texts)
         drafts = [Draft(limit=limit) for _ in range(self.texts)]
         nodes = [[TEXT] for _ in drafts] if limit else []
         levels = 0
@@ -49,7 +49,7 @@ class World:
                 for node in of_draft:
                     told = [(1, self.odds * self.boast), (2, self.second * self.boast)]
                     draft.take(node, told[: budget.candidates])
-            nodes = budget.grow(0, drafts)
+            nodes = budget.grow(0, drafts, uncovered(drafts))
         calibrated = [budget.calibrate(0, draft.confidences) for draft in drafts]
         proposals = [
             Proposal(draft.tree, path_probs(draft.parents, confidences))
@@ -112,6 +112,17 @@ class World:
         return made / clock / self.texts
 
 
+def first_limit(budget: Budget, texts: int = 1) -> int:
+    """The deepest level of the only drafter in a new round."""
+    budget.begin_round(texts)
+    return budget.limit(0, [0.0] * texts)
+
+
+def uncovered(drafts: list[Draft]) -> list[dict[int, float]]:
+    """Nothing is proposed by another drafter."""
+    return [dict.fromkeys(range(TEXT, len(draft)), 0.0) for draft in drafts]
+
+
 def _children(draft: Draft, node: int) -> list[int]:
     return [child for child, parent in enumerate(draft.parents) if parent == node]
 
@@ -172,14 +183,14 @@ def test_a_drafter_that_failed_on_one_text_is_asked_on_the_next():
     budget.begin()
     bad.speed(budget, 60)
     budget.begin()
-    assert budget.begin_round(1, 1) == [DEEPEST]
+    assert first_limit(budget) == DEEPEST
 
 
 def test_known_costs_avoid_drafts_that_do_not_pay():
     costs = Costs()
     world = {"odds": 0.5, "draft": 1.5}
     World(**world).speed(AdaptiveBudget(costs, candidates=1), 60)
-    assert AdaptiveBudget(costs, candidates=1).begin_round(1, 1) == [0]
+    assert first_limit(AdaptiveBudget(costs, candidates=1)) == 0
     assert World(**world).speed(AdaptiveBudget(costs, candidates=1), 8) == 1.0
 
 
@@ -231,7 +242,7 @@ def test_a_negative_slope_is_replaced_by_zero():
 
 def test_a_fixed_chain_always_has_its_length():
     budget = FixedBudget(depth=3)
-    assert budget.begin_round(1, 2) == [3, 3]
+    assert [budget.limit(source, [1.0]) for source in range(2)] == [3, 3]
     world = World(odds=0.01, draft=0.1)
     world.round(budget)
     assert world.longest == 3
@@ -244,10 +255,10 @@ def test_a_fixed_tree_takes_the_best_nodes():
     assert world.longest == 3
     draft = Draft(limit=2)
     draft.take(TEXT, [(1, 0.5), (2, 0.4)])
-    assert budget.grow(0, [draft]) == [[0, 1]]
+    assert budget.grow(0, [draft], uncovered([draft])) == [[0, 1]]
     draft.take(0, [(1, 0.9), (2, 0.05)])
     draft.take(1, [(1, 0.5), (2, 0.1)])
-    assert budget.grow(0, [draft]) == [[]]  # the draft has its maximum depth
+    assert budget.grow(0, [draft], uncovered([draft])) == [[]]  # the draft has its maximum depth
     probs = path_probs(draft.parents, draft.confidences)
     (trimmed,) = budget.trim([Proposal(draft.tree, probs)])
     assert list(trimmed.tree.tokens) == [1, 2, 1]
@@ -264,3 +275,32 @@ def test_best_first_takes_parents_before_children():
 def test_invalid_shapes_are_refused(wrong):
     with pytest.raises(ValueError, match=r"^FixedBudget: (depth|width|candidates) is"):
         FixedBudget(**wrong)
+
+
+def test_a_drafter_is_asked_for_what_is_not_covered():
+    budget = AdaptiveBudget(candidates=1)
+    World(odds=0.6, draft=0.1).speed(budget, 100)
+    for covered, limit in ((0.0, DEEPEST), (0.1, DEEPEST), (0.5, 0), (1.0, 0)):
+        budget.begin_round(1)
+        assert budget.limit(0, [covered]) == limit, covered
+
+
+def test_nodes_are_grown_for_what_is_not_covered():
+    budget = AdaptiveBudget(candidates=2)
+    World(odds=0.6, second=0.3, draft=0.05).speed(budget, 100)
+    draft = Draft(limit=9)
+    draft.take(TEXT, [(1, 0.6), (2, 0.3)])
+    for first, second, grown in ((0.0, 0.0, [0, 1]), (0.36, 0.0, [1]), (0.3, 0.2, [])):
+        budget.begin_round(1)
+        budget.limit(0, [0.0])
+        assert budget.grow(0, [draft], [{TEXT: 0.0, 0: first, 1: second}]) == [grown]
+
+
+def test_a_large_draft_is_not_tried_in_a_batch_at_once():
+    """Its first round would read all prompts, which a level of it would not repay."""
+    for size, texts, limit in ((0.1, 8, DEEPEST), (0.5, 8, 0), (0.5, 1, DEEPEST)):
+        budget = AdaptiveBudget(Costs([size]))
+        if texts > 1:
+            assert first_limit(budget, texts) == 0, "a step without a draft is measured first"
+            budget.observe(Outcome(texts, texts, texts, 1.0, [Drafted()]))
+        assert {first_limit(budget, texts) for _ in range(100)} == {limit}

@@ -264,7 +264,9 @@ def work_per_round(drafter: tt.ModelDrafter, context: int, monkeypatch) -> tuple
             requests = DraftRequest(
                 text, Place(Noise(0), State(len(text))), tt.Draft(limit=3), drafter.vocabulary
             )
-            drafter.propose([requests], choose, lambda drafts: FixedBudget(depth=3).grow(0, drafts))
+            drafter.propose(
+                [requests], choose, lambda drafts: FixedBudget(depth=3).grow(0, drafts, [])
+            )
             if n:
                 worst = max(worst[0], sum(encoded)), max(worst[1], len(looked_up))
             text += b" then"

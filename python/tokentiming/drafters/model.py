@@ -51,6 +51,8 @@ class ModelDrafter:
         # The native runner does not run the model's own code.
         if runner is None and not isinstance(self.runner, NativeRunner) and not model.training:
             require_same_logits(model, self.runner, "ModelDrafter")
+        self.weights = sum(map(torch.numel, model.parameters()))
+        """Number of weights, from which the seconds of a pass are estimated at first."""
         self.texts: list[Reader] = []
         """The texts to draft for, each in this model's ids."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokentiming.drafters.base import Draft
 from tokentiming.engine.budget import Drafted, Outcome, best_first, path_probs
@@ -34,7 +34,7 @@ class AdaptiveBudget:
     after SmartSpec, arXiv 2406.14066.
     """
 
-    _PRIOR_LEVEL, _PRIOR_ROW = 0.17, 0.03  # seconds, relative to a target pass without a proposal
+    _PRIOR_ROW = 0.03  # seconds of a row, relative to a pass
 
     def __init__(self, costs: Costs | None = None, *, candidates: int = 4) -> None:
         self.candidates = candidates
@@ -52,36 +52,48 @@ class AdaptiveBudget:
         for record in self._records:
             record.begin()
 
-    def begin_round(self, texts: int, sources: int) -> list[int]:
+    def begin_round(self, texts: int) -> None:
         self._start_round(texts)
-        self._records += [
-            DrafterRecord(self._costs.draft(source))
-            for source in range(len(self._records), sources)
-        ]
+
+    def limit(self, source: int, covered: Sequence[float]) -> int:
+        if source == len(self._records):
+            cost, level = self._costs.draft(source), self._costs.expected_level(source)
+            self._records.append(DrafterRecord(cost, level))
+        texts, record = self._texts, self._records[source]
         if self._costs.without_draft(texts) is None and (self._costs.target.known or texts > 1):
-            return [0] * sources  # measure a step without a draft, as the baseline
-        return [
-            record.payoff(texts).limit(DEEPEST, could_pay=self._could_pay(record))
-            for record in self._records[:sources]
-        ]
+            return 0  # measure a step without a draft, as the baseline
+        payoff = record.payoff(texts)
+        alone = texts / self._baseline(texts)
+        could_pay = self._pays([record.first] * texts, record, rate=alone)
+        limit = payoff.limit(DEEPEST, could_pay=could_pay)
+        if not limit or payoff.probing:
+            return limit
+        uncovered = [record.first - prob for prob in covered]
+        return limit if self._pays(uncovered, record, rate=self._best(self._proposed).rate) else 0
 
     def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
         return self._records[source].reliability.calibrate(confidences)
 
-    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
+    def grow(
+        self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]
+    ) -> list[list[int]]:
         record = self._records[source]
         level, draft_row = self._draft_cost(record)
         rows = sum(len(draft.expanded) for draft in drafts)
         levels = max((max(draft.tree.depths, default=0) for draft in drafts), default=0)
         probs = [path_probs(d.parents, self.calibrate(source, d.confidences)) for d in drafts]
         self._growing = levels * level + rows * draft_row
+        new = [
+            [prob - of_text[parent] for prob, parent in zip(of_draft, draft.parents, strict=True)]
+            for of_draft, draft, of_text in zip(probs, drafts, covered, strict=True)
+        ]
         rate = self._best(
-            [[*before, *of_text] for before, of_text in zip(self._proposed, probs, strict=True)]
+            [[*before, *of_text] for before, of_text in zip(self._proposed, new, strict=True)]
         ).rate
         return worth_growing(
             [
-                {node: of_text[node] * record.first for node in draft.open_nodes()}
-                for draft, of_text in zip(drafts, probs, strict=True)
+                {node: of_draft[node] * record.first - of_text[node] for node in draft.open_nodes()}
+                for draft, of_draft, of_text in zip(drafts, probs, covered, strict=True)
             ],
             rate=rate,
             level=level,
@@ -130,12 +142,17 @@ class AdaptiveBudget:
         seconds = self._baseline(self._texts) + self._drafting + self._growing
         return best_rows(probs, seconds=seconds, row=self._row(), most=4 * _WIDEST)
 
-    def _could_pay(self, record: DrafterRecord) -> bool:
-        """Whether one level of drafting is expected to gain more than it costs."""
+    def _pays(self, gains: Sequence[float], record: DrafterRecord, *, rate: float) -> bool:
+        """Whether a first level that gains each text so many tokens is worth its time.
+
+        Args:
+            gains: expected tokens; negative ones count as 0.
+            record: of the drafter.
+            rate: tokens per second without it.
+        """
         level, draft_row = self._draft_cost(record)
-        texts = self._texts
-        gain = texts * record.first
-        return gain * self._baseline(texts) > texts * (level + texts * (draft_row + self._row()))
+        seconds = level + len(gains) * (draft_row + self._row())
+        return sum(max(gain, 0.0) for gain in gains) > rate * seconds
 
     def _baseline(self, texts: int) -> float:
         """Seconds of a round without a draft."""
@@ -146,8 +163,8 @@ class AdaptiveBudget:
         """Seconds for a level of drafting, and for a row in it."""
         if record.cost.known:
             return record.cost.base, record.cost.slope
-        baseline = self._baseline(self._texts)
-        return self._PRIOR_LEVEL * baseline, self._PRIOR_ROW * baseline
+        level = record.expected_level * self._baseline(self._texts)
+        return level, self._PRIOR_ROW * level
 
     def _row(self) -> float:
         """Seconds for a row of the target's pass."""

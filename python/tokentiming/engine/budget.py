@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,11 +69,28 @@ class Budget(Protocol):
     def begin(self) -> None:
         """A new text begins."""
 
-    def begin_round(self, texts: int, sources: int) -> list[int]:
-        """For each drafter the deepest level to draft in the next round; 0 for no draft."""
+    def begin_round(self, texts: int) -> None:
+        """A new round begins with so many texts."""
 
-    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
-        """Choose the nodes of each draft to grow in a further level; none ends drafting."""
+    def limit(self, source: int, covered: Sequence[float]) -> int:
+        """The deepest level that a drafter shall draft in this round; 0 for no draft.
+
+        Args:
+            source: the drafter.
+            covered: for each text the probability that its next token is proposed already.
+        """
+
+    def grow(
+        self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]
+    ) -> list[list[int]]:
+        """Choose the nodes of each draft to grow in a further level; none ends drafting.
+
+        Args:
+            source: the drafter.
+            drafts: of all texts.
+            covered: for each node of a draft, and for ``TEXT``, the probability that the token
+                after it is proposed already by another drafter.
+        """
 
     def calibrate(self, source: int, confidences: Sequence[float]) -> list[float]:
         """Better estimates of the probability that each token is emitted after its ancestors."""
@@ -126,10 +143,15 @@ class FixedBudget:
     def begin(self) -> None:
         """All texts are alike."""
 
-    def begin_round(self, texts: int, sources: int) -> list[int]:
-        return [self._depth] * sources
+    def begin_round(self, texts: int) -> None:
+        """All rounds are alike."""
 
-    def grow(self, source: int, drafts: Sequence[Draft]) -> list[list[int]]:
+    def limit(self, source: int, covered: Sequence[float]) -> int:
+        return self._depth
+
+    def grow(
+        self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]
+    ) -> list[list[int]]:
         grown = []
         for draft in drafts:
             probs = path_probs(draft.parents, draft.confidences)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LinearCost:
     """Seconds as ``base * passes + slope * rows``, fitted to measurements by least squares.
@@ -50,11 +52,17 @@ class LinearCost:
 
 
 class Costs:
-    """Seconds of the passes of the target and of the drafters, for all texts of a decoder."""
+    """Seconds of the passes of the target and of the drafters, for all texts of a decoder.
+
+    Args:
+        sizes: for each drafter the number of its weights, relative to the target's.
+    """
 
     _MEMORY = 0.9
+    _SHORTEST = 0.17
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sequence[float] = ()) -> None:
+        self._sizes = list(sizes)
         self.target = LinearCost(share=0.03)
         self._drafts: dict[int, LinearCost] = {}
         self._without_draft: dict[int, float] = {}
@@ -62,6 +70,13 @@ class Costs:
     def draft(self, source: int) -> LinearCost:
         """Seconds of the passes of a drafter."""
         return self._drafts.setdefault(source, LinearCost(share=0.1))
+
+    def expected_level(self, source: int) -> float:
+        """Seconds of a level of a drafter that was not measured yet, in passes of the target.
+
+        A pass takes as long as reading its weights, or longer if it is small.
+        """
+        return max([self._SHORTEST, *self._sizes[source : source + 1]])
 
     def without_draft(self, texts: int) -> float | None:
         """Seconds of a target pass without a proposal; None if none was measured."""

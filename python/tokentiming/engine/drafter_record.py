@@ -12,6 +12,7 @@ class DrafterRecord:
 
     Args:
         cost: seconds of its passes.
+        expected_level: seconds of a level until it is measured, in passes of the target.
 
     Attributes:
         reliability: of its confidences.
@@ -19,8 +20,9 @@ class DrafterRecord:
 
     _PRIOR_FIRST, _PRIOR_VISITS, _MEMORY = 0.6, 30.0, 0.97
 
-    def __init__(self, cost: LinearCost) -> None:
+    def __init__(self, cost: LinearCost, expected_level: float) -> None:
         self.cost = cost
+        self.expected_level = expected_level
         self.reliability = Reliability()
         self._payoffs: dict[int, Payoff] = {}
         self.begin()
@@ -39,7 +41,7 @@ class DrafterRecord:
 
     def payoff(self, texts: int) -> Payoff:
         """Whether it pays in batches of about this size."""
-        return self._payoffs.setdefault(texts.bit_length(), Payoff())
+        return self._payoffs.setdefault(texts.bit_length(), Payoff(texts))
 
     def observe_visits(self, drafted: Drafted) -> None:
         """Record which of its tokens were emitted."""
@@ -57,6 +59,12 @@ class Payoff:
     longer with each probe that fails. A new text begins without a pause if the drafter has paid in
     the long run, in which the reading of prompts counts too. If it has not, pauses last a hundred
     times as long as what the probe lost.
+
+    A batch of several texts starts with a long pause if a level is not expected to pay: the first
+    probe would read all prompts.
+
+    Args:
+        texts: in the batch.
     """
 
     PROBE = 3
@@ -68,16 +76,18 @@ class Payoff:
     _READING = 3.0
     """What reading a prompt counts at most, since a single long prompt says little of others."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: int) -> None:
         self._long_gain = self._LONG_PRIOR
         self._pauses = 0
+        untried = self._FIRST_PAUSE if texts == 1 else round(self._READING / self._PROBE_SHARE)
+        self._first_pause = untried
         self.begin()
 
     def begin(self) -> None:
         """A new text begins."""
         if self._long_gain >= 0:
             self._gain = self._PRIOR
-            self._pause = self._FIRST_PAUSE
+            self._pause = self._first_pause
             self._pauses = 0
         self.probing = False
 
@@ -88,7 +98,7 @@ class Payoff:
             self._pauses -= 1
             return self.PROBE if self.probing else 0
         if self._gain >= 0 and could_pay:
-            self._pause = self._FIRST_PAUSE
+            self._pause = self._first_pause
             return deepest
         self._pauses = self._pause
         self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
@@ -100,13 +110,14 @@ class Payoff:
             gain = max(gain, -1.0)  # an interrupted pass says little
         self._gain = self._gain * self._MEMORY + gain
         self._long_gain = self._long_gain * self._LONG_MEMORY + gain
-        self._observe_probe(-gain)
+        self._observe_trial(-gain)
 
     def observe_reading(self, cost: float) -> None:
         """Record what it cost to read prompts, in tokens of a text."""
         self._long_gain -= min(cost, self._READING)
-        self._observe_probe(cost)
+        self._observe_trial(cost)
 
-    def _observe_probe(self, lost: float) -> None:
+    def _observe_trial(self, lost: float) -> None:
+        self._first_pause = self._FIRST_PAUSE
         if self.probing and self._long_gain < 0:
             self._pause = max(self._pause, round(lost / self._PROBE_SHARE))

@@ -14,6 +14,7 @@ import torch
 from tokentiming.drafters import Candidates, Draft, Drafter, DraftRequest
 from tokentiming.drafters.base import Learner
 from tokentiming.engine.budget import Budget, Drafted
+from tokentiming.engine.covered import Covered
 from tokentiming.engine.text import Text
 from tokentiming.methods import BoundMethod, Proposal
 from tokentiming.noise import Place
@@ -80,8 +81,8 @@ class Drafting:
             except Exception as error:
                 self._stop(error)
 
-    def draft(self, texts: Sequence[Text], limit: int) -> None:
-        """Draft at most ``limit`` levels for each text."""
+    def draft(self, texts: Sequence[Text], limit: int, covered: Sequence[Covered]) -> None:
+        """Draft at most ``limit`` levels for each text, given what is proposed already."""
         start = perf_counter()
         self._levels = 0
         self._reads_prompt = bool(limit and self._unread)
@@ -92,7 +93,8 @@ class Drafting:
         ]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         if limit and requests:
-            self._propose(requests)
+            of_text = {id(text): one for text, one in zip(texts, covered, strict=True)}
+            self._propose(requests, [of_text[id(text)] for text in self._texts])
             self._unread = []
         self.drafts = [made.get(id(text), Draft()) for text in texts]
         self._seconds = perf_counter() - start
@@ -150,7 +152,7 @@ class Drafting:
             reads_prompt=self._reads_prompt,
         )
 
-    def _propose(self, requests: Sequence[DraftRequest]) -> None:
+    def _propose(self, requests: Sequence[DraftRequest], covered: Sequence[Covered]) -> None:
         """Let the drafter fill the drafts. After an error they keep the tokens drawn before it.
 
         These tokens are still verified: rejection sampling would be biased if a drawn token could
@@ -162,7 +164,12 @@ class Drafting:
             return self.method.choose_draft(scores, places, self._budget.candidates)
 
         def worth(drafts: Sequence[Draft]) -> list[list[int]]:
-            return self._budget.grow(self.number, drafts)
+            vocabulary = self.method.draft_vocabulary
+            after = [
+                of_text.after_nodes(draft, vocabulary)
+                for of_text, draft in zip(covered, drafts, strict=True)
+            ]
+            return self._budget.grow(self.number, drafts, after)
 
         def grow(drafts: Sequence[Draft]) -> list[list[int]]:
             self._levels += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokentiming.drafters import Drafter
 from tokentiming.engine.budget import Budget, Outcome
+from tokentiming.engine.covered import Covered
 from tokentiming.engine.drafting import Drafting, continue_without_draft, drop, failure
 from tokentiming.engine.request import Request, Round
 from tokentiming.engine.stats import Stats
@@ -126,10 +127,12 @@ class Decoding:
         texts = self._texts
         made: list[list[Proposal]] = [[] for _ in texts]  # for each text that of each drafter
         merged = [Proposal() for _ in texts]
-        limits = self._budget.begin_round(len(texts), len(self._sources))
-        for source, limit in zip(self._sources, limits, strict=True):
+        self._budget.begin_round(len(texts))
+        for source in self._sources:
+            covered = [Covered(proposal, self._vocabulary) for proposal in merged]
+            limit = self._budget.limit(source.number, [of_text.after(b"") for of_text in covered])
             with self._stage("drafting"):
-                source.draft(texts, limit)
+                source.draft(texts, limit, covered)
             with self._stage("transcoding"):
                 transcoded = source.transcode(texts)
             with self._stage("aligning"):
