@@ -5,6 +5,8 @@
 #                          and the benchmarks against their peers: gpu.json, gpu.log
 #   bench/gpu.sh sanitize  builds the comparisons and runs them under compute-sanitizer (memcheck,
 #                          racecheck): gpu_sanitize.json, gpu_sanitize.log
+#   bench/gpu.sh costs     builds, times passes of models of real shapes with random weights, and
+#                          profiles the hot kernels if there is ncu: gpu_costs.json, gpu_costs.log
 #   bench/gpu.sh speed     builds, then generates with the models TARGET and DRAFT, with both loops
 #                          and with transformers' own: gpu_speed.json, gpu_speed.log
 #   bench/gpu.sh carry     on a machine with a network: fills build/carry with the packages that a
@@ -19,9 +21,10 @@
 #
 # A machine without a network needs the files that git tracks, and build/carry, which git ignores
 # and which must be named. build/carry has doctest (Debian's doctest-dev) and wheels for Python 3.12
-# of transformers, FlashInfer, apache-tvm-ffi, pybind11, scikit-build-core, pytest-xdist and execnet,
-# 24 MB in all. They take precedence over installed packages of the same name; their other
-# dependencies must be installed.
+# of transformers, FlashInfer, nvidia-ml-py, apache-tvm-ffi, pybind11, scikit-build-core,
+# pytest-xdist and execnet, 25 MB in all. They take precedence over installed packages of the same name; their
+# other dependencies must be installed. VLLM=vllm-*.whl bench/gpu.sh carry adds the files of vLLM's
+# rejection sampler, which need Triton alone; without them vLLM is compared if it is installed.
 #
 # TARGET and DRAFT are folders as save_pretrained writes them, or .gguf files, which are smaller and
 # need the packages gguf and accelerate. Their paths are relative to the repository's root. A model
@@ -31,8 +34,8 @@
 # Builds stay in build/gpu, so that a second call on the same machine starts sooner.
 set -uo pipefail
 what=${1:-test}
-[[ $# -le 1 && $what =~ ^(test|sanitize|speed|carry)$ ]] ||
-  { echo "usage: bench/gpu.sh [sanitize|speed|carry]" >&2; exit 2; }
+[[ $# -le 1 && $what =~ ^(test|sanitize|costs|speed|carry)$ ]] ||
+  { echo "usage: bench/gpu.sh [sanitize|costs|speed|carry]" >&2; exit 2; }
 cd "$(dirname "$0")/.." || exit
 carry=$PWD/build/carry
 python=${PYTHON:-python3}
@@ -47,7 +50,9 @@ if [ "$what" = carry ]; then
   "$python" -m pip download -q --no-deps --only-binary=:all: -d "$carry/wheels" \
     --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
     -c constraints.txt transformers apache-tvm-ffi pybind11 scikit-build-core \
-    flashinfer-python==0.5.3 pytest-xdist==3.8.0 execnet==2.1.2
+    flashinfer-python==0.6.6 nvidia-ml-py==13.615.71 \
+    pytest-xdist==3.8.0 execnet==2.1.2
+  [ -z "${VLLM:-}" ] || "$python" bench/python/vllm_files.py "$VLLM" "$carry/vllm"
   du -ch "$carry"/wheels/* "$carry/usr"
   exit
 fi
@@ -64,6 +69,7 @@ all=540 # seconds for all steps of a call
 export PATH=$PATH:/usr/local/cuda/bin PYTHONUNBUFFERED=1
 # The build and the carried packages take precedence over the caller's PYTHONPATH.
 export PYTHONPATH=$work/site:$work/carried${PYTHONPATH:+:$PYTHONPATH}
+[ ! -d "$carry/vllm" ] || PYTHONPATH+=:$carry/vllm
 
 # steps: calls `step` for each step of this call.
 steps() {
@@ -84,6 +90,15 @@ if not (tt.ops.has_cuda() and torch.cuda.is_available()):
   if [ "$what" = speed ]; then
     step speed 390 "$python" bench/python/speed.py --target "$TARGET" --draft "$DRAFT" \
       --device cuda --with-assisted --retries 0 --json "$work/measured.json"
+    return
+  fi
+  if [ "$what" = costs ]; then
+    step passes 240 "$python" bench/python/passes.py --json "$work/passes.json"
+    if command -v ncu >/dev/null; then
+      step profile 120 ncu --csv --metrics "$("$python" bench/python/hot_kernels.py metrics)" \
+        --kernel-name "$("$python" bench/python/hot_kernels.py names)" --log-file "$work/ncu.csv" \
+        "$python" bench/python/hot_kernels.py run
+    fi
     return
   fi
   # The preset makes warnings errors; here they are printed and do not fail the build.
@@ -118,7 +133,7 @@ gpu=$(nvidia-smi --query-gpu=compute_cap,name,driver_version --format=csv,nohead
 architecture=$(tr -d . <<<"${gpu%%,*}")
 [[ $architecture =~ ^[0-9]+$ ]] || { echo "bench/gpu.sh: nvidia-smi shows no GPU" >&2; exit 2; }
 mkdir -p "$out" "$work/include/dlpack"
-rm -rf "$work/site" "$work"/*.json "$work/steps"
+rm -rf "$work/site" "$work"/*.json "$work/ncu.csv" "$work/steps"
 : >"$out/$name.log"
 # The build takes DLPack's header from torch.
 ln -sf "$("$python" -c 'import torch; print(torch.__path__[0])')/include/ATen/dlpack.h" \
@@ -126,7 +141,8 @@ ln -sf "$("$python" -c 'import torch; print(torch.__path__[0])')/include/ATen/dl
 
 # report: writes the JSON; fails if a step has failed.
 report() {
-  "$python" bench/python/gpu_report.py "$gpu" "$out/$name.json" "$work/steps" "$work/measured.json"
+  "$python" bench/python/gpu_report.py "$gpu" "$out/$name.json" "$work/steps" \
+    "$work"/{measured,passes}.json "$work/ncu.csv"
 }
 
 # step NAME SECONDS COMMAND...: runs it and records its exit status, 124 or 137 after a timeout.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,13 @@ def drafts_work(request, caplog):
     failures = [r for r in caplog.get_records("call") if "the draft failed" in r.getMessage()]
     if failures and not request.node.get_closest_marker("draft_fails"):
         pytest.fail(failures[0].getMessage())
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """A function that imports a module of ``bench/python``, which is no package."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench" / "python"))
+    return importlib.import_module
 
 
 def _real(name: str):

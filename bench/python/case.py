@@ -20,7 +20,8 @@ class Case:
     size: str
     ways: dict[str, Run]
     check: Callable[[], None]
-    """Raises if the ways disagree. Adds optional peers that agree to ``ways``."""
+    """Raises if the ways disagree. Adds optional peers that agree to ``ways``, and those of them
+    that no CUDA graph can capture to ``synchronizing``."""
     sets: int = 1
     """Sets of inputs. Every call takes the next, so that inputs come from memory and no cache."""
     least_bytes: float = 0.0
@@ -31,7 +32,7 @@ class Case:
     """How many things a call computes; times are divided by it."""
     yardsticks: frozenset[str] = frozenset()
     """Ways that compute something else, for scale."""
-    synchronizing: frozenset[str] = frozenset()
+    synchronizing: set[str] = field(default_factory=set)
     """Ways that wait for the GPU, so that no CUDA graph can capture them."""
     missing: list[str] = field(default_factory=list)
     """Optional peers that do not run here or disagree, with the reason."""

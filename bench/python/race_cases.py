@@ -77,7 +77,7 @@ def sample_case(
     return Case(
         "sample", f"{rows} x {columns:,}, {name_of(dtype)}",
         {"ours, out=": ours, name: plain}, check, race.sets, race.least_bytes,
-        instructions=INSTRUCTIONS_A_LOGIT * rows * columns, synchronizing=frozenset({name}),
+        instructions=INSTRUCTIONS_A_LOGIT * rows * columns, synchronizing={name},
     )  # fmt: skip
 
 
@@ -130,5 +130,5 @@ def candidates_case(
     return Case(
         "candidates", f"{rows} x {columns:,}, {name_of(dtype)}, {count} a row",
         {"ours, out=": ours, "ours: sample": sample, name: plain}, check, race.sets,
-        race.least_bytes, yardsticks=frozenset({"ours: sample"}), synchronizing=frozenset({name}),
+        race.least_bytes, yardsticks=frozenset({"ours: sample"}), synchronizing={name},
     )  # fmt: skip

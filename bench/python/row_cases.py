@@ -11,8 +11,9 @@ from torch import Tensor
 
 import peers
 from case import Case, Run, cold_sets, require
+from timing import captures
 from tokentiming import ops
-from verify_peers import GPU_PEERS, Chains, accepted_by, transformers
+from verify_peers import GPU_PEERS, Chains, Peer, accepted_by, transformers
 
 HEAD = 151_936  # Qwen2.5's vocabulary
 
@@ -51,11 +52,15 @@ def verify_case(
     rejected_at: int | None = None,
     rate: float = 1.0,
     sets: int = 0,
+    optional: dict[str, Callable[[list[Chains]], Peer]] | None = None,
 ) -> Case:
     """Logits in. Tokens are accepted with probability ``rate``, or all but ``rejected_at``.
 
-    The peers compute in float: in less precision they would give other results.
+    The peers compute in float: in less precision they would give other results. The ``optional``
+    ones are by default those that run on a GPU, if the device is one.
     """
+    if optional is None:
+        optional = GPU_PEERS if device == "cuda" else {}
     sets = sets or cold_sets(batch * dtype.itemsize * columns * (2 * drafted + 1))
     generator = torch.Generator(device).manual_seed(0)
     accepted = torch.rand(sets, batch, drafted, generator=generator, device=device) < rate
@@ -105,28 +110,30 @@ def verify_case(
             require(count == int(counts[k]), "transformers: tokens accepted")
             require(torch.equal(tokens, expected), "transformers: tokens")
 
-    def admit(name: str, make: Callable[[list[Chains]], Run]) -> None:
+    def admit(name: str, make: Callable[[list[Chains]], Peer]) -> None:
         try:
-            run = make(tensors)
+            peer = make(tensors)
             for k in range(sets):
-                require(torch.equal(accepted_by(run(k)), counts[k]), "tokens accepted")
+                require(torch.equal(accepted_by(peer.run(k)), counts[k]), "tokens accepted")
         except Exception as error:  # not installed, or a release with another signature
             missing.append(f"{name}: {type(error).__name__}: {error}"[:200])
-        else:
-            ways[name] = run
+            return
+        ways[name] = peer.run
+        if not (peer.captured and captures(peer.run)):
+            synchronizing.add(name)
 
     def check() -> None:
         check_plain()
         if device == "cpu":
             check_transformers()
-        else:
-            for name, make in GPU_PEERS.items():
-                admit(name, make)
+        for name, make in optional.items():
+            admit(name, make)
 
     ways: dict[str, Run] = {"ours, out=": ours, "plain torch": plain}
     if device == "cpu":
         ways["transformers"] = transformers(tensors)
     missing: list[str] = []
+    synchronizing: set[str] = set()
     # A chain reads both rows at each position, and the target's alone at its end.
     ended = counts == drafted
     rows = float((2 * (counts + 1 - ended.int()) + ended.int()).sum()) / sets
@@ -134,7 +141,7 @@ def verify_case(
     return Case(
         "verify", f"B = {batch}, K = {drafted}, {columns:,}, {name_of(dtype)}, {outcome}",
         ways, check, sets, rows * columns * dtype.itemsize,
-        synchronizing=frozenset(GPU_PEERS), missing=missing,
+        synchronizing=synchronizing, missing=missing,
     )  # fmt: skip
 
 

@@ -146,6 +146,18 @@ def _gpu_seconds(run: Run, sets: int, rounds: int, *, captured: bool) -> Seconds
     return summary(samples)
 
 
+def captures(run: Run) -> bool:
+    """Whether a CUDA graph can capture a call of a way; it must have run before."""
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            run(0)
+    except RuntimeError as error:
+        print(f"not captured: {error}"[:200])
+        return False
+    return True
+
+
 def _elapsed(run: Callable[[], object]) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(HEAD_START)  # else an idle device records the start and waits for the host

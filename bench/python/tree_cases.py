@@ -65,4 +65,4 @@ def walk_case(device: str = "cpu", batch: int = 1, nodes: int = 64) -> Case:
         "torch: every path, as in Medusa": lambda _: every_path(*rows),
     }
     size = f"B = {batch}, {nodes} nodes each, {int(out.accepted.sum())} accepted"
-    return Case("walk", size, ways, check, synchronizing=frozenset({python}))
+    return Case("walk", size, ways, check, synchronizing={python})

@@ -5,12 +5,12 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "refuse.h"
 #include "simd/dispatch.h"
-#include "tokentiming/verify.h"
+#include "tokentiming/rows.h"
 #include "widen.h"
 
 namespace tokentiming {
@@ -20,15 +20,17 @@ inline constexpr std::size_t kBlock = 1024;
 template <class T>
 using Block = std::array<T, kBlock>;
 
-// A row in blocks of T, float or double, the type of the arithmetic. `name` is the argument's name
-// for error messages.
+// A row in blocks of T, float or double, the type of the arithmetic. Error messages begin with
+// `function` and name the argument `name`.
 template <class T>
 class Row {
  public:
-  Row(const Distributions& distributions, std::size_t row, const char* name)
+  Row(const Distributions& distributions, std::size_t row, const char* name,
+      const char* function = "verify")
       : distributions_(&distributions),
         row_(row),
         name_(name),
+        function_(function),
         kernels_(&simd::blocks_of<T>(simd::fastest_kernels())) {}
 
   static std::size_t columns(const Distributions& distributions) {
@@ -76,14 +78,14 @@ class Row {
     if (maximum == -kInfinity) refuse("has no finite logit");
   }
   [[noreturn]] void refuse(const std::string& reason) const {
-    throw std::invalid_argument("verify: " + std::string(name_) + "[" + std::to_string(row_) +
-                                "] " + reason);
+    tokentiming::refuse(function_, std::string(name_) + "[" + std::to_string(row_) + "] " + reason);
   }
 
  private:
   const Distributions* distributions_;
   std::size_t row_;
   const char* name_;
+  const char* function_;
   const simd::BlockKernels<T>* kernels_;
 };
 
@@ -93,8 +95,8 @@ template <class T>
 class Distribution : public Row<T> {
  public:
   Distribution(const Distributions& distributions, std::size_t row, double temperature,
-               const char* name)
-      : Row<T>(distributions, row, name) {
+               const char* name, const char* function = "verify")
+      : Row<T>(distributions, row, name, function) {
     constexpr double kLog2E = 1.44269504088896340736;
     constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<T>::max());
     scale_ = static_cast<T>(std::min(kLog2E / temperature, kMaxScale));

@@ -14,23 +14,6 @@ namespace {
 
 constexpr const char* kVerify = "verify";
 
-DeviceDistributions device_distributions(const Distributions& distributions, const char* name) {
-  return std::visit(
-      [&]<class Number>(const Rows<const Number>& rows) -> DeviceDistributions {
-        if constexpr (std::is_same_v<Number, double>) {
-          refuse(kVerify, std::string(name) +
-                              " are float64; CUDA kernels take float16, bfloat16 or "
-                              "float32: use .float()");
-        } else {
-          const NumberType type = std::is_same_v<Number, Half>       ? NumberType::kHalf
-                                  : std::is_same_v<Number, BFloat16> ? NumberType::kBFloat16
-                                                                     : NumberType::kFloat;
-          return {rows.data, rows.stride, type, true, distributions.is_logits};
-        }
-      },
-      distributions.rows);
-}
-
 // The division of a row into parts: whole batches each, as many as leave each multiprocessor some
 // blocks, and at most four, so that most of a block's loads overlap its reductions.
 int columns_per_part(std::size_t rows, std::size_t columns, std::size_t multiprocessors) {
@@ -115,10 +98,11 @@ VerifyArguments device_arguments(const Chains<Id>& chains, const Rows<std::int32
   arguments.chains = sequences(chains.draft, batch, kVerify, "draft_ids");
   arguments.batch = static_cast<int>(batch);
   arguments.items = static_cast<std::int64_t>(chains.draft.ids.size() + batch);
-  arguments.targets = device_distributions(chains.targets, target_name(chains.targets));
+  arguments.targets = device_distributions(chains.targets, kVerify, target_name(chains.targets));
   arguments.columns = static_cast<int>(columns_of(chains.targets));
   if (chains.proposals) {
-    arguments.proposals = device_distributions(*chains.proposals, draft_name(*chains.proposals));
+    arguments.proposals =
+        device_distributions(*chains.proposals, kVerify, draft_name(*chains.proposals));
     arguments.proposal_rows = static_cast<std::int64_t>(rows_of(*chains.proposals));
     arguments.proposal_columns = static_cast<int>(columns_of(*chains.proposals));
   }
@@ -131,7 +115,7 @@ VerifyArguments device_arguments(const Chains<Id>& chains, const Rows<std::int32
     arguments.expansions = device_expansions(map);
   }
   arguments.greedy = chains.temperature == 0.0;
-  arguments.scale = static_cast<float>(std::min(kLog2E / chains.temperature, kMaxScale));
+  arguments.scale = scale_at(chains.temperature);
   arguments.temperatures = chains.temperatures.empty() ? nullptr : chains.temperatures.data();
   arguments.uniforms = std::visit(
       [](const auto& uniforms) -> const void* { return uniforms.data(); }, chains.uniforms);

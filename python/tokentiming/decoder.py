@@ -181,7 +181,9 @@ class SpeculativeDecoder:
                 ``max_length`` or a generation config, such as the model's own, sets a limit.
             seed: of the random stream, 0 to 2**63 - 1; by default drawn from torch's global
                 generator. The texts of a call are independent. With a list of seeds, one for each
-                prompt, the text of a prompt does not depend on the other prompts.
+                prompt, the text of a prompt does not depend on the other prompts. A seed gives the
+                same text for the same logits: in bf16, passes over another number of rows round
+                differently, and the text may differ.
             batch_size: maximum number of texts to run at once; when a text ends, the next one
                 starts. By default as many as fit into half of the free memory, at most 16. Under
                 ``coupled`` and ``slem``, or a fixed budget, the texts do not depend on it.

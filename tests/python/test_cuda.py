@@ -187,6 +187,19 @@ def restrict_call(generator: torch.Generator, rows: int | None = None) -> Call:
     return Call(ops.restrict, (apart(probs, generator), exact_map(exact)), {"columns": columns})
 
 
+def of_logits(make: Callable[..., Call]) -> Callable[..., Call]:
+    """The same call with logits of half precision in place of the draft's probabilities."""
+
+    def make_of_logits(generator: torch.Generator, count: int | None = None) -> Call:
+        function, (probs, *others), options = make(generator, count)
+        logits = apart(probs.log().to(FLOATS[integer(generator, 0, 3)]), generator)
+        arguments = (None, *others)
+        given = {"draft_logits": logits, "temperature": 0.7}
+        return Call(function, arguments, given | options)
+
+    return make_of_logits
+
+
 def walk_call(generator: torch.Generator, batch: int | None = None) -> Call:
     """Trees of up to 80 nodes; half of the nodes have the token picked at their parent."""
     batch = integer(generator, 0, 20) if batch is None else batch
@@ -238,6 +251,8 @@ CALLS = {
     "align": align_call,
     "transfer": transfer_call,
     "restrict": restrict_call,
+    "transfer_logits": of_logits(transfer_call),
+    "restrict_logits": of_logits(restrict_call),
     "walk": walk_call,
 }
 EACH = pytest.mark.parametrize("make", CALLS.values(), ids=CALLS)
@@ -261,6 +276,8 @@ def same(found: list[Tensor], expected: list[Tensor], name: str) -> None:
             one = one[:, : other.shape[1]]
         if name == "restrict":
             torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+        elif name.endswith("logits") and one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
         elif name == "candidates" and one.is_floating_point():
             torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
         else:

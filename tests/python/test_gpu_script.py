@@ -25,6 +25,7 @@ OTHERS = {
     "nvidia-smi": "echo 9.0, NVIDIA H100, 580.1",
     "cmake": "true",
     "compute-sanitizer": "true",
+    "ncu": 'echo "ncu $*" >>"$CALLS"',
 }
 
 
@@ -39,7 +40,8 @@ def call(tmp_path):
     for path in stubs.iterdir():
         path.chmod(0o755)
     (repository / "bench" / "python").mkdir(parents=True)
-    shutil.copy(BENCH / "python" / "gpu_report.py", repository / "bench" / "python")
+    for name in ("gpu_report.py", "hot_kernels.py"):
+        shutil.copy(BENCH / "python" / name, repository / "bench" / "python")
     kernels = repository / "build/cuda/tests/cuda/tokentiming_gpu_tests"
     kernels.parent.mkdir(parents=True)
     kernels.write_text("#!/bin/bash\n")
@@ -97,10 +99,12 @@ def test_limits_that_exceed_a_call_are_refused(call):
     assert not calls
 
 
-@pytest.mark.parametrize("what", ["sanitize", "speed"])
-def test_sanitizers_and_speed_are_separate_calls(call, what, tmp_path):
+@pytest.mark.parametrize("what", ["sanitize", "costs", "speed"])
+def test_sanitizers_costs_and_speed_are_separate_calls(call, what, tmp_path):
     found, calls = call(what, TARGET="target", DRAFT="draft")
     assert found.returncode == 0, found.stdout + found.stderr
     assert (tmp_path / f"gpu_{what}.json").exists()
     assert not any(" | -m pytest" in line for line in calls)
     assert ("memcheck" in found.stdout) == (what == "sanitize")
+    assert any("bench/python/passes.py --json" in line for line in calls) == (what == "costs")
+    assert any(line.startswith("ncu --csv") for line in calls) == (what == "costs")

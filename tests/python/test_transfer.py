@@ -234,7 +234,7 @@ def with_entry(value: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"draft_probs": ROWS.half()}, TypeError, "draft_probs must be float32 or float64"),
+        ({"draft_probs": ROWS.long()}, TypeError, "draft_probs must be float16, bfloat16, float32"),
         ({"draft_probs": ROWS[0]}, ValueError, r"draft_probs must have shape \[K, V_d\]"),
         ({"draft_probs": ROWS[:1]}, ValueError, "draft_probs has 1 rows, draft_ids 2"),
         ({"draft_probs": ROWS[:, :5]}, ValueError, "first has 11 entries, draft_probs only 5"),
@@ -338,7 +338,7 @@ def of_exact(exact: torch.Tensor) -> dict[str, ops.VocabularyMap]:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"draft_probs": ROWS.half()}, TypeError, "draft_probs must be float32 or float64"),
+        ({"draft_probs": ROWS.long()}, TypeError, "draft_probs must be float16, bfloat16, float32"),
         ({"draft_probs": with_entry(math.inf)}, ValueError, r"draft_probs\[0\] holds NaN, inf"),
         (of_exact(torch.full((11,), -1)), ValueError, r"draft_probs\[[01]\] has no mass on the"),
         (of_exact(torch.full((11,), 5)), ValueError, "exact has an entry that is neither -1"),

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "columns.cuh"
+#include "distributions.cuh"
 #include "expansions.cuh"
 #include "reduce.cuh"
 
@@ -17,94 +18,12 @@ namespace tokentiming::cuda {
 inline constexpr unsigned kVerifyThreads = kColumnsThreads;
 inline constexpr int kMaxColumns = 1 << 30;
 inline constexpr std::int64_t kMissingMass = -1;  // the id of a draft token drawn in missing mass
-inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// In the order of the types in AnyRows.
-enum class NumberType { kHalf, kBFloat16, kFloat };
-
-// Eight entries of any type as they are in memory.
-struct RawEntries {
-  std::uint32_t words[kVectorSize];
-
-  template <class Number>
-  __device__ static RawEntries of(const Vector<Number>& vector) {
-    RawEntries raw{};
-#pragma unroll
-    for (int w = 0; w < Vector<Number>::kWords; ++w) raw.words[w] = vector.word(w);
-    return raw;
-  }
-  template <class Number>
-  __device__ void as(float (&out)[kVectorSize]) const {
-    const auto vector = Vector<Number>::of_words(words);
-#pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) out[k] = widen(vector[k]);
-  }
-};
-
-// One distribution a row. The type is a run-time value, tested once for several entries: a kernel
-// for each pair of types would multiply the kernels by nine.
-struct DeviceDistributions {
-  const void* data;
-  std::int64_t stride;
-  NumberType type;
-  bool given;  // false: a chain without proposals
-  bool is_logits;
-
-  // Calls f with a pointer to the row, of its own type.
-  template <class F>
-  __device__ auto visit_row(std::int64_t row, const F& f) const {
-    switch (type) {
-      case NumberType::kHalf:
-        return f(static_cast<const Half*>(data) + row * stride);
-      case NumberType::kBFloat16:
-        return f(static_cast<const BFloat16*>(data) + row * stride);
-      default:
-        return f(static_cast<const float*>(data) + row * stride);
-    }
-  }
-  __device__ float entry(std::int64_t row, int token) const {
-    return visit_row(row, [&](const auto* numbers) { return widen(numbers[token]); });
-  }
-  // Loads eight entries from `at` on, as they are in memory. Entries before 0 and from `end` on
-  // have probability 0. Loading is separate from widening, so that two rows' loads can be in
-  // flight.
-  __device__ RawEntries load(std::int64_t row, int at, int end) const {
-    const auto words = [&]<class Number>(const Number* numbers) {
-      const Number padding = is_logits ? lowest_logit<Number>() : Number{};
-      return RawEntries::of(Vector<Number>::load(numbers, at, end, padding));
-    };
-    return visit_row(row, words);
-  }
-  __device__ void widen_to(const RawEntries& raw, float (&out)[kVectorSize]) const {
-    switch (type) {
-      case NumberType::kHalf:
-        return raw.as<Half>(out);
-      case NumberType::kBFloat16:
-        return raw.as<BFloat16>(out);
-      default:
-        return raw.as<float>(out);
-    }
-  }
-};
 
 // A position of a chain. The chain is -1 if there is none.
 struct Position {
   int chain;
   int index;
 };
-
-// Normalises a row of logits: probability = 2^((x - shift) * scale) * factor.
-struct Normaliser {
-  float shift = 0.0f;
-  float factor = 1.0f;
-};
-
-// The probability of an entry of a row.
-__device__ inline float probability(const DeviceDistributions& distributions, float entry,
-                                    const Normaliser& norm, float scale) {
-  if (!distributions.is_logits) return entry;
-  return exp2_approx((entry - norm.shift) * scale) * norm.factor;
-}
 
 // A row of proposals over the draft's vocabulary.
 struct DraftRow {
@@ -138,9 +57,6 @@ __device__ inline int stop_position(Stop stop) {
   return static_cast<int>(~static_cast<unsigned>(stop >> 32));
 }
 __device__ inline std::int64_t stop_item(Stop stop) { return static_cast<unsigned>(stop); }
-
-inline constexpr double kLog2E = 1.44269504088896340736;
-inline constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
 
 struct VerifyArguments {
   AnyIds ids;
@@ -199,9 +115,8 @@ struct VerifyArguments {
   __device__ float scale_of(int chain) const {
     if (temperatures == nullptr) return scale;
     const float temperature = temperatures[chain];
-    if (!(temperature > 0.0f && temperature < kInfinity)) return -1.0f;
-    const double of_chain = kLog2E / static_cast<double>(temperature);
-    return static_cast<float>(of_chain < kMaxScale ? of_chain : kMaxScale);
+    const bool is_positive = temperature > 0.0f && temperature < kInfinity;
+    return is_positive ? scale_at(static_cast<double>(temperature)) : -1.0f;
   }
 };
 

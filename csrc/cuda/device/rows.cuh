@@ -35,10 +35,32 @@ class Vector {
                                 Number padding) {
     const Number* from = row + at;
     if (at >= 0 && at + kVectorSize <= end && is_aligned(from)) return load(from);
-    Vector eight{};
+    return load_each(row, at, end, padding);
+  }
+  // The same, for a row that may begin at any entry: reads the aligned sixteen bytes around the
+  // entries and shifts them, unless that would leave the row.
+  __device__ static Vector load_shifted(const Number* row, std::int64_t at, std::int64_t end,
+                                        Number padding) {
+    const auto past = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(row + at) % 16);
+    const std::int64_t first = at - static_cast<std::int64_t>(past / sizeof(Number));
+    constexpr std::int64_t kRead = (kParts + 1) * (kVectorSize / kParts);
+    if (past == 0 || first < 0 || first + kRead > end) return load(row, at, end, padding);
+    std::uint32_t words[kWords + 4];
 #pragma unroll
-    for (int k = 0; k < kVectorSize; ++k) {
-      eight.set(k, 0 <= at + k && at + k < end ? from[k] : padding);
+    for (int part = 0; part <= kParts; ++part) {
+      const Bytes16 sixteen = load_bytes16(row + first + part * (kVectorSize / kParts));
+#pragma unroll
+      for (int w = 0; w < 4; ++w) words[4 * part + w] = sixteen.words[w];
+    }
+    // By powers of two, since registers have no index at run time.
+    shift_by<2>(words, (past & 8) != 0);
+    shift_by<1>(words, (past & 4) != 0);
+    const unsigned bits = past % 4 * 8;
+    Vector eight;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const std::uint64_t both = static_cast<std::uint64_t>(words[w + 1]) << 32 | words[w];
+      eight.words_[w] = static_cast<std::uint32_t>(both >> bits);
     }
     return eight;
   }
@@ -72,6 +94,22 @@ class Vector {
 
  private:
   static constexpr int kParts = kVectorSize * sizeof(Number) / sizeof(Bytes16);
+
+  __device__ static Vector load_each(const Number* row, std::int64_t at, std::int64_t end,
+                                     Number padding) {
+    Vector eight{};
+#pragma unroll
+    for (int k = 0; k < kVectorSize; ++k) {
+      eight.set(k, 0 <= at + k && at + k < end ? row[at + k] : padding);
+    }
+    return eight;
+  }
+  // Moves the words that follow `count` others to their place, if asked for.
+  template <int count>
+  __device__ static void shift_by(std::uint32_t (&words)[kWords + 4], bool asked) {
+#pragma unroll
+    for (int w = 0; w + count < kWords + 4; ++w) words[w] = asked ? words[w + count] : words[w];
+  }
 
   __device__ void set(int k, Number entry) {
     if constexpr (sizeof(Number) == 2) {

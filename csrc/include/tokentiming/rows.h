@@ -32,4 +32,10 @@ struct Rows {
 using AnyRows =
     std::variant<Rows<const Half>, Rows<const BFloat16>, Rows<const float>, Rows<const double>>;
 
+// Distributions over a vocabulary, one per row.
+struct Distributions {
+  AnyRows rows;
+  bool is_logits;  // otherwise rows are probabilities
+};
+
 }  // namespace tokentiming

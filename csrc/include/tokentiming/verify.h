@@ -14,12 +14,6 @@
 
 namespace tokentiming {
 
-// Distributions over a vocabulary, one per row.
-struct Distributions {
-  AnyRows rows;
-  bool is_logits;  // otherwise rows are probabilities
-};
-
 // B chains of draft tokens, K_b tokens in chain b, T tokens in all.
 template <class Id>
 struct Chains {
@@ -94,9 +88,13 @@ namespace cuda {
 // within a thread and in double from there on, in another order than on the CPU: if a uniform is
 // within about 1e-6 of a decision, the two may decide differently.
 //
-// A chain gets `accepted` -1 and tokens -1 if what is read of it is invalid: an id or a uniform out
-// of range, a row with NaN, +inf or a negative probability or without mass, offsets that are not a
-// range of the ids or that give more tokens than a row of `tokens` has columns.
+// A map needs `first_inverse`. Its sums run in ascending order, as on the CPU; draft tokens without
+// an expansion are not read.
+//
+// A chain gets `accepted` -1 and tokens -1 if what is read of it is invalid: an id, a uniform, a
+// temperature, an entry of `draft_rows` or of the map out of range, a row with NaN, +inf or a
+// negative probability or without mass, offsets that are not a range of the ids or that give more
+// tokens than a row of `tokens` has columns.
 template <class Id>
 void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted, std::span<std::byte> workspace, Stream stream);

@@ -33,7 +33,7 @@ class Coupled(Method):
 
     The emitted token depends on the target's distribution and on the noise at its state, which is
     used once. A draft changes neither. The output distribution is therefore the target's own for
-    any drafter, and a seed gives the same text with any drafter or none.
+    any drafter, and for the same logits a seed gives the same text with any drafter or none.
 
     Source: the exponential race (Gumbel-max trick) over a noise keyed by (seed, row, state, bytes).
     """

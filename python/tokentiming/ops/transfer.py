@@ -10,6 +10,7 @@ from torch import Tensor
 from tokentiming import _core
 from tokentiming.ops.arguments import dtype_of, new, require_parts
 from tokentiming.ops.devices import device_of
+from tokentiming.ops.errors import ArgumentTypeError
 from tokentiming.ops.tables import ByteTable, VocabularyMap
 
 
@@ -29,7 +30,7 @@ class Transfer(NamedTuple):
 
 
 def transfer(
-    draft_probs: Tensor,
+    draft_probs: Tensor | None = None,
     *,
     draft_ids: Tensor,
     target_ids: Tensor,
@@ -40,6 +41,8 @@ def transfer(
     draft_offsets: Tensor | None = None,
     target_offsets: Tensor | None = None,
     columns: int | None = None,
+    draft_logits: Tensor | None = None,
+    temperature: float = 1.0,
     out: Transfer | None = None,
 ) -> Transfer:
     """Move the draft's probabilities to proxy tokens along an alignment.
@@ -61,8 +64,8 @@ def transfer(
     without bytes that is aligned with a draft token that has bytes.
 
     Args:
-        draft_probs: float32 or float64 ``[K, V_d]``, contiguous along the vocabulary; the
-            distribution that each draft token was drawn from.
+        draft_probs: float16, bfloat16, float32 or float64 ``[K, V_d]``, contiguous along the
+            vocabulary; the distribution that each draft token was drawn from.
         draft_ids: int32 or int64 ``[K]``, contiguous, all below D.
         target_ids: proxy tokens, the same dtype, ``[M]``, contiguous.
         target_spans: int32 ``[M, 2]``, contiguous: the range of draft tokens aligned with each
@@ -76,7 +79,11 @@ def transfer(
         target_offsets: the same for ``target_ids``; give both or neither.
         columns: V_t, by default as many as ``target_table`` has tokens; more where the model's head
             is padded.
-        out: tensors to fill instead of new ones; ``probs`` of the dtype of ``draft_probs``.
+        draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
+            temperature``.
+        temperature: greater than 0, for logits.
+        out: tensors to fill instead of new ones; ``probs`` of float64 if the draft's rows are, else
+            of float32.
 
     Returns:
         Distributions and cases, new or ``out``. The result does not depend on the number of
@@ -84,16 +91,18 @@ def transfer(
 
     Raises:
         TypeError: an argument is not a tensor, of another dtype, or not a ``ByteTable`` or
-            ``VocabularyMap``.
+            ``VocabularyMap``; or not exactly one of ``draft_probs`` and ``draft_logits`` is given.
         ValueError: sizes disagree, an id or a span is out of range, offsets are malformed, a tensor
             is not contiguous where it must be or requires grad, or tensors are not all in CPU
             memory or all on one GPU; or, when ``out`` may have been written in part, what is read
             of ``draft_probs`` holds NaN, infinity or a negative probability, or of
-            ``vocabulary_map`` is out of range.
+            ``vocabulary_map`` is out of range; or a row of ``draft_logits`` holds NaN or +inf or
+            has no finite logit.
 
-    On a GPU distributions and cases are the same to the last bit, and a sequence has at most 128
-    tokens on a side. The host does not read values: where it would raise, the proxy token
-    gets the case -1 and a distribution of zeros.
+    On a GPU distributions and cases are the same to the last bit, but for the rounding of a
+    softmax; a sequence has at most 128 tokens on a side, and logits may not be float64. The host
+    does not read values: where it would raise, the proxy token gets the case -1 and a distribution
+    of zeros.
 
     Source: TokenTiming, arXiv 2510.15545.
 
@@ -115,10 +124,13 @@ def transfer(
     >>> moved.probs.tolist(), moved.cases.tolist()
     ([[0.75, 0.25], [0.0, 1.0]], [1, 3])
     """
+    rows = _one_of("transfer", draft_probs, draft_logits)
     try:
-        filled = _new(draft_probs, target_ids, target_table, columns) if out is None else out
+        filled = _new(rows, target_ids, target_table, columns) if out is None else out
         _core.transfer(
             draft_probs,
+            draft_logits,
+            temperature,
             draft_ids,
             target_ids,
             target_spans,
@@ -137,11 +149,20 @@ def transfer(
     return filled
 
 
+def _one_of(function: str, draft_probs: Tensor | None, draft_logits: Tensor | None) -> Tensor:
+    """The draft's rows, given as probabilities or as logits."""
+    if draft_probs is not None and draft_logits is None:
+        return draft_probs
+    if draft_logits is not None and draft_probs is None:
+        return draft_logits
+    raise ArgumentTypeError(f"{function}: give one of draft_probs and draft_logits")
+
+
 def _new(
-    draft_probs: Tensor, target_ids: Tensor, target_table: ByteTable, columns: int | None
+    rows: Tensor, target_ids: Tensor, target_table: ByteTable, columns: int | None
 ) -> Transfer:
     shape = _core.transfer_shape(target_ids, target_table, columns)
-    dtype, device = dtype_of("transfer", "draft_probs", draft_probs), device_of(draft_probs)
+    dtype, device = dtype_of("transfer", "draft_probs", rows), device_of(rows)
     return Transfer(
         new("transfer", "target_ids and columns", shape, dtype, device),
         new("transfer", "target_ids", shape[:1], torch.int8, device),
@@ -149,10 +170,12 @@ def _new(
 
 
 def restrict(
-    draft_probs: Tensor,
+    draft_probs: Tensor | None,
     vocabulary_map: VocabularyMap,
     *,
     columns: int,
+    draft_logits: Tensor | None = None,
+    temperature: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
     """Restrict distributions to the tokens that both vocabularies have, and normalise what is left.
@@ -161,23 +184,29 @@ def restrict(
     ``exact`` of ``vocabulary_map``.
 
     Args:
-        draft_probs: float32 or float64 ``[R, V_d]``, contiguous along the vocabulary.
+        draft_probs: float16, bfloat16, float32 or float64 ``[R, V_d]``, contiguous along the
+            vocabulary; None beside ``draft_logits``.
         vocabulary_map: of the draft's D tokens, D <= V_d; only ``exact`` is read. Columns of
             ``draft_probs`` from D on are not read.
         columns: V_t, the width of the target's head.
-        out: ``[R, V_t]`` of the dtype of ``draft_probs``, contiguous, to fill instead of a new
-            tensor.
+        draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
+            temperature``.
+        temperature: greater than 0, for logits.
+        out: ``[R, V_t]``, contiguous, to fill instead of a new tensor; of float64 if the draft's
+            rows are, else of float32.
 
     Returns:
         Distributions over the target's vocabulary, ``[R, V_t]``.
 
     Raises:
-        TypeError: an argument is not a tensor, of another dtype, or not a ``VocabularyMap``.
+        TypeError: an argument is not a tensor, of another dtype, or not a ``VocabularyMap``; or not
+            exactly one of ``draft_probs`` and ``draft_logits`` is given.
         ValueError: sizes disagree; or, when ``out`` may have been written in part, a row holds NaN,
-            infinity or a negative probability or has no mass on shared tokens, or ``exact`` is out
-            of range.
+            infinity or a negative probability or has no mass on shared tokens, a row of logits
+            holds NaN or +inf or has no finite logit, or ``exact`` is out of range.
 
-    On a GPU the host does not read values: a row that would raise becomes NaN throughout.
+    On a GPU logits may not be float64, and the host does not read values: a row that would raise
+    becomes NaN throughout.
 
     Source: token-level intersection, arXiv 2502.05202, Algorithm 4.
 
@@ -188,9 +217,10 @@ def restrict(
     >>> restrict(torch.tensor([[0.25, 0.5, 0.25]]), vocabulary_map, columns=2)
     tensor([[0.6667, 0.3333]])
     """
+    rows = _one_of("restrict", draft_probs, draft_logits)
     if out is None:
-        shape = _core.restrict_shape(draft_probs, columns)
-        dtype, device = dtype_of("restrict", "draft_probs", draft_probs), device_of(draft_probs)
+        shape = _core.restrict_shape(draft_probs, draft_logits, columns)
+        dtype, device = dtype_of("restrict", "draft_probs", rows), device_of(rows)
         out = new("restrict", "draft_probs and columns", shape, dtype, device)
-    _core.restrict(draft_probs, vocabulary_map, columns, out)
+    _core.restrict(draft_probs, draft_logits, temperature, vocabulary_map, columns, out)
     return out
