@@ -132,13 +132,17 @@ class LlamaCppRunner(ForestRunner):
         self._texts = [Text() for _ in self._texts]
         self._clear()
 
-    def _new_context(self, cells: int, sequences: int) -> Any:
+    def _options(self, cells: int, sequences: int) -> Any:
         options = self._library.llama_context_default_params()
         options.n_ctx, options.n_seq_max = cells, sequences
         options.n_batch = options.n_ubatch = PREFILL_CHUNK
         options.n_threads = options.n_threads_batch = self._threads
         options.kv_unified = True  # sequences share cells
         options.swa_full = True  # sliding windows by mask, so that all layers roll back
+        return options
+
+    def _new_context(self, cells: int, sequences: int) -> Any:
+        options = self._options(cells, sequences)
         context = self._library.llama_init_from_model(self.model.pointer, options)
         if not context:
             raise RuntimeError(
