@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokentiming.decoder import SpeculativeDecoder as SpeculativeDecoder
     from tokentiming.drafters import Draft as Draft
     from tokentiming.drafters import Drafter as Drafter
+    from tokentiming.drafters import LlamaCppDrafter as LlamaCppDrafter
     from tokentiming.drafters import ModelDrafter as ModelDrafter
     from tokentiming.drafters import RecyclingDrafter as RecyclingDrafter
     from tokentiming.drafters import SuffixDrafter as SuffixDrafter
@@ -25,6 +26,7 @@ _MODULES = {
     "Draft": "drafters",
     "Drafter": "drafters",
     "FixedBudget": "engine.budget",
+    "LlamaCppDrafter": "drafters",
     "ModelDrafter": "drafters",
     "RecyclingDrafter": "drafters",
     "SpeculativeDecoder": "decoder",

@@ -21,6 +21,9 @@ from tokentiming.decoder import SpeculativeDecoder
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.methods import resolve
 
+_NOT_MADE_HERE = ("Drafter", "LlamaCppDrafter")
+"""Public names that end in "Drafter" and are no class that a pair can give the arguments for."""
+
 PEERS = {"assisted": assisted, "prompt-lookup": prompt_lookup}
 
 
@@ -94,7 +97,7 @@ def _drafter_class(name: str) -> Any:
     kinds = {
         public.removesuffix("Drafter").lower(): public
         for public in tokentiming.__all__
-        if public.endswith("Drafter") and public != "Drafter"
+        if public.endswith("Drafter") and public not in _NOT_MADE_HERE
     }
     if name not in kinds:
         raise ValueError(f"systems: no drafter is called {name!r}; choose among {', '.join(kinds)}")

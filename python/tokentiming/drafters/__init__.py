@@ -8,6 +8,7 @@ from tokentiming.drafters.base import (
     DraftRequest,
     Learner,
 )
+from tokentiming.drafters.llama_cpp import LlamaCppDrafter
 from tokentiming.drafters.model import ModelDrafter
 from tokentiming.drafters.recycling import RecyclingDrafter
 from tokentiming.drafters.suffix import SuffixDrafter
@@ -19,6 +20,7 @@ __all__ = [
     "DraftRequest",
     "Drafter",
     "Learner",
+    "LlamaCppDrafter",
     "ModelDrafter",
     "RecyclingDrafter",
     "SuffixDrafter",

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from tokentiming.runners.base import common_prefix, context_length
+from tokentiming.runners.base import common_prefix
 from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 
 PREFILL_CHUNK = 512
@@ -56,20 +55,29 @@ class ForestRunner(ABC):
 
     Args:
         model: borrowed, never changed.
+        device: where the model and its logits are.
+        max_length: maximum number of tokens that the model can read, if it is known.
         prefill_chunk: maximum number of tokens of a text in a prefill pass.
 
     Raises:
         ValueError: ``prefill_chunk`` is less than 1.
     """
 
-    def __init__(self, model: PreTrainedModel, *, prefill_chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        device: torch.device,
+        max_length: int | None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
         if prefill_chunk < 1:
             raise ValueError(
                 f"{type(self).__name__}: prefill_chunk is {prefill_chunk}; give at least 1"
             )
         self.model = model
-        self.device = model.device
-        self.max_length = context_length(model)
+        self.device = device
+        self.max_length = max_length
         self.forwards = 0
         self.supports_forests = True
         self._prefill_chunk = prefill_chunk

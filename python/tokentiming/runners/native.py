@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
+from tokentiming.runners.base import context_length
 from tokentiming.runners.forest import ForestRunner
 from tokentiming.runners.native_module import BUILT, is_fast, require_built
 from tokentiming.tokens.tree import Tree
@@ -38,7 +39,7 @@ class NativeRunner(ForestRunner):
 
     def __init__(self, model: PreTrainedModel) -> None:
         require_built("NativeRunner")
-        super().__init__(model)
+        super().__init__(model, device=model.device, max_length=context_length(model))
         config = model.config
         body = model.model
         self._size = model.get_input_embeddings().weight.shape[0]

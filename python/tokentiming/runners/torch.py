@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokentiming.devices import send
+from tokentiming.runners.base import context_length
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.forest import PREFILL_CHUNK, ForestRunner, continues
 from tokentiming.runners.masks import Masks, Rows
@@ -47,7 +48,12 @@ class TorchRunner(ForestRunner):
         context: PassContext | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        super().__init__(model, prefill_chunk=prefill_chunk)
+        super().__init__(
+            model,
+            device=model.device,
+            max_length=context_length(model),
+            prefill_chunk=prefill_chunk,
+        )
         config = model.config.get_text_config()
         self._context = context
         self._cache = ForestCache(model.config)
