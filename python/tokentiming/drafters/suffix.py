@@ -181,7 +181,7 @@ def _right(length: int, drafted: int) -> float:
         length: of the match before the draft, in bytes.
         drafted: bytes of the draft before it, which are taken as right.
     """
-    odds = (length / _HALF) ** 1.5  # of a copy
+    odds: float = (length / _HALF) ** 1.5  # of a copy
     if not drafted:
         return (odds + _CHANCE) / (odds + 1)
     odds /= _CHANCE * _LATER_CHANCE ** (drafted - 1)
