@@ -118,7 +118,7 @@ def test_logits_in_trees_are_those_of_tokens_read_one_at_a_time(
         runner, reference, len(TOKENIZER), texts=texts, seed=texts, tolerance=TOLERANCE
     ).play(12)  # fmt: skip
     runner.reset()
-    assert runner.room == (runner._cells, runner._most)
+    assert runner.remaining == (runner._cells, runner._most)
 
 
 def test_logits_are_those_of_transformers(target, files):
@@ -130,9 +130,9 @@ def test_logits_are_those_of_transformers(target, files):
 def test_only_what_is_new_is_read(files):
     runner = LlamaCppRunner(LlamaCppModel(files["near"], gpu_layers=0, caller="test"))
     runner.read([[1, 2, 3]], [Tree([5, 6, 7, 8], [TEXT, 0, TEXT, 2])])
-    cells, sequences = runner.room
+    cells, sequences = runner.remaining
     runner.read([[1, 2, 3, 7, 8, 9]], [Tree()])
-    assert runner.room == (cells + 1, sequences + 1)  # 5 and 6 were forgotten, 9 was read
+    assert runner.remaining == (cells + 1, sequences + 1)  # 5 and 6 were forgotten, 9 was read
     assert [len(runner._texts[0].kept), len(runner._texts[0].tokens)] == [5, 1]
 
 

@@ -103,8 +103,8 @@ class Twin:
         nodes: list[tuple[int, int, float]] = []
         level = [(1.0, 0, TEXT, last)] if last in self.expected else []
         for _ in range(depth):
-            room = 32 - len(nodes)
-            growing = sorted(level, key=lambda entry: -entry[0])[: (room + 2) // 3]
+            remaining = 32 - len(nodes)
+            growing = sorted(level, key=lambda entry: -entry[0])[: (remaining + 2) // 3]
             level = [entry for entry in level if entry not in growing]
             for prob, at, node, token in sorted(growing, key=lambda entry: entry[2]):
                 for child, confidence in self.expected[token][:4]:

@@ -58,11 +58,11 @@ class LlamaCppDrafter(ModelDrafter):
         self.texts: list[Reader] = []
 
     def propose(self, requests: Sequence[DraftRequest], choose: Choose, grow: Grow) -> None:
-        """Draft as described by ``ModelDrafter``; nodes without room in the cache are not grown."""
+        """Draft as described by ``ModelDrafter``; a node is grown if the cache has a free cell."""
         continued: set[tuple[int, int]] = set()  # nodes of texts that have a child in the cache
 
         def grow_within(drafts: Sequence[Draft]) -> list[list[int]]:
-            nodes, branches = self.runner.room
+            nodes, branches = self.runner.remaining
             grown: list[list[int]] = []
             for index, (draft, chosen) in enumerate(zip(drafts, grow(drafts), strict=True)):
                 grown.append([])

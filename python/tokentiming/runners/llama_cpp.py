@@ -97,7 +97,7 @@ class LlamaCppRunner(ForestRunner):
         return again, (self.model,)
 
     @property
-    def room(self) -> tuple[int, int]:
+    def remaining(self) -> tuple[int, int]:
         """Number of nodes, and of branches, that ``extend`` can add."""
         used = sum(len(text.kept) + len(text.tokens) for text in self._texts)
         return self._cells - used, len(self._free)

@@ -200,26 +200,26 @@ class LlamaCppTokenizer:
 
     def _encoded(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode(errors="replace")
-        room = len(data) + 8
+        capacity = len(data) + 8
         while True:
-            ids = (self._library.llama_token * room)()
+            ids = (self._library.llama_token * capacity)()
             count: int = self._library.llama_tokenize(
-                self._vocabulary, data, len(data), ids, room, add_special, parse_special
+                self._vocabulary, data, len(data), ids, capacity, add_special, parse_special
             )
             if count >= 0:
                 return list(ids[:count])
-            room = -count
+            capacity = -count
 
     def _piece(self, token: int) -> bytes:
-        room = 64
+        capacity = 64
         while True:
-            data = ctypes.create_string_buffer(room)
+            data = ctypes.create_string_buffer(capacity)
             count: int = self._library.llama_token_to_piece(
-                self._vocabulary, token, data, room, 0, False
+                self._vocabulary, token, data, capacity, 0, False
             )
             if count >= 0:
                 return data.raw[:count]
-            room = -count
+            capacity = -count
 
     def _text(self, token: int) -> str:
         text: bytes = self._library.llama_vocab_get_text(self._vocabulary, token)

@@ -1,0 +1,116 @@
+"""Writes docs/benchmarks.md and its plots from the runs that are kept in bench/data/runs.
+
+    python bench/python/benchmarks_page.py
+
+The runs are files that ``tokentiming bench`` wrote. All figures of the page come from them, except
+those of other publications, which are marked as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokentiming.bench.plots import plots
+from tokentiming.bench.records import Line, load
+from tokentiming.bench.report import BASELINE, Figures, figures, stages
+from tokentiming.bench.statistics import Interval
+
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "bench" / "data" / "runs"
+DOCS = ROOT / "docs"
+
+INTRODUCTION = """# Benchmarks
+
+`python bench/python/benchmarks_page.py` writes this page from the runs in `bench/data/runs`.
+Systems take turns at each prompt, and greedy ids are compared before a time counts. A ratio is the
+speed over the faster way to run the target alone: `generate` of transformers, or our loop without a
+draft. It is the geometric mean over prompts, with a 95% bootstrap interval. How a run works is
+described in [performance.md](performance.md#systems-side-by-side).
+"""
+
+PUBLISHED = """
+## Published figures
+
+They are of other models and machines, and are not comparable with the tables above.
+
+| method | figure | source |
+|---|---|---|
+| TokenTiming | 1.57 and 2.27 times the target alone | [2510.15545] |
+| SLEM, SLRS, TLI | up to 2.8 times | [2502.05202] |
+| TLI in vLLM, target Qwen2.5-7B | acceptance 61% (draft Qwen-0.5B), 25% (SmolLM2-1.7B), 15% (TinyLlama) | vLLM |
+
+[2510.15545]: https://arxiv.org/abs/2510.15545
+[2502.05202]: https://arxiv.org/abs/2502.05202
+
+Which share of a target's tokens a draft can propose is measured in
+[performance.md](performance.md#tokens-that-a-draft-can-propose).
+"""  # noqa: E501 - a row of a table is one line
+
+
+def page(path: Path) -> Iterator[str]:
+    """The section of one file of runs."""
+    header, lines = load(path)
+    arguments = header["arguments"]
+    prompts = {name for line in lines for name in line["prompts"]}
+    yield f"\n## {path.stem.replace('-', ' ').capitalize()}\n"
+    yield (
+        f"Target {arguments['target']}, draft {arguments['draft']}, {arguments['dtype']}, "
+        f"{len(prompts)} prompts, {arguments['length']} new tokens, on {header['processor']} with "
+        f"{header['threads']} threads, torch {header['versions']['torch']}, transformers "
+        f"{header['versions']['transformers']}.\n"
+    )
+    found = figures(lines)
+    for temperature in dict.fromkeys(one.temperature for one in found):
+        at = [one for one in found if one.temperature == temperature]
+        yield f"### {f'T = {temperature:g}' if temperature else 'Greedy'}\n"
+        yield from overall(at, lines)
+        yield from by_category(at)
+    for drawn in plots(lines, DOCS / "plots", path.stem):
+        kind = drawn.stem.removeprefix(f"{path.stem}-")
+        yield f"![{kind}](plots/{drawn.name})\n"
+
+
+def overall(found: Sequence[Figures], lines: Sequence[Line]) -> Iterator[str]:
+    """A row for each system."""
+    times = stages(lines)
+    yield "| system | over the target alone | tokens/s | tokens per pass | drafting, of its time |"
+    yield "|---|---:|---:|---:|---:|"
+    for one in found:
+        parts = times.get((one.temperature, one.system))
+        share = "" if parts is None else f"{parts['drafting'] / sum(parts.values()):.0%}"
+        if one.failures:
+            share = f"failed: {len(one.failures)} errors"
+        cells = [f"`{one.system}`", shown(one.ratio), f"{one.rate:.2f}"]
+        yield "| " + " | ".join([*cells, f"{one.tokens_per_forward:.2f}", share]) + " |"
+    yield ""
+
+
+def by_category(found: Sequence[Figures]) -> Iterator[str]:
+    """A row for each category, and a column for each system but the target alone."""
+    systems = [one for one in found if one.system not in BASELINE]
+    categories = dict.fromkeys(name for one in systems for name in one.categories)
+    yield "| category | " + " | ".join(f"`{one.system}`" for one in systems) + " |"
+    yield "|---|" + "---:|" * len(systems)
+    for name in categories:
+        values = [shown(one.categories.get(name)) for one in systems]
+        yield f"| {name} | " + " | ".join(values) + " |"
+    yield ""
+
+
+def shown(interval: Interval | None) -> str:
+    """A mean with its interval, if there is one."""
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.2f}"
+    return f"**{interval.mean:.2f}** ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def main() -> None:
+    sections = [line for path in sorted(RUNS.glob("*.jsonl")) for line in page(path)]
+    (DOCS / "benchmarks.md").write_text("\n".join([INTRODUCTION, *sections]) + PUBLISHED)
+
+
+if __name__ == "__main__":
+    main()
