@@ -141,7 +141,7 @@ def test_a_draft_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     pair = Pair(lambda: (lively(), TOKENIZER), draft)
     monkeypatch.setattr(tokentiming.ModelDrafter, "propose", fail)
     with pytest.raises(RuntimeError, match=r"^greedy/model: the draft failed: .*broken"):
-        generated(named(pair)["greedy/model"])
+        generated(named(pair)["greedy/model"], texts=TEXTS[:1])
 
 
 # --- the command

@@ -298,7 +298,7 @@ def test_nodes_are_grown_for_what_is_not_covered():
 
 def test_a_large_draft_is_not_tried_in_a_batch_at_once():
     """Its first round would read all prompts, which a level of it would not repay."""
-    for size, texts, limit in ((0.1, 8, DEEPEST), (0.5, 8, 0), (0.5, 1, DEEPEST)):
+    for size, texts, limit in ((0.1, 8, DEEPEST), (0.5, 8, 0), (1.5, 1, DEEPEST)):
         budget = AdaptiveBudget(Costs([size]))
         if texts > 1:
             assert first_limit(budget, texts) == 0, "a step without a draft is measured first"

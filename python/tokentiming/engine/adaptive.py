@@ -65,9 +65,10 @@ class AdaptiveBudget:
             return 0  # measure a step without a draft, as the baseline
         payoff = record.payoff(texts)
         alone = texts / self._baseline(texts)
-        could_pay = self._pays([record.first] * texts, record, rate=alone)
+        tries = texts == 1 and not record.cost.known  # measuring it costs little
+        could_pay = tries or self._pays([record.first] * texts, record, rate=alone)
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
-        if not limit or payoff.probing:
+        if not limit or payoff.probing or tries:
             return limit
         gains = [record.first * (1 - prob) for prob in covered]
         return limit if self._pays(gains, record, rate=self._best(self._proposed).rate) else 0
