@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -100,6 +101,27 @@ class Transformer::State {
     Sequence& found = sequence(index);
     check_path(found, nodes);
     found.keep(nodes);
+  }
+
+  void commit(std::size_t index, std::size_t tokens, std::span<const float> keys,
+              std::span<const float> values) {
+    Sequence& found = sequence(index);
+    const std::size_t width = weights_.key_heads * weights_.head_size;
+    const std::size_t size = layers_.size() * tokens * width;
+    if (keys.size() != size || values.size() != size) {
+      refuse("keys and values must have shape [layers, tokens, heads * size], " +
+             std::to_string(layers_.size()) + " layers and " + std::to_string(width) + " columns");
+    }
+    if (found.pending() != 0) refuse("commit needs a sequence without pending nodes; call keep");
+    std::vector<std::int32_t> parents(tokens);
+    std::iota(parents.begin(), parents.end(), -1);
+    std::vector<std::int64_t> path(tokens);
+    std::iota(path.begin(), path.end(), 0);
+    found.append(parents);
+    for (std::size_t at = 0; at < layers_.size() * tokens; ++at) {
+      found.write(at / tokens, at % tokens, keys.data() + at * width, values.data() + at * width);
+    }
+    found.keep(path);
   }
 
   void truncate(std::size_t index, std::size_t length) {
@@ -435,6 +457,10 @@ void Transformer::read(const ForestRows& rows, const Rows<float>& logits,
 }
 void Transformer::keep(std::size_t sequence, std::span<const std::int64_t> nodes) {
   state_->keep(sequence, nodes);
+}
+void Transformer::commit(std::size_t sequence, std::size_t tokens, std::span<const float> keys,
+                         std::span<const float> values) {
+  state_->commit(sequence, tokens, keys, values);
 }
 void Transformer::truncate(std::size_t sequence, std::size_t length) {
   state_->truncate(sequence, length);

@@ -105,6 +105,17 @@ class Transformer:
         and each is the parent of the next.
         """
 
+    def commit(self, sequence: int, keys: Tensor, values: Tensor, /) -> None:
+        """Commit further tokens, whose keys and values were computed elsewhere.
+
+        Raises ValueError, and changes nothing, if the sequence has pending nodes.
+
+        Args:
+            sequence: index.
+            keys: float32 ``[layers, T, key_heads * head_size]``, rotated.
+            values: like ``keys``.
+        """
+
     def truncate(self, sequence: int, length: int, /) -> None:
         """Forget the pending nodes, and all but the first ``length`` committed tokens."""
 

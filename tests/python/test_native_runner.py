@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from tests.support.small_models import SIZES, random_ids
+from tokentiming.runners import native as native_runner
 from tokentiming.runners import runner_for
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.native_module import is_fast
@@ -98,6 +99,30 @@ def test_logits_of_trees_equal_those_of_the_twin(kind):
             path = [tree.tokens[n] for n in tree.path(node)]
             expected = plain(precise, text + path)[-1]
             torch.testing.assert_close(found[1 + node], expected, **NEAR)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "stretched", "wide heads"])
+def test_a_prompt_read_in_torch_continues_in_the_native_module(kind, monkeypatch):
+    """The twin reads the prompt, so that all weights are rounded in the same way."""
+    model, precise = pair(kind)
+    monkeypatch.setattr(native_runner, "_torch_reads_fast", lambda: True)
+    monkeypatch.setattr(native_runner, "_LONG", 20)
+    native = NativeRunner(model)
+    native._prefill_chunk = 16
+    native.model = precise
+    long, short = random_ids(40), random_ids(9)
+    rng = random.Random(6)
+    trees = [random_nodes(rng, 0, 5), random_nodes(rng, 0, 4)]
+    for text, tree, found in zip(
+        [long, short], trees, native.read([long, short], trees), strict=True
+    ):
+        for node in range(TEXT, len(tree)):
+            path = [tree.tokens[n] for n in tree.path(node)]
+            expected = plain(precise, text + path)[-1]
+            torch.testing.assert_close(found[1 + node], expected, **NEAR)
+    assert native.forwards == 4, "three chunks of the long prompt, and what follows both"
+    native.drop(1)
+    torch.testing.assert_close(chain(native, long[:30]), plain(precise, long[:30])[-1:], **NEAR)
 
 
 def test_truncated_tokens_do_not_affect_later_logits():

@@ -206,6 +206,26 @@ def test_sequences_are_kept_truncated_and_dropped() -> None:
 
 
 @needs_avx2
+def test_computed_keys_and_values_are_committed() -> None:
+    transformer = _native.Transformer(*model().values())
+    transformer.read(*rows().values())
+    computed = torch.ones(1, 2, 8)
+    with pytest.raises(ValueError, match=r"^transformer: commit needs a sequence without pending"):
+        transformer.commit(1, computed, computed)
+    transformer.keep(1, torch.tensor([1]))
+    transformer.commit(1, computed, computed)
+    assert [transformer.length(1), transformer.pending(1)] == [3, 0]
+    with pytest.raises(TypeError, match=r"^transformer: keys must be float32, got bfloat16"):
+        transformer.commit(1, computed.bfloat16(), computed)
+    with pytest.raises(ValueError, match=r"^transformer: values must have shape \[layers, T"):
+        transformer.commit(1, computed, computed[0])
+    for keys, values in ((computed, computed[:, :1]), (computed[..., :7].contiguous(),) * 2):
+        with pytest.raises(ValueError, match=r"^transformer: keys and values must have shape"):
+            transformer.commit(1, keys, values)
+    assert transformer.length(1) == 3
+
+
+@needs_avx2
 @needs_proc
 def test_memory_does_not_grow_with_transformers() -> None:
     arguments = model()

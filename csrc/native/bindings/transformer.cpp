@@ -89,6 +89,17 @@ class BoundTransformer {
     transformer_->keep(sequence, path);
   }
 
+  void commit(std::size_t sequence, py::handle keys_object, py::handle values_object) {
+    const Tensor keys(keys_object, kTransformer, "keys");
+    const Tensor values(values_object, kTransformer, "values");
+    keys.require_dimensions(3, "[layers, T, heads * size]");
+    values.require_dimensions(3, "[layers, T, heads * size]");
+    const auto from = keys.elements<float>();
+    const auto also = values.elements<float>();
+    const py::gil_scoped_release unlocked;
+    transformer_->commit(sequence, static_cast<std::size_t>(keys.size(1)), from, also);
+  }
+
  private:
   static py::tuple tuple_of(py::handle object, std::size_t size, const char* name) {
     if (py::isinstance<py::tuple>(object) && py::len(object) == size) {
@@ -151,6 +162,7 @@ void bind_transformer(py::module_& module) {
       .def("pending", &BoundTransformer::pending)
       .def("read", &BoundTransformer::read)
       .def("keep", &BoundTransformer::keep)
+      .def("commit", &BoundTransformer::commit)
       .def("truncate", &BoundTransformer::truncate)
       .def("drop", &BoundTransformer::drop)
       .def("clear", &BoundTransformer::clear);

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from tokentiming.runners.base import context_length
 from tokentiming.runners.forest import ForestRunner
@@ -18,6 +18,8 @@ from tokentiming.tokens.tree import Tree
 if TYPE_CHECKING or BUILT:
     from tokentiming import _native
 
+_LONG = 64
+"""Prompts of more tokens are read in torch."""
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
@@ -27,7 +29,8 @@ class NativeRunner(ForestRunner):
     In torch, the overhead of many small operations takes most of a small model's time. Here one
     token costs about as much as one read of the rounded weights, and the rows of all texts share
     it. The logits, float32, differ from the model's own by that rounding. The runner is meant for
-    drafting, where the output distribution does not depend on the logits.
+    drafting, where the output distribution does not depend on the logits. On processors with
+    AVX-512 the model itself reads long prompts, for which many rows share each weight.
 
     Args:
         model: borrowed, never changed; one for which ``NativeRunner.runs`` is True.
@@ -90,6 +93,26 @@ class NativeRunner(ForestRunner):
         )
         return list(torch.split(logits, counts))
 
+    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
+        if not self._texts[index].kept and len(ids) > _LONG and _torch_reads_fast():
+            self._read_in_torch(index, ids[:-1])
+        super()._prefill(index, ids, limit)
+
+    def _read_in_torch(self, index: int, ids: Sequence[int]) -> None:
+        """Read the beginning of a text by the model itself."""
+        self._add_unread()
+        cache = DynamicCache(config=self.model.config)
+        for start in range(0, len(ids), self._prefill_chunk):
+            chunk = torch.tensor([ids[start : start + self._prefill_chunk]], device="cpu")
+            self.model.model(input_ids=chunk, past_key_values=cache, use_cache=True)
+            self.forwards += 1
+        keys, values = (
+            torch.stack([x[0].transpose(0, 1).flatten(1).float() for x in of_layers])
+            for of_layers in zip(*((one.keys, one.values) for one in cache.layers), strict=True)
+        )
+        self._transformer.commit(index, keys, values)
+        self._texts[index].kept += ids
+
     def _keep(self, index: int, nodes: Sequence[int]) -> None:
         self._transformer.keep(index, _tensor(nodes))
 
@@ -108,6 +131,11 @@ class NativeRunner(ForestRunner):
     def _add_unread(self) -> None:
         """Add texts of which nothing has been read because their first pass was refused."""
         self._pass([], len(self._texts), [])
+
+
+def _torch_reads_fast() -> bool:
+    """Whether torch multiplies matrices in bfloat16 faster than ``_native`` on this processor."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def _tensor(numbers: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
