@@ -279,8 +279,8 @@ def test_invalid_shapes_are_refused(wrong):
 
 def test_a_drafter_is_asked_for_what_is_not_covered():
     budget = AdaptiveBudget(candidates=1)
-    World(odds=0.6, draft=0.1).speed(budget, 100)
-    for covered, limit in ((0.0, DEEPEST), (0.5, DEEPEST), (0.9, 0), (1.0, 0)):
+    World(odds=0.8, draft=0.5).speed(budget, 100)
+    for covered, limit in ((0.0, DEEPEST), (0.1, DEEPEST), (0.9, 0), (1.0, 0)):
         budget.begin_round(1)
         assert budget.limit(0, [covered]) == limit, covered
 
@@ -290,7 +290,7 @@ def test_nodes_are_grown_for_what_is_not_covered():
     World(odds=0.6, second=0.3, draft=0.05).speed(budget, 100)
     draft = Draft(limit=9)
     draft.take(TEXT, [(1, 0.6), (2, 0.3)])
-    for first, second, grown in ((0.0, 0.0, [0, 1]), (0.6, 0.0, [1]), (0.55, 0.25, [])):
+    for first, second, grown in ((0.0, 0.0, [0, 1]), (1.0, 0.0, [1]), (1.0, 0.6, [])):
         budget.begin_round(1)
         budget.limit(0, [0.0])
         assert budget.grow(0, [draft], [{TEXT: 0.0, 0: first, 1: second}]) == [grown]

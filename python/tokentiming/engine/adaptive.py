@@ -19,6 +19,10 @@ _WIDEST = 16
 """Maximum number of nodes grown in a level of a text; four times as many may be proposed. It is the
 only limit where rows cost almost nothing, as on a GPU."""
 
+_OVERLAP = 0.5
+"""The share of what earlier drafters cover that a later one is not expected to gain. It is below 1
+because their estimates err, and a level too few costs more than one too many."""
+
 
 class AdaptiveBudget:
     """Proposes nodes whose expected gain exceeds their cost, which is measured during generation.
@@ -70,7 +74,7 @@ class AdaptiveBudget:
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
         if not limit or payoff.probing or tries:
             return limit
-        gains = [record.first * (1 - prob) for prob in covered]
+        gains = [record.first * (1 - _OVERLAP * prob) for prob in covered]
         return limit if self._pays(gains, record, rate=self._best(self._proposed).rate) else 0
 
     def calibrate(self, source: int, draft: Draft) -> list[float]:
@@ -89,7 +93,7 @@ class AdaptiveBudget:
             confidences = self.calibrate(source, draft)
             probs = {TEXT: 1.0, **dict(enumerate(path_probs(draft.parents, confidences)))}
             # The probability that the text gets to a node and what follows is not proposed yet.
-            left = {node: max(prob - of_text[node], 0.0) for node, prob in probs.items()}
+            left = {node: max(p - _OVERLAP * of_text[node], 0.0) for node, p in probs.items()}
             given = zip(draft.parents, confidences, strict=True)
             proposed.append([*before, *(confidence * left[parent] for parent, confidence in given)])
             gains.append({node: record.first * left[node] for node in draft.open_nodes()})
