@@ -235,8 +235,8 @@ class Choose(Protocol):
 
 
 Grow = Callable[[Sequence[Draft]], list[list[int]]]
-"""Chooses the nodes of each draft to grow, given those of all requests in their order; none at all if
-drafting no longer pays."""
+"""Chooses the nodes of each draft to grow, given the drafts of all requests in their order; none at
+all if drafting no longer pays."""
 
 
 class Drafter(Protocol):
