@@ -66,6 +66,57 @@ def test_what_is_no_tree_is_not_proposed(fill, budget, target, expected):
     assert all("Draft.check" in stats.draft_failure for stats in output.stats)
 
 
+@pytest.mark.draft_fails
+@pytest.mark.parametrize("budget", [None, tt.FixedBudget(depth=3, nodes=6, candidates=3)])
+@pytest.mark.parametrize(
+    ("fill", "grown", "error"),
+    [
+        (lambda draft: draft.take(-1, [(5, 0.5)]), 1, "grow: drafts are not those of the requests"),
+        (lambda draft: draft.take(77, [(5, 0.5)]), 2, "Draft.check"),
+        (lambda draft: draft.ids.append(5), 2, "Draft.check"),
+    ],
+)
+def test_what_cannot_be_grown_leaves_the_texts_to_the_target(
+    fill, grown, error, budget, target, expected
+):
+    def propose(self, requests, choose, grow):
+        for one in requests:
+            fill(one.draft)
+        grow([one.draft for one in requests][:grown])
+
+    output = generated(target, odd(propose=propose), budget=budget)
+    assert output.text == expected
+    assert all(error in stats.draft_failure for stats in output.stats)
+
+
+@pytest.mark.draft_fails
+@pytest.mark.parametrize("failing", range(4))
+@pytest.mark.parametrize("budget", [None, tt.FixedBudget(depth=3, nodes=6, candidates=3)])
+def test_a_drafter_that_fails_for_one_text_drafts_for_the_others(failing, budget, target):
+    class Sometimes(tt.ModelDrafter):
+        def begin(self, prompt, *args):
+            if prompt.ids == TOKENIZER(prompts[failing]).input_ids:
+                raise RuntimeError("out of order")
+            super().begin(prompt, *args)
+
+    prompts = ["ab", "to be", "x", "a b"]
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, Sometimes(target, TOKENIZER), budget=budget)
+    plain = tt.SpeculativeDecoder(target, TOKENIZER)
+    options = {"do_sample": False, "max_new_tokens": 20, "stop_strings": "a"}
+    for batch_size in (4, 2):
+        output = decoder.generate(prompts, batch_size=batch_size, **options)
+        assert output.text == plain.generate(prompts, **options).text
+        failed = [stats.draft_failure is not None for stats in output.stats]
+        assert failed == [index == failing for index in range(4)]
+
+
+@pytest.mark.draft_fails
+def test_a_drafter_that_failed_learns_nothing_from_the_texts_it_lost(target, expected, caplog):
+    output = generated(target, odd(learn=broken))
+    assert output.text == expected
+    assert len(caplog.records) == 1
+
+
 def test_a_drafter_without_all_members_is_refused_by_their_names(target):
     class Old:
         vocabulary = None

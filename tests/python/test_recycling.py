@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -167,12 +169,16 @@ def test_a_round_on_a_device_is_learned_in_one_call(device, calls):
     seen = []
 
     class Learner:
+        def begin(self, *args) -> None:
+            pass
+
         def learn(self, tokens, logits) -> None:
             assert logits.shape[1] == 5
             seen.append((list(tokens), len(logits)))
 
     method = Greedy().bind(VOCABULARY, VOCABULARY)
     drafting = Drafting(Learner(), 0, method, FixedBudget(depth=1), TOKENIZER)
+    drafting.begin(SimpleNamespace(request=SimpleNamespace(prompt=None, warpers=None)))
     logits = [torch.empty(2, 5, device=device), torch.empty(1, 5, device=device)]
     drafting.learn([[1, 2], [3]], logits)
     assert seen == calls
@@ -232,6 +238,55 @@ def test_another_file_is_refused(tmp_path):
     save_file({"ids": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(ValueError, match=r"^RecyclingDrafter.load: .* was not written by save$"):
         tt.RecyclingDrafter.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"columns": "many"},
+        {"columns": "3"},
+        {"ids": torch.full((2, 8), 10**6)},
+        {"ids": torch.zeros(2, dtype=torch.int64)},
+        {"ids": torch.zeros(2, 8)},
+        {"log_probs": torch.zeros(2, 3)},
+        {"log_probs": torch.zeros(3, 8)},
+        {"tokens": torch.tensor([-1, 5])},
+        {"tokens": torch.tensor([5, 5])},
+    ],
+)
+def test_a_table_with_other_values_is_refused(changes, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    drafter = tt.RecyclingDrafter()
+    drafter.learn([10, 11], logits_of({11: 1.0}, {13: 1.0}))
+    drafter.save(tmp_path / "table")
+    about = {"columns": changes.pop("columns", str(len(VOCABULARY))), "fingerprint": ""}
+    save_file(load_file(tmp_path / "table") | changes, tmp_path / "table", about)
+    with pytest.raises(ValueError, match=r"^RecyclingDrafter.load: .* (was not|other values)"):
+        tt.RecyclingDrafter.load(tmp_path / "table")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_damaged_file_is_refused(part, tmp_path):
+    drafter = tt.RecyclingDrafter()
+    drafter.learn([10], logits_of({11: 1.0}))
+    drafter.save(tmp_path / "table")
+    data = (tmp_path / "table").read_bytes()
+    (tmp_path / "table").write_bytes(data[: int(part * len(data))])
+    with pytest.raises(ValueError, match=r"^RecyclingDrafter.load: .* was not written by save$"):
+        tt.RecyclingDrafter.load(tmp_path / "table")
+
+
+def test_candidates_of_a_file_cannot_be_changed(tmp_path):
+    with pytest.raises(TypeError, match=r"^RecyclingDrafter.load: candidates are the file's"):
+        tt.RecyclingDrafter.load(tmp_path / "table", candidates=3)
+
+
+def test_rows_of_another_size_are_not_stored():
+    drafter = tt.RecyclingDrafter()
+    drafter.learn([10], logits_of({11: 1.0}))
+    with pytest.raises(ValueError, match=r"another target's vocabulary; make a new Recycling"):
+        drafter.learn([10], torch.zeros(1, len(VOCABULARY) + 1))
 
 
 @pytest.mark.parametrize("wrong", [{"candidates": 0}, {"nodes": 0}, {"depth": 0}])

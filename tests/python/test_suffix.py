@@ -76,6 +76,13 @@ def test_what_followed_an_earlier_occurrence_is_drafted():
     assert longest(draft) == b"wo "
 
 
+def test_a_draft_of_hundreds_of_bytes_has_confidences_in_every_depth():
+    drafter = begun(tt.SuffixDrafter(["x" * 1000], nodes=500), b"xx")
+    (draft,) = drafts_of(drafter, b"x" * 40, limit=500, candidates=1)
+    assert len(draft) == 500
+    draft.check(drafter.vocabulary)
+
+
 def test_paths_branch_where_texts_differ_and_the_likelier_one_is_first():
     drafter = begun(tt.SuffixDrafter(), b", see cat, see cow, see cat; see ")
     (draft,) = drafts_of(drafter, b"")

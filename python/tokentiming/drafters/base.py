@@ -235,7 +235,8 @@ class Choose(Protocol):
 
 
 Grow = Callable[[Sequence[Draft]], list[list[int]]]
-"""Chooses the nodes of each draft to grow; none at all if drafting no longer pays."""
+"""Chooses the nodes of each draft to grow, given the drafts of all requests in their order; none at
+all if drafting no longer pays."""
 
 
 class Drafter(Protocol):
@@ -271,7 +272,8 @@ class Drafter(Protocol):
         Args:
             requests: one for each text, in the order of ``begin`` and ``drop``.
             choose: picks the candidates after each row.
-            grow: called after each level; chooses the nodes to grow.
+            grow: called after each level, with the drafts of all requests; chooses the nodes to
+                grow.
         """
 
 

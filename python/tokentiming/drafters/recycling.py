@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tokentiming.devices import send
@@ -78,6 +78,8 @@ class RecyclingDrafter:
     def learn(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
         if self._expected is None:
             self._expected = Expected(logits.shape[1], self._count)
+        if self._expected.columns != logits.shape[1]:
+            raise _other_vocabulary()
         last = {token: row for row, token in enumerate(tokens)}  # an earlier row is replaced
         if len(last) < len(tokens):
             rows = torch.tensor(list(last.values()), device="cpu")
@@ -107,10 +109,7 @@ class RecyclingDrafter:
 
     def _check(self, vocabulary: Vocabulary) -> None:
         if self._fingerprint not in (None, vocabulary.fingerprint):
-            raise ValueError(
-                "RecyclingDrafter: what is stored is of another target's vocabulary; make a new "
-                "RecyclingDrafter for this target"
-            )
+            raise _other_vocabulary()
         self._fingerprint = vocabulary.fingerprint
 
     def _grow(self, expected: Expected, rows: Sequence[tuple[_Text, int]], choose: Choose) -> None:
@@ -168,18 +167,46 @@ class RecyclingDrafter:
             **options: ``nodes`` and ``depth`` of the constructor; ``candidates`` is the file's.
 
         Raises:
+            TypeError: ``candidates`` is given.
             ValueError: the file is not one that ``save`` wrote.
+            OSError: the file cannot be read.
         """
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            if not {"columns", "fingerprint"} <= about.keys():
-                raise ValueError(f"RecyclingDrafter.load: {path} was not written by save")
-            tokens, ids, log_probs = map(file.get_tensor, ("tokens", "ids", "log_probs"))
+        if "candidates" in options:
+            raise TypeError("RecyclingDrafter.load: candidates are the file's; leave it out")
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                columns, fingerprint = int(about["columns"]), about["fingerprint"]
+                tokens, ids, log_probs = map(file.get_tensor, ("tokens", "ids", "log_probs"))
+            valid = _is_table(columns, tokens, ids, log_probs)
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise ValueError(f"RecyclingDrafter.load: {path} was not written by save") from error
+        if not valid:
+            raise ValueError(f"RecyclingDrafter.load: {path} holds other values than save writes")
         drafter = cls(candidates=ids.shape[1], **options)
-        drafter._fingerprint = about["fingerprint"] or None
-        drafter._expected = Expected(int(about["columns"]), ids.shape[1])
+        drafter._fingerprint = fingerprint or None
+        drafter._expected = Expected(columns, ids.shape[1])
         drafter._expected.store(tokens.tolist(), ids, log_probs)
         return drafter
+
+
+def _other_vocabulary() -> ValueError:
+    return ValueError(
+        "RecyclingDrafter: what is stored is of another target's vocabulary; make a new "
+        "RecyclingDrafter for this target"
+    )
+
+
+def _is_table(
+    columns: int, tokens: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor
+) -> bool:
+    """Whether these are tensors of ``Expected.all`` for so many columns."""
+    if ids.dim() != 2 or ids.shape != log_probs.shape or tokens.shape != ids.shape[:1]:
+        return False
+    if {tokens.dtype, ids.dtype} != {torch.int64} or log_probs.dtype != torch.float32:
+        return False
+    in_range = all(bool(((part >= 0) & (part < columns)).all()) for part in (tokens, ids))
+    return 1 <= ids.shape[1] <= columns and in_range and len(tokens.unique()) == len(tokens)
 
 
 class _Text(NamedTuple):

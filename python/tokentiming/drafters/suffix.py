@@ -181,11 +181,11 @@ def _right(length: int, drafted: int) -> float:
         length: of the match before the draft, in bytes.
         drafted: bytes of the draft before it, which are taken as right.
     """
-    odds: float = (length / _HALF) ** 1.5  # of a copy
+    copy: float = (length / _HALF) ** 1.5  # odds before the draft
     if not drafted:
-        return (odds + _CHANCE) / (odds + 1)
-    odds /= _CHANCE * _LATER_CHANCE ** (drafted - 1)
-    return (odds + _LATER_CHANCE) / (odds + 1)
+        return (copy + _CHANCE) / (copy + 1)
+    chance = _CHANCE * _LATER_CHANCE ** (drafted - 1)  # 0 after hundreds of bytes
+    return (copy + _LATER_CHANCE * chance) / (copy + chance)
 
 
 class _Text:

@@ -92,11 +92,10 @@ class Drafting:
             for text in self._texts
         ]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
-        if limit and requests:
-            of_text = {id(text): one for text, one in zip(texts, covered, strict=True)}
-            self._propose(requests, [of_text[id(text)] for text in self._texts])
-            self._unread = []
         self.drafts = [made.get(id(text), Draft()) for text in texts]
+        if limit and requests:
+            self._propose(requests, covered)
+            self._unread = []
         self._seconds = perf_counter() - start
 
     def transcode(self, texts: Sequence[Text]) -> list[Proposal]:
@@ -119,7 +118,7 @@ class Drafting:
 
     def learn(self, tokens: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]) -> None:
         """Show a drafter that learns the target's logits ``[R, V]`` after the tokens of a text."""
-        if not isinstance(self._drafter, Learner):
+        if not self._texts or not isinstance(self._drafter, Learner):  # no texts after an error
             return
         start = perf_counter()
         try:
@@ -174,15 +173,19 @@ class Drafting:
             return self.method.choose_among(tokens, scores, places, count)
 
         def worth(drafts: Sequence[Draft]) -> list[list[int]]:
+            # The drafter may know fewer texts than the budget, if it failed for some of them.
             vocabulary = self.method.draft_vocabulary
             after = [
                 of_text.after_nodes(draft, vocabulary)
-                for of_text, draft in zip(covered, drafts, strict=True)
+                for of_text, draft in zip(covered, self.drafts, strict=True)
             ]
-            return self._budget.grow(self.number, drafts, after)
+            grown = self._budget.grow(self.number, self.drafts, after)
+            of_draft = {id(one): nodes for one, nodes in zip(self.drafts, grown, strict=True)}
+            return [of_draft[id(draft)] for draft in drafts]
 
         def grow(drafts: Sequence[Draft]) -> list[list[int]]:
             self._levels += 1
+            _check_drafts(drafts, requests)
             try:
                 return self.method.grow(drafts, worth)
             except Exception as error:  # the user's settings caused it, not the draft
@@ -218,6 +221,16 @@ class Drafting:
         """Have the drafter forget all texts."""
         with suppress(Exception):  # the target does not need it
             self._drafter.reset()
+
+
+def _check_drafts(drafts: Sequence[Draft], requests: Sequence[DraftRequest]) -> None:
+    """Refuse what a budget cannot grow. It is an error of the drafter."""
+    if [id(draft) for draft in drafts] != [id(one.draft) for one in requests]:
+        raise ValueError(
+            "grow: drafts are not those of the requests; call grow([one.draft for one in requests])"
+        )
+    for one in requests:
+        one.draft.check(one.vocabulary)
 
 
 def continue_without_draft(texts: Sequence[Text], error: Exception) -> None:
