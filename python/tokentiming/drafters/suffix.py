@@ -45,7 +45,8 @@ class SuffixDrafter:
         corpus: texts to search, each a str, bytes, or the path of a file.
         shortest: minimum length of a match, in bytes.
         nodes: maximum size of a draft, in bytes.
-        remember: whether a text that has ended is added to the corpus, without its prompt.
+        remember: whether a text that has ended is added to the corpus, without its prompt, and as
+            far as it was known when it was last drafted for.
 
     Raises:
         TypeError: ``corpus`` is a single text or holds something else, or a number is not an
