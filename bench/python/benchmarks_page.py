@@ -26,7 +26,9 @@ INTRODUCTION = """# Benchmarks
 Systems take turns at each prompt, and greedy ids are compared before a time counts. A ratio is the
 speed over the faster way to run the target alone: `generate` of transformers, or our loop without a
 draft. It is the geometric mean over prompts, with a 95% bootstrap interval. How a run works is
-described in [performance.md](performance.md#systems-side-by-side).
+described in [performance.md](performance.md#systems-side-by-side). The prompts are 18 of Spec-Bench
+and the first one of each language in `bench/data/languages.jsonl`. A category of one prompt has no
+interval.
 """
 
 PUBLISHED = """
@@ -53,7 +55,7 @@ def page(path: Path) -> Iterator[str]:
     header, lines = load(path)
     arguments = header["arguments"]
     prompts = {name for line in lines for name in line["prompts"]}
-    yield f"\n## {path.stem.replace('-', ' ').capitalize()}\n"
+    yield f"\n## {path.stem.replace('-', ' ')}\n"
     yield (
         f"Target {arguments['target']}, draft {arguments['draft']}, {arguments['dtype']}, "
         f"{len(prompts)} prompts, {arguments['length']} new tokens, on {header['processor']} with "
