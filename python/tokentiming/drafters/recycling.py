@@ -206,7 +206,7 @@ def _is_table(
     if {tokens.dtype, ids.dtype} != {torch.int64} or log_probs.dtype != torch.float32:
         return False
     in_range = all(bool(((part >= 0) & (part < columns)).all()) for part in (tokens, ids))
-    return 1 <= ids.shape[1] <= columns and in_range and len(tokens.unique()) == len(tokens)
+    return 1 <= ids.shape[1] <= columns and in_range and len(set(tokens.tolist())) == len(tokens)
 
 
 class _Text(NamedTuple):
