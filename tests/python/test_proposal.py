@@ -35,25 +35,24 @@ def paths(proposal: Proposal) -> dict[tuple[int, ...], float]:
 def test_a_merged_tree_holds_every_path_once(given_proposals):
     merged = Proposal.merge(given_proposals)
     expected: dict[tuple[int, ...], float] = {}
-    first: dict[tuple[int, ...], int] = {}
+    sources: dict[tuple[int, ...], tuple[int, ...]] = {}
     for source, proposal in enumerate(given_proposals):
         for path, estimate in paths(proposal).items():
             expected[path] = max(estimate, expected.get(path, 0.0))
-            first.setdefault(path, source)
+            sources[path] = (*sources.get(path, ()), source)
     assert paths(merged) == expected
     assert len(merged.tree) == len(expected)
     assert all(parent < node for node, parent in enumerate(merged.tree.parents))
-    assert dict(zip(paths(merged), merged.sources, strict=True)) == first
+    assert dict(zip(paths(merged), merged.sources, strict=True)) == sources
 
 
 @given(st.lists(proposals(), min_size=2, max_size=3), st.lists(st.integers(0, 2), max_size=5))
-def test_credit_goes_to_the_first_that_proposed_a_node(given_proposals, emitted):
+def test_a_drafter_is_credited_with_all_that_it_proposed(given_proposals, emitted):
     merged = Proposal.merge(given_proposals)
-    credits = [merged.credit(source, emitted) for source in range(len(given_proposals))]
-    assert sum(nodes for nodes, _ in credits) == len(merged.tree)
-    assert sum(accepted for _, accepted in credits) == merged.tree.follow(emitted)
-    followed = given_proposals[0].tree.follow(emitted)
-    assert credits[0] == (len(given_proposals[0].tree), followed)
+    for source, proposal in enumerate(given_proposals):
+        nodes, accepted = merged.credit(source, emitted)
+        assert nodes == len(proposal.tree)
+        assert accepted == len(proposal.tree.follow(emitted))
 
 
 def test_a_single_proposal_stays_as_it_is():

@@ -138,10 +138,15 @@ class AdaptiveBudget:
                     record.cost.observe(drafted.levels, drafted.rows, drafted.seconds)
 
     def _gain(self, drafted: Drafted, outcome: Outcome) -> float:
-        """Tokens that a drafter gained in a round, less those that its time would have given."""
-        seconds = drafted.seconds + drafted.nodes * self._row()
-        without = max(outcome.total - seconds, self._baseline(outcome.texts))
-        return drafted.accepted - (outcome.tokens - drafted.accepted) * seconds / without
+        """Tokens that a drafter would have gained alone, less those that its time is worth.
+
+        What several drafters propose counts for each of them. Whether a drafter adds enough to
+        those before it is decided in each round, by what they cover.
+        """
+        row, texts = self._row(), outcome.texts
+        seconds = drafted.seconds + drafted.nodes * row
+        without = outcome.total - outcome.drafting - (outcome.rows - texts) * row
+        return drafted.accepted - texts * seconds / max(without, self._baseline(texts))
 
     def _best(self, probs: Sequence[Sequence[float]]) -> Choice:
         seconds = self._baseline(self._texts) + self._drafting + self._growing

@@ -27,7 +27,7 @@ class Drafted:
     """Rows in these passes."""
     visits: Sequence[Visit] = ()
     nodes: int = 0
-    """Verified nodes that no drafter before it proposed."""
+    """Verified nodes that it proposed; other drafters may have proposed them too."""
     accepted: int = 0
     """Those of them that were accepted."""
     reads_prompt: bool = False

@@ -81,11 +81,16 @@ class Drafting:
             except Exception as error:
                 self._stop(error)
 
+    def skip(self, texts: Sequence[Text]) -> None:
+        """Draft nothing in this round."""
+        self.drafts = [Draft() for _ in texts]
+        self._levels, self._seconds, self._reads_prompt = 0, 0.0, False
+
     def draft(self, texts: Sequence[Text], limit: int, covered: Sequence[Covered]) -> None:
         """Draft at most ``limit`` levels for each text, given what is proposed already."""
         start = perf_counter()
         self._levels = 0
-        self._reads_prompt = bool(limit and self._unread)
+        self._reads_prompt = bool(self._unread)
         vocabulary, candidates = self.method.draft_vocabulary, self._budget.candidates
         requests = [
             text.draft_request(vocabulary, limit=limit, candidates=candidates)
@@ -93,7 +98,7 @@ class Drafting:
         ]
         made = {id(text): one.draft for text, one in zip(self._texts, requests, strict=True)}
         self.drafts = [made.get(id(text), Draft()) for text in texts]
-        if limit and requests:
+        if requests:
             self._propose(requests, covered)
             self._unread = []
         self._seconds = perf_counter() - start

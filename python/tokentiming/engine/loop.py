@@ -131,13 +131,7 @@ class Decoding:
         for source in self._sources:
             covered = [Covered(proposal, self._vocabulary) for proposal in merged]
             limit = self._budget.limit(source.number, [of_text.after(b"") for of_text in covered])
-            with self._stage("drafting"):
-                source.draft(texts, limit, covered)
-            with self._stage("transcoding"):
-                transcoded = source.transcode(texts)
-            with self._stage("aligning"):
-                transferred = source.transfer(transcoded)
-            for of_text, proposal in zip(made, transferred, strict=True):
+            for of_text, proposal in zip(made, self._drafted(source, limit, covered), strict=True):
                 of_text.append(proposal)
             merged = [Proposal.merge(of_text) for of_text in made]
             if limit:
@@ -149,6 +143,20 @@ class Decoding:
         if self._target.supports_forests and self._method.method.branches:
             return proposals
         return [proposal.likeliest_chain() for proposal in proposals]
+
+    def _drafted(
+        self, source: Drafting, limit: int, covered: Sequence[Covered]
+    ) -> Sequence[Proposal]:
+        """What a drafter proposes to each text, in at most ``limit`` levels."""
+        if not limit:
+            source.skip(self._texts)
+            return [Proposal()] * len(self._texts)
+        with self._stage("drafting"):
+            source.draft(self._texts, limit, covered)
+        with self._stage("transcoding"):
+            transcoded = source.transcode(self._texts)
+        with self._stage("aligning"):
+            return source.transfer(transcoded)
 
     def _observe(
         self,
@@ -171,7 +179,7 @@ class Decoding:
         )
 
     def _record(self, index: int, text: Text, proposal: Proposal, tokens: list[int]) -> None:
-        accepted = proposal.tree.follow(tokens)
+        accepted = len(proposal.tree.follow(tokens))
         cases = [] if proposal.cases is None else proposal.cases.tolist()
         names = self._method.method.case_names
         text.stats.drafted += sum(len(source.drafts[index]) for source in self._sources)

@@ -17,8 +17,8 @@ class Proposal:
     tree: Tree = NO_TREE
     estimates: Sequence[float] = ()
     """Estimated probability that the target emits the path to each node."""
-    sources: Sequence[int] = ()
-    """For each node the number of the first drafter that proposed it, if there are several."""
+    sources: Sequence[tuple[int, ...]] = ()
+    """For each node the numbers of the drafters that proposed it, if there are several."""
     missed: bool = False
     """Whether the draft drew a further token that has no counterpart in the target's vocabulary.
     This draw counts as a rejection at the last row of ``probs``.
@@ -100,7 +100,7 @@ class Proposal:
             return proposals[0]
         merged: dict[tuple[int, int], int] = {}
         estimates: list[float] = []
-        sources: list[int] = []
+        sources: list[tuple[int, ...]] = []
         for source, proposal in enumerate(proposals):
             nodes = {TEXT: TEXT}
             given = proposal.estimates or [1.0] * len(proposal.tree)
@@ -110,18 +110,16 @@ class Proposal:
                 nodes[node] = merged.setdefault((nodes[parent], token), len(merged))
                 if nodes[node] == len(estimates):
                     estimates.append(given[node])
-                    sources.append(source)
+                    sources.append(())
+                sources[nodes[node]] += (source,)
                 estimates[nodes[node]] = max(estimates[nodes[node]], given[node])
         tree = Tree([token for _, token in merged], [parent for parent, _ in merged])
         return cls(tree, estimates, sources)
 
     def credit(self, source: int, emitted: Sequence[int]) -> tuple[int, int]:
-        """The number of a drafter's own nodes, and of those that the target emitted."""
-        accepted = self.tree.follow(emitted)
+        """The number of nodes that a drafter proposed, and of those that the target emitted."""
+        path = self.tree.follow(emitted)
         if not self.sources:  # there is a single drafter
-            return len(self.tree), accepted
-        node, own = TEXT, 0
-        for token in emitted[:accepted]:
-            node = self.tree.child(node, token) or 0
-            own += self.sources[node] == source
-        return sum(one == source for one in self.sources), own
+            return len(self.tree), len(path)
+        proposed = {node for node, by in enumerate(self.sources) if source in by}
+        return len(proposed), len(proposed.intersection(path))

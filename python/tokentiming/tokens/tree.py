@@ -55,15 +55,17 @@ class Tree:
         """The child of a node, or of the text, with this token; None if there is none."""
         return self._children.get((node, token))
 
-    def follow(self, tokens: Sequence[int]) -> int:
-        """Number of leading tokens that form a path from the text."""
+    def follow(self, tokens: Sequence[int]) -> list[int]:
+        """Nodes of the longest path from the text whose tokens begin these."""
+        nodes: list[int] = []
         node = TEXT
-        for count, token in enumerate(tokens):
+        for token in tokens:
             child = self.child(node, token)
             if child is None:
-                return count
+                break
+            nodes.append(child)
             node = child
-        return len(tokens)
+        return nodes
 
     def path(self, node: int) -> list[int]:
         """Nodes from the first after the text to this one; none for the text itself."""
