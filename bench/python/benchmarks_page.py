@@ -24,11 +24,11 @@ INTRODUCTION = """# Benchmarks
 
 `python bench/python/benchmarks_page.py` writes this page from the runs in `bench/data/runs`.
 Systems take turns at each prompt, and greedy ids are compared before a time counts. A ratio is the
-speed over the faster way to run the target alone: `generate` of transformers, or our loop without a
-draft. It is the geometric mean over prompts, with a 95% bootstrap interval. How a run works is
-described in [performance.md](performance.md#systems-side-by-side). The prompts are 18 of Spec-Bench
-and the first one of each language in `bench/data/languages.jsonl`. A category of one prompt has no
-interval.
+speed over the target alone: `generate` of transformers, or our loop without a draft if that is
+faster over all prompts. It is the geometric mean over prompts, with a 95% bootstrap interval. How a
+run works is described in [performance.md](performance.md#systems-side-by-side). The prompts are 18
+of Spec-Bench and the first one of each language in `bench/data/languages.jsonl`. A category of one
+prompt has no interval.
 """
 
 PUBLISHED = """
@@ -76,15 +76,18 @@ def page(path: Path) -> Iterator[str]:
 def overall(found: Sequence[Figures], lines: Sequence[Line]) -> Iterator[str]:
     """A row for each system."""
     times = stages(lines)
-    yield "| system | over the target alone | tokens/s | tokens per pass | drafting, of its time |"
-    yield "|---|---:|---:|---:|---:|"
+    columns = ["over the target alone", "tokens/s", "tokens per pass", "proposed per pass"]
+    yield "| " + " | ".join(["system", *columns, "drafting, of its time"]) + " |"
+    yield "|---|---:|---:|---:|---:|---:|"
     for one in found:
         parts = times.get((one.temperature, one.system))
         share = "" if parts is None else f"{parts['drafting'] / sum(parts.values()):.0%}"
         if one.failures:
             share = f"failed: {len(one.failures)} errors"
         cells = [f"`{one.system}`", shown(one.ratio), f"{one.rate:.2f}"]
-        yield "| " + " | ".join([*cells, f"{one.tokens_per_forward:.2f}", share]) + " |"
+        proposed = "" if one.proposed is None else f"{one.proposed:.1f}"
+        cells += [f"{one.tokens_per_forward:.2f}", proposed, share]
+        yield "| " + " | ".join(cells) + " |"
     yield ""
 
 

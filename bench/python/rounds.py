@@ -163,8 +163,8 @@ class Recorder:
     def calibrate(self, source: int, draft: Draft) -> list[float]:
         return self._budget.calibrate(source, draft)
 
-    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
-        self._budget.propose(source, proposals)
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+        return self._budget.propose(source, proposals)
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         return self._budget.trim(proposals)
@@ -172,7 +172,7 @@ class Recorder:
     def observe(self, outcome: Outcome) -> None:
         if not outcome.reads_prompt:
             kept = [replace(drafted, visits=()) for drafted in outcome.drafted]
-            self.rounds.append(replace(outcome, drafted=kept))
+            self.rounds.append(replace(outcome, drafted=kept, emitted=()))
         if self._costs is not None:
             outcome = self._costs.retimed(outcome)
         self._budget.observe(outcome)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tokentiming.bench.plots import plots
 from tokentiming.bench.records import Line
-from tokentiming.bench.report import BASELINE, REST, acceptance, figures, stages
+from tokentiming.bench.report import BASELINE, REST, acceptance, figures, sources, stages
 from tokentiming.cli.views.bench import tables
 
 ARGUMENTS = {"target": "big[/x]", "draft": "small", "dtype": "float32", "length": 8}
@@ -41,13 +41,14 @@ def stats(seconds: float = 4.0, **changes: Any) -> Line:
     parts = {"drafting": 1.0, "target": 2.0}
     rounds = {"0": 1, "2": 2, "3": 1}
     return {
-        "exact": True, "seconds": seconds, "stage_seconds": parts, "accepted_per_round": rounds
+        "exact": True, "seconds": seconds, "stage_seconds": parts, "accepted_per_round": rounds,
+        "accepted_from": {"0": 7}, "proposed": 18,
     } | changes  # fmt: skip
 
 
 LINES = [
     line("generate", "a1", 8.0),
-    line("alone", "a1", 6.0, stats=[stats(accepted_per_round={"0": 8})]),
+    line("alone", "a1", 6.0, stats=[stats(accepted_per_round={"0": 8}, accepted_from={})]),
     line("greedy/model", "a1", 3.0, stats=[stats()]),
     line("peer", "a1", 12.0, differences=[{"tie": False, "position": 3, "gap": 2.0}]),
     line("generate", "a2", 4.0),
@@ -60,23 +61,25 @@ LINES = [
 
 
 def test_ratios_are_over_the_faster_way_to_run_the_target_alone() -> None:
+    # Over a1 and a2 it is generate, although alone is faster at a1.
     found = {one.system: one for one in figures(LINES)}
     assert list(found) == ["generate", "alone", "greedy/model", "peer"]
     ours = found["greedy/model"]
     assert ours.ratio is not None
-    assert ours.ratio.mean == pytest.approx((6 / 3 * 4 / 0.5 * 4 / 4) ** (1 / 3))
+    assert ours.ratio.mean == pytest.approx((8 / 3 * 4 / 0.5 * 4 / 4) ** (1 / 3))
     assert ours.ratio.low < ours.ratio.mean < ours.ratio.high
-    assert ours.categories["a"].mean == pytest.approx((6 / 3 * 4 / 0.5) ** (1 / 2))
+    assert ours.categories["a"].mean == pytest.approx((8 / 3 * 4 / 0.5) ** (1 / 2))
     assert ours.lowest == ("b", ours.categories["b"])
     assert ours.without_loops is not None
-    assert ours.without_loops.mean == pytest.approx((6 / 3 * 4 / 4) ** (1 / 2))
+    assert ours.without_loops.mean == pytest.approx((8 / 3 * 4 / 4) ** (1 / 2))
     assert (ours.looping, ours.prompts, ours.ties, ours.differing) == (1, 3, 1, 0)
     assert ours.rate == pytest.approx((8 / 3 * 8 / 0.5 * 8 / 4) ** (1 / 3))
-    assert ours.tokens_per_forward == 2.0
+    assert (ours.tokens_per_forward, ours.proposed) == (2.0, 18 / 4)
     peer = found["peer"]
     assert (peer.prompts, peer.differing, peer.failures) == (1, 1, ["ValueError: no"])
+    assert peer.proposed is None
     assert peer.ratio is not None
-    assert (peer.ratio.mean, peer.ratio.low) == (pytest.approx(0.5), None)
+    assert (peer.ratio.mean, peer.ratio.low) == (pytest.approx(8 / 12), None)
 
 
 def test_ratios_over_another_system() -> None:
@@ -85,6 +88,13 @@ def test_ratios_over_another_system() -> None:
     assert ours.ratio.mean == pytest.approx(12 / 3), "the only prompt that both continued"
     with pytest.raises(ValueError, match=r"^figures: over is nobody, .*; choose among generate"):
         figures(LINES, ["nobody"])
+
+
+def test_systems_without_a_common_prompt_are_not_compared() -> None:
+    lines = [line("generate", "a1", 4.0), line("alone", "b1", 1.0), line("alone", "b2", 1.0)]
+    ratios = {one.system: one.ratio for one in figures(lines)}
+    assert ratios["generate"] is None, "alone ran more prompts"
+    assert ratios["alone"] is not None
 
 
 def test_the_median_of_repeats_counts() -> None:
@@ -123,6 +133,15 @@ def test_acceptance_by_depth() -> None:
     assert acceptance(LINES) == {(0.0, "greedy/model"): [0.75, 0.75, 0.25]}
 
 
+def test_tokens_by_who_proposed_them() -> None:
+    both = stats(accepted_per_round={"2": 2, "4": 2}, accepted_from={"0": 3, "1": 9})
+    found = sources([*LINES, line("slem/suffix+model", "a1", 4.0, stats=[both])])
+    assert found == {
+        (0.0, "greedy/model"): {"target": 1.0, "model": 7 / 4},
+        (0.0, "slem/suffix+model"): {"target": 1.0, "suffix": 3 / 4, "model": 9 / 4},
+    }
+
+
 def rendered(lines: list[Line], over: tuple[str, ...] = BASELINE, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(tables(HEADER, figures(lines, over), over))
@@ -137,7 +156,7 @@ def test_the_tables() -> None:
     assert "1 by rounding" in text
     assert "1 differ" in text
     assert "1 of 3" in text
-    assert "2.52 (" in text
+    assert "2.77 (" in text
     assert "speed over the target alone" in text
     assert "speed over peer" in rendered(LINES, ("peer",))
 
@@ -157,7 +176,7 @@ def test_plots(tmp_path: Path) -> None:
     lines = LINES + [one | {"temperature": 1.0} for one in LINES]
     found = plots(lines, tmp_path / "new", "pair")
     assert [path.name for path in found] == [
-        "pair-ratios.png", "pair-stages.png", "pair-acceptance.png"
+        "pair-ratios.png", "pair-stages.png", "pair-acceptance.png", "pair-sources.png"
     ]  # fmt: skip
     for path in found:
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
 from tokentiming.engine.budget import Budget, Drafted, FixedBudget, Outcome, best_first, path_probs
 from tokentiming.engine.costs import Costs, LinearCost
 from tokentiming.methods import Proposal
-from tokentiming.tokens.tree import TEXT
+from tokentiming.tokens.tree import TEXT, Tree
 
 
 class World:
@@ -304,3 +304,17 @@ def test_a_large_draft_is_not_tried_in_a_batch_at_once():
             assert first_limit(budget, texts) == 0, "a step without a draft is measured first"
             budget.observe(Outcome(texts, texts, texts, 1.0, [Drafted()]))
         assert {first_limit(budget, texts) for _ in range(100)} == {limit}
+
+
+def test_a_token_that_another_drafter_disputes_is_learned_to_be_unlikely():
+    budget = AdaptiveBudget()
+    merged = Proposal.merge([Proposal(Tree([token], [TEXT]), [0.6]) for token in (1, 2)])
+    for _ in range(30):
+        budget.begin_round(1)
+        for source in range(2):
+            budget.limit(source, [0.6])
+        budget.propose(1, [merged])
+        budget.observe(Outcome(1, 3, 2, 1.0, [Drafted(), Drafted()], emitted=[[2, 0]]))
+    corrected = budget.propose(1, [merged])[0]
+    assert corrected.estimates[0] < 0.3
+    assert corrected.estimates[1] == 0.6

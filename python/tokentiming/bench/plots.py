@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokentiming.bench.records import Line
-from tokentiming.bench.report import BASELINE, Figures, acceptance, figures, stages
+from tokentiming.bench.report import BASELINE, Figures, acceptance, figures, sources, stages
 
 _Key = tuple[float, str]
 """A temperature and a system."""
@@ -44,7 +44,8 @@ def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
         name: the beginning of each file name.
 
     Returns:
-        The files: ratio by category with intervals, time per stage, acceptance by depth.
+        The files: ratio by category with intervals, time per stage, acceptance by depth and
+            by drafter.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -57,6 +58,7 @@ def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
         "ratios": (_draw_ratios, {(one.temperature, one.system): one for one in measured}),
         "stages": (_draw_stages, stages(lines)),
         "acceptance": (_draw_acceptance, acceptance(lines)),
+        "sources": (_draw_sources, sources(lines)),
     }
     paths = []
     for kind, (draw, values) in drawn.items():
@@ -108,14 +110,23 @@ def _draw_ratios(axes: Any, systems: dict[str, Figures]) -> None:
 
 
 def _draw_stages(axes: Any, systems: dict[str, dict[str, float]]) -> None:
+    _stack(axes, systems, scale=1000)
+    axes.set_xlabel("milliseconds per token")
+
+
+def _draw_sources(axes: Any, systems: dict[str, dict[str, float]]) -> None:
+    _stack(axes, systems, scale=1)
+    axes.set_xlabel("tokens per pass of the target, by who proposed them")
+
+
+def _stack(axes: Any, systems: dict[str, dict[str, float]], *, scale: float) -> None:
     """A stacked bar for each system."""
     ends = dict.fromkeys(systems, 0.0)
-    for stage in next(iter(systems.values())):
-        widths = {system: 1000 * parts[stage] for system, parts in systems.items()}
-        axes.barh(list(systems), list(widths.values()), left=list(ends.values()), label=stage)
+    for part in dict.fromkeys(name for parts in systems.values() for name in parts):
+        widths = {system: scale * parts.get(part, 0.0) for system, parts in systems.items()}
+        axes.barh(list(systems), list(widths.values()), left=list(ends.values()), label=part)
         ends = {system: end + widths[system] for system, end in ends.items()}
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds per token")
 
 
 def _draw_acceptance(axes: Any, systems: dict[str, list[float]]) -> None:

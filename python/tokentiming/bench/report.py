@@ -12,7 +12,7 @@ from tokentiming.bench.statistics import Interval, bootstrap, geometric_mean
 from tokentiming.bench.systems import ALONE, GENERATE
 
 BASELINE = (GENERATE, ALONE)
-"""The faster of these, prompt by prompt, is the target alone."""
+"""The faster of these, over all prompts, is the target alone."""
 
 REST = "rest"
 """Bookkeeping: what no stage counts."""
@@ -36,6 +36,9 @@ class Figures:
     """Tokens per second: the geometric mean over prompts."""
     tokens_per_forward: float
     """Tokens for each pass of the target and each prompt that runs in it."""
+    proposed: float | None
+    """Proposed tokens for each pass of the target and each text; None for systems that do not say.
+    """
     prompts: int
     """Number of prompts, or of groups that ran together."""
     looping: int
@@ -80,7 +83,9 @@ def figures(lines: Sequence[Line], over: Sequence[str] = BASELINE) -> list[Figur
 
     Args:
         lines: runs of one file.
-        over: names of the systems that ratios compare with; the fastest of them at each prompt.
+        over: names of the systems that ratios compare with. At each temperature it is the one that
+            is fastest over the prompts that all of them ran. The fastest at each prompt would be
+            the one that was disturbed least.
 
     Raises:
         ValueError: no run is of these systems.
@@ -95,21 +100,32 @@ def figures(lines: Sequence[Line], over: Sequence[str] = BASELINE) -> list[Figur
     found = []
     for (temperature, system), group in groups.items():
         base = [_cells(groups.get((temperature, name), [])) for name in over]
-        found.append(_figures(system, temperature, group, base))
+        found.append(_figures(system, temperature, group, _fastest(base)))
     return found
 
 
+def _fastest(systems: Sequence[dict[Prompts, _Cell]]) -> dict[Prompts, _Cell]:
+    """The runs of the system that is fastest over the prompts that all systems ran."""
+    ran = [cells for cells in systems if cells]
+    shared = set(ran[0]).intersection(*ran) if ran else set()
+    if not shared:
+        return max(ran, key=len, default={})
+    return min(
+        ran, key=lambda cells: geometric_mean([cells[one].seconds for one in sorted(shared)])
+    )
+
+
 def _figures(
-    system: str, temperature: float, lines: Sequence[Line], base: Sequence[dict[Prompts, _Cell]]
+    system: str, temperature: float, lines: Sequence[Line], reference: dict[Prompts, _Cell]
 ) -> Figures:
     cells = _cells(lines)
     ratios: dict[Prompts, float] = {}
     looping: set[Prompts] = set()
     for prompts, cell in cells.items():
-        references = [of_system[prompts] for of_system in base if prompts in of_system]
-        if references:
-            ratios[prompts] = min(one.seconds for one in references) / cell.seconds
-        if any(one.looping for one in [cell, *references]):
+        other = reference.get(prompts)
+        if other:
+            ratios[prompts] = other.seconds / cell.seconds
+        if cell.looping or (other and other.looping):
             looping.add(prompts)
     categories: dict[str, list[float]] = defaultdict(list)
     for prompts, ratio in ratios.items():
@@ -127,12 +143,20 @@ def _figures(
         categories={name: bootstrap(values) for name, values in categories.items()},
         rate=geometric_mean([1 / cell.seconds for cell in cells.values()]) if cells else 0.0,
         tokens_per_forward=sum(line["tokens"] for line in timed) / passes if passes else 0.0,
+        proposed=_proposed(lines),
         prompts=len(cells),
         looping=len(looping),
         ties=sum(one["tie"] for one in differences),
         differing=sum(not one["tie"] for one in differences),
         failures=list(dict.fromkeys(line["error"] for line in lines if "error" in line)),
     )
+
+
+def _proposed(lines: Iterable[Line]) -> float | None:
+    """Proposed tokens for each pass and text."""
+    stats = list(_stats(lines))
+    rounds = sum(sum(one["accepted_per_round"].values()) for one in stats)
+    return sum(one["proposed"] for one in stats) / rounds if rounds else None
 
 
 def stages(lines: Sequence[Line]) -> dict[tuple[float, str], dict[str, float]]:
@@ -170,6 +194,26 @@ def acceptance(lines: Sequence[Line]) -> dict[tuple[float, str], list[float]]:
         depths = range(1, max(rounds, default=0) + 1)
         if depths:
             found[key] = [sum(rounds[n] for n in rounds if n >= d) / total for d in depths]
+    return found
+
+
+def sources(lines: Sequence[Line]) -> dict[tuple[float, str], dict[str, float]]:
+    """Tokens per pass of the target and text, by temperature and system, and by who proposed them.
+
+    The token that the target itself adds in each pass counts as the target's. Systems without
+    drafters are left out.
+    """
+    found = {}
+    for key, group in _grouped(lines).items():
+        names = key[1].partition("/")[2].split("+")
+        accepted = dict.fromkeys(names, 0)
+        rounds = 0
+        for stats in _stats(group):
+            rounds += sum(stats["accepted_per_round"].values())
+            for drafter, count in stats["accepted_from"].items():
+                accepted[names[int(drafter)]] += count  # JSON has made the number a string
+        if sum(accepted.values()):
+            found[key] = {"target": 1.0} | {n: count / rounds for n, count in accepted.items()}
     return found
 
 

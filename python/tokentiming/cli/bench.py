@@ -107,7 +107,7 @@ def bench(
 def report(
     files: Annotated[list[Path], typer.Argument(help="Files that bench wrote.")],
     over: Annotated[
-        str, typer.Option(help="Systems to compare with; the fastest at each prompt counts.")
+        str, typer.Option(help="Systems to compare with; the fastest over all prompts counts.")
     ] = "generate,alone",
     plots: Plots = None,
 ) -> None:

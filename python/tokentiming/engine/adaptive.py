@@ -8,6 +8,7 @@ from tokentiming.drafters.base import Draft
 from tokentiming.engine.budget import Drafted, Outcome, best_first, path_probs
 from tokentiming.engine.choice import Choice, best_rows, worth_growing
 from tokentiming.engine.costs import Costs
+from tokentiming.engine.disagreement import Disagreement
 from tokentiming.engine.drafter_record import DrafterRecord
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
@@ -45,10 +46,12 @@ class AdaptiveBudget:
         self.candidates = candidates
         self._costs = costs or Costs()
         self._records: list[DrafterRecord] = []
+        self._disagreement = Disagreement()
         self._start_round(1)
 
     def _start_round(self, texts: int) -> None:
         self._texts = texts
+        self._merged = [Proposal()] * texts  # before estimates are corrected
         self._proposed: list[Sequence[float]] = [[] for _ in range(texts)]
         self._drafting = 0.0  # expected seconds of the drafters that are done
         self._growing = 0.0  # of the one that drafts
@@ -106,10 +109,13 @@ class AdaptiveBudget:
             widest=_WIDEST,
         )
 
-    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
-        self._proposed = [_estimates(proposal) for proposal in proposals]
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> list[Proposal]:
+        self._merged = list(proposals)
+        corrected = [self._disagreement.correct(proposal) for proposal in proposals]
+        self._proposed = [_estimates(proposal) for proposal in corrected]
         self._drafting += self._growing or self._draft_cost(self._records[source])[0]
         self._growing = 0.0
+        return corrected
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         probs = [_estimates(proposal) for proposal in proposals]
@@ -127,6 +133,8 @@ class AdaptiveBudget:
         ]
         for record, _, drafted in records:
             record.observe_visits(drafted)
+        for proposal, tokens in zip(self._merged, outcome.emitted, strict=False):
+            self._disagreement.observe(proposal, tokens)
         if not outcome.reads_prompt:
             self._costs.observe_target(texts, outcome.rows, outcome.total - outcome.drafting)
         for record, payoff, drafted in records:

@@ -48,6 +48,8 @@ class Outcome:
     """Seconds of the whole round."""
     drafted: Sequence[Drafted] = ()
     """For each drafter what it did."""
+    emitted: Sequence[Sequence[int]] = ()
+    """For each text the committed tokens."""
     reads_prompt: bool = False
     """Whether the target also read a prompt, so that the times do not predict later rounds."""
 
@@ -95,8 +97,8 @@ class Budget(Protocol):
     def calibrate(self, source: int, draft: Draft) -> list[float]:
         """Better estimates of the probability that each token is emitted after its ancestors."""
 
-    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
-        """A drafter is done; note what it and those before it propose to each text."""
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+        """A drafter is done: correct the estimates of what it and those before it propose."""
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Keep the nodes that are worth a row in the target's forward pass."""
@@ -165,8 +167,8 @@ class FixedBudget:
     def calibrate(self, source: int, draft: Draft) -> list[float]:
         return list(draft.confidences)
 
-    def propose(self, source: int, proposals: Sequence[Proposal]) -> None:
-        """What is grown does not depend on it."""
+    def propose(self, source: int, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+        return proposals
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         return [

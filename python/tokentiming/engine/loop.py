@@ -133,9 +133,10 @@ class Decoding:
             limit = self._budget.limit(source.number, [of_text.after(b"") for of_text in covered])
             for of_text, proposal in zip(made, self._drafted(source, limit, covered), strict=True):
                 of_text.append(proposal)
-            merged = [Proposal.merge(of_text) for of_text in made]
             if limit:
-                self._budget.propose(source.number, merged)
+                merged = list(
+                    self._budget.propose(source.number, [Proposal.merge(one) for one in made])
+                )
         proposals = [
             proposal.cut(text.remaining - 1) for proposal, text in zip(merged, texts, strict=True)
         ]
@@ -174,18 +175,20 @@ class Decoding:
                 tokens=sum(map(len, emitted)),
                 total=total,
                 drafted=[source.drafted(proposals, emitted) for source in self._sources],
+                emitted=emitted,
                 reads_prompt=reads_prompt,
             )
         )
 
     def _record(self, index: int, text: Text, proposal: Proposal, tokens: list[int]) -> None:
-        accepted = len(proposal.tree.follow(tokens))
+        path = proposal.tree.follow(tokens)
         cases = [] if proposal.cases is None else proposal.cases.tolist()
         names = self._method.method.case_names
         text.stats.drafted += sum(len(source.drafts[index]) for source in self._sources)
         text.stats.proposed += len(proposal)
-        text.stats.record_round(accepted, (names[case] for case in cases))
-        text.request.watch(Round(tokens, accepted, text.request.index))
+        drafters = [proposal.sources[node][0] if proposal.sources else 0 for node in path]
+        text.stats.record_round(drafters, (names[case] for case in cases))
+        text.request.watch(Round(tokens, len(path), text.request.index))
 
     def _begin(self, request: Request) -> None:
         stats = Stats(method=self._name, exact=self._method.exact, draft_failure=self._failure)

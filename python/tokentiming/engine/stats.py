@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -32,6 +32,9 @@ class Stats:
     """Proposed tokens accepted."""
     accepted_per_round: dict[int, int] = field(default_factory=dict)
     """Histogram: accepted tokens of a round -> rounds."""
+    accepted_from: dict[int, int] = field(default_factory=dict)
+    """Accepted tokens by the drafter that proposed them, numbered in the order of the drafters. A
+    token that several proposed counts for the first of them."""
     transfer_cases: dict[str, int] = field(default_factory=dict)
     """Proposed tokens by the case of the transfer that gave their distributions, for `tokentiming`:
     "within" a draft token, a "merge" of several, "inside" one, or a "point mass" if none applies.
@@ -64,9 +67,12 @@ class Stats:
         transferred = sum(self.transfer_cases.values())
         return self.transfer_cases.get("point mass", 0) / transferred if transferred else 0.0
 
-    def record_round(self, accepted: int, transfer_cases: Iterable[str]) -> None:
-        """Count a round by its accepted tokens and its cases of the transfer."""
+    def record_round(self, drafters: Sequence[int], transfer_cases: Iterable[str]) -> None:
+        """Count a round by the drafter of each accepted token, and its cases of the transfer."""
+        accepted = len(drafters)
         self.accepted += accepted
+        for drafter in drafters:
+            self.accepted_from[drafter] = self.accepted_from.get(drafter, 0) + 1
         self.accepted_per_round[accepted] = self.accepted_per_round.get(accepted, 0) + 1
         for case in transfer_cases:
             self.transfer_cases[case] = self.transfer_cases.get(case, 0) + 1
