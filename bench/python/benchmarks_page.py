@@ -26,9 +26,10 @@ INTRODUCTION = """# Benchmarks
 Systems take turns at each prompt, and greedy ids are compared before a time counts. A ratio is the
 speed over the target alone: `generate` of transformers, or our loop without a draft if that is
 faster over all prompts. It is the geometric mean over prompts, with a 95% bootstrap interval. How a
-run works is described in [performance.md](performance.md#systems-side-by-side). The prompts are 18
-of Spec-Bench and the first one of each language in `bench/data/languages.jsonl`. A category of one
-prompt has no interval.
+run works is described in [performance.md](performance.md#systems-side-by-side). "Drafting" is
+its share of the time, and "of the ideal" that of the target's passes: the share of the speed that
+free drafting and free work of the host would give. The prompts are 18 of Spec-Bench and the first
+one of each language in `bench/data/languages.jsonl`. A category of one prompt has no interval.
 """
 
 PUBLISHED = """
@@ -77,16 +78,19 @@ def overall(found: Sequence[Figures], lines: Sequence[Line]) -> Iterator[str]:
     """A row for each system."""
     times = stages(lines)
     columns = ["over the target alone", "tokens/s", "tokens per pass", "proposed per pass"]
-    yield "| " + " | ".join(["system", *columns, "drafting, of its time"]) + " |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| " + " | ".join(["system", *columns, "drafting", "of the ideal"]) + " |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for one in found:
         parts = times.get((one.temperature, one.system))
-        share = "" if parts is None else f"{parts['drafting'] / sum(parts.values()):.0%}"
+        shares = ["", ""]
+        if parts is not None:
+            total = sum(parts.values())
+            shares = [f"{parts[stage] / total:.0%}" for stage in ("drafting", "target")]
         if one.failures:
-            share = f"failed: {len(one.failures)} errors"
+            shares[0] = f"failed: {len(one.failures)} errors"
         cells = [f"`{one.system}`", shown(one.ratio), f"{one.rate:.2f}"]
         proposed = "" if one.proposed is None else f"{one.proposed:.1f}"
-        cells += [f"{one.tokens_per_forward:.2f}", proposed, share]
+        cells += [f"{one.tokens_per_forward:.2f}", proposed, *shares]
         yield "| " + " | ".join(cells) + " |"
     yield ""
 

@@ -15,7 +15,8 @@ inline constexpr std::size_t kOutputBlock = 48;
 // products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
 // last - first <= kOutputBlock.
 //
-// 8-bit weights are interleaved: each group of 16 holds its 8 even entries, then its 8 odd entries.
+// 8-bit weights are interleaved: each group of Kernels::group weights of a row holds its even
+// entries, then its odd entries.
 template <class Weight>
 struct DotProducts {
   const float* packed;  // the input rows, packed by the same kernels
@@ -32,6 +33,7 @@ struct DotProducts {
 // well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
 // processors can run.
 struct Kernels {
+  std::size_t group;  // of interleaved 8-bit weights
   // Converts contiguous rows to float, in the order in which the dot products read them.
   void (*pack_bfloat16)(const BFloat16* input, std::size_t rows, std::size_t in_features,
                         float* packed);
@@ -63,7 +65,8 @@ std::span<const Variant> variants();
 // `linear` as the given variant computes it.
 void linear(const Linear& layer, const Variant& variant);
 
-// Defined where the compiler targets x86-64; callable where the processor has AVX2 and FMA.
+// Defined where the compiler targets x86-64; callable where the processor has AVX2 and FMA, or
+// AVX-512F.
 void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features,
                         float* packed);
 void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed);
@@ -73,5 +76,11 @@ void attention_scores_avx2(const float* query, const float* keys, std::size_t le
                            std::size_t head_size, float* scores);
 void attention_output_avx2(const float* weights, const float* values, std::size_t length,
                            std::size_t head_size, float* out);
+void pack_bfloat16_avx512(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                          float* packed);
+void pack_float_avx512(const float* input, std::size_t rows, std::size_t in_features,
+                       float* packed);
+void dot_products_bfloat16_avx512(const DotProducts<BFloat16>& task);
+void dot_products_int8_avx512(const DotProducts<std::int8_t>& task);
 
 }  // namespace tokentiming::native

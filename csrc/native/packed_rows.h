@@ -26,18 +26,18 @@ class PackedRows {
   const float* data() const { return reinterpret_cast<const float*>(memory_.data()); }
 
  private:
-  // Aligns each vector of 8 floats to its size.
-  struct alignas(32) EightFloats {
-    float at[8];
+  // Aligns each vector to its size.
+  struct alignas(64) SixteenFloats {
+    float at[16];
   };
 
   PackedRows(std::size_t rows, std::size_t in_features)
-      : rows_(rows), in_features_(in_features), memory_((rows * in_features + 7) / 8) {}
+      : rows_(rows), in_features_(in_features), memory_((rows * in_features + 15) / 16) {}
   float* data() { return reinterpret_cast<float*>(memory_.data()); }
 
   std::size_t rows_;
   std::size_t in_features_;
-  std::vector<EightFloats> memory_;
+  std::vector<SixteenFloats> memory_;
 };
 
 }  // namespace tokentiming::native

@@ -11,20 +11,20 @@
 namespace tokentiming::native {
 namespace {
 
-constexpr std::size_t kRun = 16;
-
-// The index of weight k of a row of `in` weights after interleaving.
-std::size_t interleaved(std::size_t k, std::size_t in) {
-  const std::size_t start = k / kRun * kRun;
-  if (start + kRun > in) return k;
+// The index of weight k of a row of `in` weights after interleaving groups.
+std::size_t interleaved(std::size_t k, std::size_t in, std::size_t group) {
+  const std::size_t start = k / group * group;
+  if (start + group > in) return k;
   const std::size_t within = k - start;
-  return start + within / 2 + (within % 2) * (kRun / 2);
+  return start + within / 2 + (within % 2) * (group / 2);
 }
 
 }  // namespace
 
-Quantised::Quantised(const Projection& projection, std::size_t in_features, const char* name)
-    : in_features_(in_features),
+Quantised::Quantised(const Kernels& kernels, const Projection& projection, std::size_t in_features,
+                     const char* name)
+    : kernels_(kernels),
+      in_features_(in_features),
       values_(projection.out_features * in_features),
       scales_(projection.out_features),
       bias_(projection.bias) {
@@ -43,15 +43,15 @@ Quantised::Quantised(const Projection& projection, std::size_t in_features, cons
     scales_[n] = largest / 127.0f;
     if (largest == 0.0f) return;
     for (std::size_t k = 0; k < in_features; ++k) {
-      values_[n * in_features + interleaved(k, in_features)] =
+      values_[n * in_features + interleaved(k, in_features, kernels.group)] =
           static_cast<std::int8_t>(std::nearbyint(widen(row[k]) / scales_[n]));
     }
   });
 }
 
-void Quantised::multiply(const Kernels& kernels, const PackedRows& input, std::size_t first,
-                         std::size_t last, float* out, std::size_t stride) const {
-  kernels.dot_products_int8(
+void Quantised::multiply(const PackedRows& input, std::size_t first, std::size_t last, float* out,
+                         std::size_t stride) const {
+  kernels_.dot_products_int8(
       {input.data(), input.rows(), in_features_, values_.data(), first, last, out, stride});
   for (std::size_t r = 0; r < input.rows(); ++r) {
     for (std::size_t n = first; n < last; ++n) {

@@ -16,16 +16,19 @@ namespace tokentiming::native {
 class Quantised {
  public:
   // Throws std::invalid_argument that names the projection if a weight is NaN or infinite.
-  Quantised(const Projection& projection, std::size_t in_features, const char* name);
+  // The kernels stay borrowed.
+  Quantised(const Kernels& kernels, const Projection& projection, std::size_t in_features,
+            const char* name);
 
   std::size_t out_features() const { return scales_.size(); }
 
   // Writes out[r * stride + n] for each input row r and n in [first, last), where
   // last - first <= kOutputBlock. The same kernels must have packed the input.
-  void multiply(const Kernels& kernels, const PackedRows& input, std::size_t first,
-                std::size_t last, float* out, std::size_t stride) const;
+  void multiply(const PackedRows& input, std::size_t first, std::size_t last, float* out,
+                std::size_t stride) const;
 
  private:
+  const Kernels& kernels_;
   std::size_t in_features_;
   std::vector<std::int8_t> values_;  // interleaved as in DotProducts
   std::vector<float> scales_;

@@ -62,9 +62,9 @@ class Transformer::State {
   State(TransformerWeights weights, const Variant& variant)
       : kernels_(required(variant)),
         weights_(checked(std::move(weights))),
-        head_(weights_.head, weights_.hidden, "head") {
+        head_(kernels_, weights_.head, weights_.hidden, "head") {
     for (const TransformerLayer& layer : weights_.layers) {
-      layers_.emplace_back(layer, weights_.hidden, weights_.heads * weights_.head_size);
+      layers_.emplace_back(kernels_, layer, weights_.hidden, weights_.heads * weights_.head_size);
     }
   }
 
@@ -142,14 +142,15 @@ class Transformer::State {
 
  private:
   struct Layer {
-    Layer(const TransformerLayer& from, std::size_t hidden, std::size_t attended)
-        : query(from.query, hidden, "query"),
-          key(from.key, hidden, "key"),
-          value(from.value, hidden, "value"),
-          output(from.output, attended, "output"),
-          gate(from.gate, hidden, "gate"),
-          up(from.up, hidden, "up"),
-          down(from.down, from.gate.out_features, "down") {}
+    Layer(const Kernels& kernels, const TransformerLayer& from, std::size_t hidden,
+          std::size_t attended)
+        : query(kernels, from.query, hidden, "query"),
+          key(kernels, from.key, hidden, "key"),
+          value(kernels, from.value, hidden, "value"),
+          output(kernels, from.output, attended, "output"),
+          gate(kernels, from.gate, hidden, "gate"),
+          up(kernels, from.up, hidden, "up"),
+          down(kernels, from.down, from.gate.out_features, "down") {}
 
     Quantised query, key, value, output, gate, up, down;
   };
@@ -312,7 +313,7 @@ class Transformer::State {
     const std::size_t outputs = projection.out_features();
     Matrix out(input.rows() * outputs);
     over_outputs(outputs, [&](std::size_t first, std::size_t last) {
-      projection.multiply(kernels_, input, first, last, out.data(), outputs);
+      projection.multiply(input, first, last, out.data(), outputs);
     });
     return out;
   }
@@ -399,8 +400,8 @@ class Transformer::State {
     Matrix gate(input.rows() * features);
     Matrix up(input.rows() * features);
     over_outputs(features, [&](std::size_t first, std::size_t last) {
-      layer.gate.multiply(kernels_, input, first, last, gate.data(), features);
-      layer.up.multiply(kernels_, input, first, last, up.data(), features);
+      layer.gate.multiply(input, first, last, gate.data(), features);
+      layer.up.multiply(input, first, last, up.data(), features);
       for (std::size_t r = 0; r < input.rows(); ++r) {
         for (std::size_t n = first; n < last; ++n) {
           float& g = gate[r * features + n];
@@ -426,8 +427,7 @@ class Transformer::State {
     const PackedRows input =
         packed(normalised(picked, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
     over_outputs(weights_.vocabulary, [&](std::size_t begin, std::size_t end) {
-      head_.multiply(kernels_, input, begin, end, logits[to],
-                     static_cast<std::size_t>(logits.stride));
+      head_.multiply(input, begin, end, logits[to], static_cast<std::size_t>(logits.stride));
     });
   }
 

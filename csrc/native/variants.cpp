@@ -6,8 +6,25 @@ namespace tokentiming::native {
 namespace {
 
 #ifdef TOKENTIMING_X86
-constexpr Kernels kAvx2{pack_bfloat16_avx2,     pack_float_avx2,       dot_products_bfloat16_avx2,
-                        dot_products_int8_avx2, attention_scores_avx2, attention_output_avx2};
+constexpr Kernels kAvx2{
+    16,
+    pack_bfloat16_avx2,
+    pack_float_avx2,
+    dot_products_bfloat16_avx2,
+    dot_products_int8_avx2,
+    attention_scores_avx2,
+    attention_output_avx2,
+};
+// Attention takes a small part of the time, so that wider vectors would not pay there.
+constexpr Kernels kAvx512{
+    32,
+    pack_bfloat16_avx512,
+    pack_float_avx512,
+    dot_products_bfloat16_avx512,
+    dot_products_int8_avx512,
+    attention_scores_avx2,
+    attention_output_avx2,
+};
 #endif
 
 }  // namespace
@@ -16,8 +33,8 @@ std::span<const Variant> variants() {
   static const std::vector<Variant> found = [] {
     std::vector<Variant> usable;
 #ifdef TOKENTIMING_X86
-    // A processor with AVX-512 runs this variant too.
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      if (__builtin_cpu_supports("avx512f")) usable.push_back({"avx512", &kAvx512});
       usable.push_back({"avx2", &kAvx2});
     }
 #endif

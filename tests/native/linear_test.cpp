@@ -44,10 +44,10 @@ Exact exact_output(const Linear& layer, std::size_t r, std::size_t n) {
 }
 
 // The index of weight k of a row in the interleaved order of 8-bit weights.
-std::size_t interleaved(std::size_t k, std::size_t in_features) {
-  const std::size_t run = k / 16 * 16;
-  if (run + 16 > in_features) return k;
-  return run + (k % 2) * 8 + (k - run) / 2;
+std::size_t interleaved(std::size_t k, std::size_t in_features, std::size_t group) {
+  const std::size_t start = k / group * group;
+  if (start + group > in_features) return k;
+  return start + (k % 2) * (group / 2) + (k - start) / 2;
 }
 
 }  // namespace
@@ -75,8 +75,8 @@ TEST_CASE("the portable variant is the last one, and the only one without kernel
 TEST_CASE("every variant of linear agrees with double up to rounding") {
   for (const Variant& variant : variants()) {
     CAPTURE(variant.name);
-    for (std::size_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 13}) {
-      for (std::size_t inner : {1, 15, 16, 100, 1600}) {
+    for (std::size_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13}) {
+      for (std::size_t inner : {1, 15, 16, 31, 32, 100, 1600}) {
         for (std::size_t outputs : {1, 5, 48, 101}) {
           const auto input = random_bfloat16(rows * inner, 1);
           const auto weight = random_bfloat16(outputs * inner, 2);
@@ -116,7 +116,7 @@ TEST_CASE("8-bit dot products of every variant agree with double up to rounding"
     if (variant.kernels == nullptr) continue;  // Transformer, the only caller, refuses it
     CAPTURE(variant.name);
     for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
-      for (std::size_t inner : {1, 15, 16, 100, 1600}) {
+      for (std::size_t inner : {1, 15, 16, 31, 32, 100, 1600}) {
         for (std::size_t outputs : {1, 5, 48}) {
           const auto numbers = random_bfloat16(rows * inner, 1);
           std::vector<float> input;
@@ -124,7 +124,7 @@ TEST_CASE("8-bit dot products of every variant agree with double up to rounding"
           std::vector<std::int8_t> weight(outputs * inner);
           for (std::size_t n = 0; n < outputs; ++n) {
             for (std::size_t k = 0; k < inner; ++k) {
-              weight[n * inner + interleaved(k, inner)] =
+              weight[n * inner + interleaved(k, inner, variant.kernels->group)] =
                   static_cast<std::int8_t>(static_cast<int>((7 * n + 31 * k) % 255) - 127);
             }
           }
