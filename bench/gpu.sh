@@ -22,9 +22,10 @@
 # A machine without a network needs the files that git tracks, and build/carry, which git ignores
 # and which must be named. build/carry has doctest (Debian's doctest-dev) and wheels for Python 3.12
 # of transformers, FlashInfer, nvidia-ml-py, apache-tvm-ffi, pybind11, scikit-build-core,
-# pytest-xdist and execnet, 25 MB in all. They take precedence over installed packages of the same name; their
-# other dependencies must be installed. VLLM=vllm-*.whl bench/gpu.sh carry adds the files of vLLM's
-# rejection sampler, which need Triton alone; without them vLLM is compared if it is installed.
+# pytest-xdist and execnet, 25 MB in all. They take precedence over installed packages of the same
+# name; their other dependencies must be installed. VLLM=<a wheel of vLLM> bench/gpu.sh carry adds
+# the files of vLLM's rejection sampler, which need Triton alone; without them vLLM is compared if
+# it is installed. The path of the wheel is relative to the repository's root.
 #
 # TARGET and DRAFT are folders as save_pretrained writes them, or .gguf files, which are smaller and
 # need the packages gguf and accelerate. Their paths are relative to the repository's root. A model
@@ -46,7 +47,7 @@ if [ "$what" = carry ]; then
   mkdir -p "$carry/wheels"
   cp -r --parents /usr/include/doctest /usr/lib/cmake/doctest "$carry" ||
     { echo "bench/gpu.sh: install Debian's doctest-dev first" >&2; exit 1; }
-  # The versions are those of constraints.txt.
+  # Versions that are not given here are those of constraints.txt.
   "$python" -m pip download -q --no-deps --only-binary=:all: -d "$carry/wheels" \
     --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
     -c constraints.txt transformers apache-tvm-ffi pybind11 scikit-build-core \

@@ -183,7 +183,8 @@ class SpeculativeDecoder:
                 generator. The texts of a call are independent. With a list of seeds, one for each
                 prompt, the text of a prompt does not depend on the other prompts. A seed gives the
                 same text for the same logits: in bf16, passes over another number of rows round
-                differently, and the text may differ.
+                differently, and the text may differ. Methods other than ``coupled`` and ``slem``
+                also need the same drafter and a ``draft_length`` or fixed ``budget``.
             batch_size: maximum number of texts to run at once; when a text ends, the next one
                 starts. By default as many as fit into half of the free memory, at most 16. Under
                 ``coupled`` and ``slem``, or a fixed budget, the texts do not depend on it.

@@ -36,7 +36,8 @@ struct Chains {
 // each is used once.
 //
 // Rows of probabilities need not be normalised. Those of a proposal may sum to less than 1: the
-// rest is missing mass. The id -1 means that the draft drew the missing mass, which is a rejection.
+// rest is missing mass. The id -1 means that the draft drew the missing mass, which is a rejection;
+// it is refused beside logits of the proposals.
 // Without proposals q(x) = 1: x is accepted with probability p(x), and excluded from p when it is
 // rejected. If rounding leaves no mass in max(p - q, 0), then p <= q everywhere and the rejection
 // was due to rounding: the token is drawn from p.
@@ -49,7 +50,7 @@ struct Chains {
 // inside an expansion: q is P conditioned on the expansions that begin with the tokens of this run
 // and have further ones. Nothing of width V is written but the row of the rejected token. Draft
 // tokens without an expansion are missing mass. `exact` of the map is not read, nor are columns of
-// the proposals from its size on.
+// probabilities from its size on. Logits there are part of the softmax, and their mass is missing.
 //
 // At temperature 0 a token is accepted if it is the lowest id of the greatest logit; that id is
 // emitted otherwise. Neither proposals nor uniforms are read. `temperatures` gives each chain its

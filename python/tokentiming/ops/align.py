@@ -68,9 +68,9 @@ def align(
             is not contiguous, tensors that are not all in CPU memory or all on one GPU, or one side
             of a pair empty and the other not.
 
-    On a GPU a sequence has at most 128 tokens on a side and a token at most 2048 bytes. The host
-    does not read values: a pair that would raise, or exceeds these limits, gets the cost -1 and
-    spans of -1.
+    On a GPU a sequence has at most 128 tokens on a side and a token at most 2048 bytes. Without
+    offsets a longer sequence is a ``ValueError``. The host does not read values: any other pair
+    that would raise, or exceeds these limits, gets the cost -1 and spans of -1.
 
     Source: TokenTiming, arXiv 2510.15545; band after Sakoe and Chiba, 1978.
 

@@ -80,7 +80,7 @@ def transfer(
         columns: V_t, by default as many as ``target_table`` has tokens; more where the model's head
             is padded.
         draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
-            temperature``.
+            temperature`` over all V_d columns; the mass of those from D on is missing.
         temperature: greater than 0, for logits.
         out: tensors to fill instead of new ones; ``probs`` of float64 if the draft's rows are, else
             of float32.
@@ -190,7 +190,7 @@ def restrict(
             ``draft_probs`` from D on are not read.
         columns: V_t, the width of the target's head.
         draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
-            temperature``.
+            temperature`` over all V_d columns.
         temperature: greater than 0, for logits.
         out: ``[R, V_t]``, contiguous, to fill instead of a new tensor; of float64 if the draft's
             rows are, else of float32.

@@ -79,7 +79,9 @@ def verify(
 
     Args:
         draft_ids: int32 or int64, contiguous. -1 means that the draft drew from the mass that
-            ``draft_probs`` lacks to sum to 1, which counts as a rejection.
+            ``draft_probs`` lacks to sum to 1, or a token without an expansion in ``draft_map``;
+            this counts as a rejection. Do not leave such a draw out: whether a position is drafted
+            must not depend on the token drawn there. ``draft_logits`` allow no -1.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
             at a constant stride; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
@@ -89,9 +91,10 @@ def verify(
             ``p(x)``, and on rejection another is drawn from ``p`` without ``x``.
         uniforms: float32 or float64, contiguous, in [0, 1). The last one of a chain draws its
             additional token, the others accept or reject its tokens. float64 resolves tokens of
-            small probability. May be missing at temperature 0.
-        temperature: 0 or more, for logits. At 0 the rule emits the lowest id of greatest logit,
-            whatever ``q`` is; nothing but ``target_logits`` is read.
+            small probability. May be missing with ``temperature=0``, but not with ``temperatures``.
+        temperature: 0 or more, for logits of the target and of the draft; refused beside
+            ``target_probs``. At 0 the rule emits the lowest id of greatest logit, whatever ``q``
+            is; no rows but those of ``target_logits`` are read.
         offsets: int64 ``[B + 1]``: chain ``b`` is ``draft_ids[offsets[b]:offsets[b + 1]]``, and its
             ``target_*`` rows begin at ``offsets[b] + b``.
         temperatures: float32 ``[B]``, contiguous: a temperature for each chain, in place of
@@ -102,14 +105,17 @@ def verify(
             what ``transfer`` would make of them: ``q(x)`` is the sum of ``P(d)`` over ``first(d) =
             x``. A token with the same entry of ``draft_rows`` as the token before it continues
             inside an expansion, and ``q`` is ``P`` conditioned on the expansions that begin with
-            the tokens of this run and have further ones. Mass without an expansion is missing.
-            ``exact`` is not read, nor are columns of ``draft_*`` beyond the map's D tokens.
+            the tokens of this run and have further ones. Two draws in succession from equal rows
+            therefore need two rows in the pool. Mass without an expansion is missing.
+            ``exact`` is not read, nor are columns of ``draft_probs`` beyond the map's D tokens. The
+            softmax of ``draft_logits`` includes such columns, and their mass is missing: set them
+            to -inf if the draft does not draw them.
         out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
 
     Returns:
         Tokens and counts, new or ``out``.
 
-    Only necessary values are read: nothing after a rejection, and one entry of each probability row
+    Only necessary rows are read: none after a rejection, and one entry of each probability row
     before it. With ``draft_map`` these are the entries that the one entry is summed from, and of
     the row of the rejected token all; rows over the target's vocabulary are not written. The result
     does not depend on the number of threads. Arithmetic is in float32, or in float64 if one of the
@@ -119,9 +125,10 @@ def verify(
         TypeError: an argument is not a tensor or has another dtype, or not exactly one distribution
             of the target, or two of the draft, are given.
         ValueError: shapes that disagree, an id outside the vocabulary, a uniform outside [0, 1), a
-            row that is read holds NaN, +inf or a negative probability or has no mass, a tensor that
-            is not contiguous where it must be or requires grad, or tensors are not all in CPU
-            memory or all on one GPU.
+            row that is read holds NaN, +inf or a negative probability, a row of the target or of
+            logits has no mass, a tensor that is not contiguous where it must be or requires grad,
+            or tensors are not all in CPU memory or all on one GPU. The message counts entries and
+            rows over all chains: with K = 3 ``draft_ids[3]`` is the first token of chain 1.
 
     On a GPU rows are float16, bfloat16 or float32. The host does not read values: a chain
     that would raise, for what is read of it, gets ``accepted`` -1 and tokens -1.
