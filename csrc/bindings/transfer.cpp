@@ -41,6 +41,7 @@ class DraftRows {
         is_logits_(!logits.is_none()),
         temperature_(Scalar(temperature, function, "temperature").as_double()) {
     tensor_.require_dimensions(2, axes);
+    columns_ = static_cast<std::size_t>(tensor_.size(1));
     is_double_ = same_dtype(tensor_.dtype(), kDlpack<double>);
     is_plain_ = !is_logits_ && temperature_ == 1.0 &&
                 (is_double_ || same_dtype(tensor_.dtype(), kDlpack<float>));
@@ -51,6 +52,12 @@ class DraftRows {
   }
 
   const Tensor& tensor() const { return tensor_; }
+
+  // Reads only the columns of this many draft tokens: further ones pad the draft's head.
+  void without_padding(std::size_t tokens) {
+    columns_ = std::min(columns_, tokens);
+    if (!is_plain_) std::visit([this](auto& rows) { rows.columns = columns_; }, rows_.rows);
+  }
 
   // Calls run(Number) with the type of the probabilities.
   template <class Run>
@@ -67,7 +74,7 @@ class DraftRows {
   template <class Number, class Work>
   void read(const Work& work) const {
     if (is_plain_) return work(rows_of<Number>(tensor_));
-    std::vector<Number> memory(count() * columns());
+    std::vector<Number> memory(count() * columns_);
     probabilities(rows_, temperature_, matrix(memory.data()), tensor_.function());
     work(matrix<const Number>(memory.data()));
   }
@@ -85,15 +92,15 @@ class DraftRows {
 
  private:
   std::size_t count() const { return static_cast<std::size_t>(tensor_.size(0)); }
-  std::size_t columns() const { return static_cast<std::size_t>(tensor_.size(1)); }
   // A multiple of the alignment of a workspace.
-  std::size_t memory_bytes() const { return (count() * columns() * sizeof(float) + 15) / 16 * 16; }
+  std::size_t memory_bytes() const { return (count() * columns_ * sizeof(float) + 15) / 16 * 16; }
   template <class Number>
   Rows<Number> matrix(Number* data) const {
-    return {data, count(), columns(), tensor_.size(1)};
+    return {data, count(), columns_, static_cast<std::ptrdiff_t>(columns_)};
   }
 
   Tensor tensor_;
+  std::size_t columns_ = 0;
   bool is_logits_;
   bool is_double_ = false;
   bool is_plain_ = false;
@@ -108,7 +115,7 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_logits, py::handl
                       py::handle probs, py::handle cases) {
   require_both(kTransfer, draft_offsets, target_offsets);
   Place place;
-  const DraftRows rows(draft_probs, draft_logits, temperature, "[K, V_d]", kTransfer, place);
+  DraftRows rows(draft_probs, draft_logits, temperature, "[K, V_d]", kTransfer, place);
   const Side draft(kDraftSide, draft_ids, draft_offsets, kTransfer, place);
   const Side target(kTargetSide, target_ids, target_offsets, kTransfer, place);
   const Tensor spans(target_spans, kTransfer, "target_spans", &place);
@@ -116,6 +123,7 @@ void transfer_tensors(py::handle draft_probs, py::handle draft_logits, py::handl
   const auto& draft_tokens = bound<BoundByteTable>(draft_table, kTransfer, "draft_table", place);
   const auto& target_tokens = bound<BoundByteTable>(target_table, kTransfer, "target_table", place);
   const auto& map = bound<BoundVocabularyMap>(vocabulary_map, kTransfer, "vocabulary_map", place);
+  rows.without_padding(map.get().first.size());
   const Tensor out(probs, kTransfer, "out.probs", &place);
   const Tensor kinds(cases, kTransfer, "out.cases", &place);
   out.require_dimensions(2, "[M, V_t]");
@@ -160,8 +168,9 @@ py::tuple transfer_shape(py::handle target_ids, py::handle target_table, py::han
 void restrict_tensors(py::handle draft_probs, py::handle draft_logits, py::handle temperature,
                       py::handle vocabulary_map, py::handle columns, py::handle out_object) {
   Place place;
-  const DraftRows rows(draft_probs, draft_logits, temperature, "[R, V_d]", kRestrict, place);
+  DraftRows rows(draft_probs, draft_logits, temperature, "[R, V_d]", kRestrict, place);
   const auto& map = bound<BoundVocabularyMap>(vocabulary_map, kRestrict, "vocabulary_map", place);
+  rows.without_padding(map.get().first.size());
   const Tensor out(out_object, kRestrict, "out", &place);
   out.require_dimensions(2, "[R, V_t]");
   require_columns(out, columns);

@@ -74,7 +74,7 @@ void verify_tensors(py::handle draft_ids, py::handle target_logits, py::handle t
   const bool padded = is_padded(ids, offsets_object);
   const double temperature = Scalar(temperature_object, kVerify, "temperature").as_double();
   if (uniforms_object.is_none() && temperature != 0) {
-    throw std::invalid_argument("verify: uniforms are missing; only temperature 0 needs none");
+    throw std::invalid_argument("verify: uniforms are missing; only temperature=0 needs none");
   }
 
   const auto target = either(target_logits, target_probs, "target_logits", "target_probs", place);

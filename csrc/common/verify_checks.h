@@ -24,6 +24,20 @@ inline std::size_t columns_of(const Distributions& distributions) {
   return std::visit([](const auto& rows) { return rows.columns; }, distributions.rows);
 }
 
+// The chains with proposals over the tokens of their map: further columns pad the draft's head.
+template <class Id>
+Chains<Id> without_padding(Chains<Id> chains) {
+  if (chains.draft_map == nullptr) return chains;
+  const std::size_t size = chains.draft_map->first.size();
+  std::visit([size](auto& rows) { rows.columns = size; }, chains.proposals->rows);
+  return chains;
+}
+// Whether a token of a chain may be kMissingMass.
+template <class Id>
+bool may_miss(const Chains<Id>& chains) {
+  return chains.proposals && (!chains.proposals->is_logits || chains.draft_map != nullptr);
+}
+
 // `longest` is the length of the longest chain.
 [[noreturn]] inline void refuse_tokens(std::size_t batch, std::int64_t longest,
                                        const Rows<std::int32_t>& tokens) {
@@ -89,7 +103,9 @@ void check_verify_sizes(const Chains<Id>& chains, std::size_t batch, std::size_t
   }
   const bool has_temperature = chains.temperature != 1.0 || !chains.temperatures.empty();
   if (has_temperature && !chains.targets.is_logits) {
-    refuse(kVerify, "temperature applies to target_logits; target_probs are taken as they are");
+    refuse(kVerify,
+           std::string(chains.temperatures.empty() ? "temperature applies" : "temperatures apply") +
+               " to target_logits; target_probs are taken as they are");
   }
   if (!chains.temperatures.empty() && chains.temperatures.size() != batch) {
     refuse(kVerify, "temperatures has " + std::to_string(chains.temperatures.size()) +

@@ -281,14 +281,16 @@ void check(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
   }
 
   const std::size_t columns = columns_of(chains.targets);
-  const bool may_miss = chains.proposals && !chains.proposals->is_logits;
+  const bool missable = may_miss(chains);
   for (std::size_t t = 0; t < drafted; ++t) {
     const std::int64_t id = chains.draft.ids[t];
-    if (id == kMissingMass && may_miss) continue;
+    if (id == kMissingMass && missable) continue;
     if (id < 0 || id >= static_cast<std::int64_t>(columns)) {
       refuse("draft_ids[" + std::to_string(t) + "] is " + std::to_string(id) +
              ", outside a vocabulary of " + std::to_string(columns) + " tokens" +
-             (id == kMissingMass ? "; only a draw from draft_probs can be missing mass" : ""));
+             (id == kMissingMass
+                  ? "; only a draw from draft_probs, or with draft_map, can be missing mass"
+                  : ""));
     }
   }
   for (std::size_t t = 0; chains.draft_rows && t < chains.draft_rows->size(); ++t) {
@@ -308,9 +310,10 @@ bool is_double(const Distributions& distributions) {
 }  // namespace
 
 template <class Id>
-void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
+void verify(const Chains<Id>& given, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted) {
-  check(chains, tokens, accepted);
+  check(given, tokens, accepted);
+  const Chains<Id> chains = without_padding(given);
   const auto run = [&]<class T>(T) { return Verifier<T, Id>(chains).run(); };
   const bool in_double =
       is_double(chains.targets) || (chains.proposals && is_double(*chains.proposals));

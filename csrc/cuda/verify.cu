@@ -153,12 +153,13 @@ std::size_t verify_workspace(const Chains<Id>& chains, std::size_t batch) {
 }
 
 template <class Id>
-void verify(const Chains<Id>& chains, const Rows<std::int32_t>& tokens,
+void verify(const Chains<Id>& given, const Rows<std::int32_t>& tokens,
             std::span<std::int32_t> accepted, std::span<std::byte> workspace, Stream stream) {
   require_cuda(kVerify);
-  const auto& offsets = chains.draft.offsets;
+  const auto& offsets = given.draft.offsets;
   const std::size_t batch = offsets.empty() ? tokens.rows : offsets.size() - 1;
-  check_verify_sizes(chains, batch, accepted.size());
+  check_verify_sizes(given, batch, accepted.size());
+  const Chains<Id> chains = without_padding(given);
   const Sequences draft = sequences(chains.draft, batch, kVerify, "draft_ids");
   const std::int64_t longest = draft.offsets ? 0 : draft.length;
   if (tokens.rows != batch ||

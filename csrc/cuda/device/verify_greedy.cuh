@@ -79,7 +79,7 @@ class GreedyPart : public Part {
     if (at_end()) return stop(Action::kEmit, best.id);
     const std::int64_t id = a_.ids[token_index()];
     if (id == best.id) return stop(Action::kAccept, best.id);
-    const bool may_miss = a_.proposals.given && !a_.proposals.is_logits;
+    const bool may_miss = a_.proposals.given && (!a_.proposals.is_logits || a_.has_map);
     const bool valid = is_token(id) || (id == kMissingMass && may_miss);
     return stop(valid ? Action::kEmit : Action::kInvalid, best.id);
   }

@@ -122,7 +122,7 @@ class SampledPart : public Part {
     const ProposedToken& proposed = shared_.proposed;
     if (at_end()) return Action::kDraw;
     if (!is_uniform(proposed.u) || !proposed.has_row) return Action::kInvalid;
-    const bool may_miss = a_.proposals.given && !a_.proposals.is_logits;
+    const bool may_miss = a_.proposals.given && (!a_.proposals.is_logits || a_.has_map);
     if (proposed.id == kMissingMass && may_miss) return Action::kDraw;
     if (!is_token(proposed.id)) return Action::kInvalid;
 

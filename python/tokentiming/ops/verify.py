@@ -81,7 +81,7 @@ def verify(
         draft_ids: int32 or int64, contiguous. -1 means that the draft drew from the mass that
             ``draft_probs`` lacks to sum to 1, or a token without an expansion in ``draft_map``;
             this counts as a rejection. Do not leave such a draw out: whether a position is drafted
-            must not depend on the token drawn there. ``draft_logits`` allow no -1.
+            must not depend on the token drawn there. ``draft_logits`` allow -1 only with ``draft_map``.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
             at a constant stride; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
@@ -107,9 +107,7 @@ def verify(
             inside an expansion, and ``q`` is ``P`` conditioned on the expansions that begin with
             the tokens of this run and have further ones. Two draws in succession from equal rows
             therefore need two rows in the pool. Mass without an expansion is missing.
-            ``exact`` is not read, nor are columns of ``draft_probs`` beyond the map's D tokens. The
-            softmax of ``draft_logits`` includes such columns, and their mass is missing: set them
-            to -inf if the draft does not draw them.
+            ``exact`` is not read, nor are columns of ``draft_*`` beyond the map's D tokens.
         out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
 
     Returns:
@@ -153,7 +151,7 @@ def verify(
         raise ArgumentTypeError(
             "verify: draft_logits and draft_probs are both given; give at most one"
         )
-    if temperatures is not None and temperature != 1.0:
+    if temperatures is not None and not (isinstance(temperature, float) and temperature == 1.0):
         raise ArgumentTypeError("verify: temperature and temperatures are both given; give one")
     try:
         if draft_map is None and traced(draft_ids):
@@ -226,7 +224,7 @@ def _recorded(out: Verification | None, **arguments: Any) -> Any:
     if not compiling():
         temperature = number("verify", "temperature", temperature)
     if arguments["uniforms"] is None and temperature != 0:
-        raise ArgumentValueError("verify: uniforms are missing; only temperature 0 needs none")
+        raise ArgumentValueError("verify: uniforms are missing; only temperature=0 needs none")
     if getattr(offsets, "is_meta", False):
         raise ArgumentValueError(
             "verify: offsets are meta tensors, and the result is as wide as they say"
