@@ -103,7 +103,8 @@ def verify(
             x``. A token with the same entry of ``draft_rows`` as the token before it continues
             inside an expansion, and ``q`` is ``P`` conditioned on the expansions that begin with
             the tokens of this run and have further ones. Mass without an expansion is missing.
-            ``exact`` is not read, nor are columns of ``draft_*`` beyond the map's D tokens.
+            ``exact`` is not read, nor are columns of ``draft_probs`` beyond the map's D tokens;
+            those of ``draft_logits`` count in the softmax. A row without mass stays all 0.
         out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
 
     Returns:
