@@ -48,8 +48,9 @@ struct Chains {
 // x. Where a token of a chain has the same entry of `draft_rows` as the one before it, it continues
 // inside an expansion: q is P conditioned on the expansions that begin with the tokens of this run
 // and have further ones. Nothing of width V is written but the row of the rejected token. Draft
-// tokens without an expansion are missing mass. `exact` of the map is not read, nor are columns of
-// the proposals from its size on.
+// tokens without an expansion are missing mass, and a row without mass stays 0. `exact` of the map
+// is not read, nor are columns of probabilities from its size on; those of logits count in the
+// softmax.
 //
 // At temperature 0 a token is accepted if it is the lowest id of the greatest logit; that id is
 // emitted otherwise. Neither proposals nor uniforms are read. `temperatures` gives each chain its
