@@ -98,8 +98,10 @@ class Distribution : public Row<T> {
                const char* name, const char* function = "verify")
       : Row<T>(distributions, row, name, function) {
     constexpr double kLog2E = 1.44269504088896340736;
+    // Not 0, which makes NaN of -inf.
+    constexpr auto kMinScale = static_cast<double>(std::numeric_limits<T>::min());
     constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<T>::max());
-    scale_ = static_cast<T>(std::min(kLog2E / temperature, kMaxScale));
+    scale_ = static_cast<T>(std::clamp(kLog2E / temperature, kMinScale, kMaxScale));
     if (!this->is_logits()) return;
     maxima_.resize(this->blocks());
     masses_.resize(this->blocks());
@@ -117,6 +119,7 @@ class Distribution : public Row<T> {
 
   // Merges the states of all blocks.
   void normalise() {
+    if (maxima_.empty()) this->refuse("has no columns");
     shift_ = *std::max_element(maxima_.begin(), maxima_.end());
     const bool nan = std::ranges::any_of(masses_, [](double sum) { return std::isnan(sum); });
     this->require_finite(nan ? std::numeric_limits<T>::infinity() : shift_);

@@ -258,6 +258,13 @@ TEST_CASE("verify: what the map and the pool of rows hold is checked on the devi
   };
   check("a row", [&](auto& one) { one.draft_rows[begin] = 99; });
   check("a negative row", [&](auto& one) { one.draft_rows[begin] = -1; });
+  // A later token of the row is read by other blocks, which may run first.
+  for (const std::int64_t id : {std::int64_t{-1} << 30, (std::int64_t{1} << 31) - 1}) {
+    check("a token that another of its row follows", [&](auto& one) {
+      one.ids[begin] = id;
+      one.draft_rows[begin + 1] = one.draft_rows[begin];
+    });
+  }
   check("a temperature", [](auto& one) { one.temperatures[1] = -1.0f; });
   check("a temperature that is NaN", [](auto& one) { one.temperatures[1] = NAN; });
   check("a negative probability", [&](auto& one) {

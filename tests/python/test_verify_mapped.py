@@ -298,3 +298,32 @@ def test_a_map_to_tokens_beyond_the_target_is_refused() -> None:
             draft_map=beyond,
             uniforms=torch.full((1, 2), 0.5),
         )
+
+
+def test_logits_over_no_tokens_are_refused() -> None:
+    none = torch.empty(0, dtype=torch.int32)
+    nothing = ops.VocabularyMap(none, none, torch.tensor([0]), none)
+    with pytest.raises(ValueError, match=r"^verify: draft_logits\[0\] has no columns"):
+        ops.verify(
+            torch.tensor([[0]]),
+            target_logits=torch.zeros(1, 2, 2),
+            draft_logits=torch.zeros(1, 1, 0),
+            draft_map=nothing,
+            uniforms=torch.full((1, 2), 0.5),
+        )
+    with pytest.raises(ValueError, match=r"^restrict: draft_logits\[0\] has no columns"):
+        ops.restrict(None, nothing, columns=2, draft_logits=torch.zeros(1, 0))
+
+
+@pytest.mark.parametrize("temperature", [1e39, 1e60, 1e300])
+def test_a_temperature_beyond_float32_leaves_out_logits_of_minus_infinity(
+    temperature: float,
+) -> None:
+    result = ops.verify(
+        torch.tensor([[1]]),
+        target_logits=torch.tensor([[[-math.inf, 0.0, 5.0]] * 2]),
+        draft_logits=torch.tensor([[[0.0, 9.0, -math.inf]]]),
+        temperature=temperature,
+        uniforms=torch.tensor([[0.9, 0.6]]),
+    )
+    assert result.tokens.tolist() == [[1, 2]]  # p and q of token 1 are both 1/2

@@ -96,8 +96,11 @@ __device__ inline float probability(const DeviceDistributions& distributions, fl
 // exp(x / temperature) = 2^(x * scale).
 constexpr float scale_at(double temperature) {
   constexpr double kLog2E = 1.44269504088896340736;
+  // Not 0, which makes NaN of -inf.
+  constexpr auto kMinScale = static_cast<double>(std::numeric_limits<float>::min());
   constexpr auto kMaxScale = static_cast<double>(std::numeric_limits<float>::max());
   const double scale = kLog2E / temperature;
+  if (scale < kMinScale) return std::numeric_limits<float>::min();
   return static_cast<float>(scale < kMaxScale ? scale : kMaxScale);
 }
 

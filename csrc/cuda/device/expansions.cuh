@@ -110,7 +110,10 @@ class ConditionedRow {
   // Calls f in every lane with the lane's one of 32 draft tokens that have the first token.
   template <class F>
   __device__ void for_each_32(std::int64_t opening, unsigned& flags, const F& f) const {
-    const Range all = range_of(inverse_, static_cast<int>(opening));
+    // The first of the tokens taken may be missing mass, or invalid: it is its own position that
+    // decides on it, and this one may be read before.
+    const bool is_token = 0 <= opening && opening < columns_;
+    const Range all = is_token ? range_of(inverse_, static_cast<int>(opening)) : Range{0, -1};
     if (all.end < 0) flags |= kInvalid;
     for (std::int32_t k = all.begin; k < all.end; k += static_cast<std::int32_t>(kWarp)) {
       const std::int32_t mine = k + static_cast<std::int32_t>(lane());

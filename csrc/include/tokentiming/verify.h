@@ -49,8 +49,9 @@ struct Chains {
 // x. Where a token of a chain has the same entry of `draft_rows` as the one before it, it continues
 // inside an expansion: q is P conditioned on the expansions that begin with the tokens of this run
 // and have further ones. Nothing of width V is written but the row of the rejected token. Draft
-// tokens without an expansion are missing mass; a draw of one is kMissingMass, from logits too.
-// `exact` of the map is not read, nor are columns from its size on: they pad the draft's head.
+// tokens without an expansion are missing mass; a draw of one is kMissingMass, from logits too. A row
+// without mass stays 0. `exact` of the map is not read, nor are columns from its size on: they pad
+// the draft's head.
 //
 // At temperature 0 a token is accepted if it is the lowest id of the greatest logit; that id is
 // emitted otherwise. Neither proposals nor uniforms are read. `temperatures` gives each chain its

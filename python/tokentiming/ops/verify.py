@@ -106,8 +106,9 @@ def verify(
             x``. A token with the same entry of ``draft_rows`` as the token before it continues
             inside an expansion, and ``q`` is ``P`` conditioned on the expansions that begin with
             the tokens of this run and have further ones. Two draws in succession from equal rows
-            therefore need two rows in the pool. Mass without an expansion is missing.
-            ``exact`` is not read, nor are columns of ``draft_*`` beyond the map's D tokens.
+            therefore need two rows in the pool. Mass without an expansion is missing, and a row
+            without mass stays all 0. ``exact`` is not read, nor are columns of ``draft_*`` beyond
+            the map's D tokens.
         out: tensors to fill instead of new ones; ``tokens`` may have more columns than needed.
 
     Returns:
