@@ -139,6 +139,11 @@ Case<Target, Draft> random_case(std::mt19937& random, bool mapped) {
     std::vector<double> row(one.pool.columns);
     double sum = 0.0;
     for (double& x : row) sum += std::exp(x = 2.0 * normal(random));
+    // Columns beyond the map pad the draft's head, and are not read.
+    for (std::size_t d = size; d < row.size(); ++d) {
+      sum -= std::exp(row[d]);
+      row[d] = std::nan("");
+    }
     for (std::size_t d = 0; d < row.size(); ++d) {
       one.pool.at(r, d) = narrow<Draft>(one.draft_is_logits ? row[d] : std::exp(row[d]) / sum);
     }
@@ -154,7 +159,6 @@ Case<Target, Draft> random_case(std::mt19937& random, bool mapped) {
         one.ids.push_back(static_cast<std::int64_t>(d));
         one.draft_rows.push_back(row);
       } else if (one.expansions->of[d].empty()) {
-        if (one.draft_is_logits) break;
         one.ids.push_back(-1);
         one.draft_rows.push_back(row);
         break;

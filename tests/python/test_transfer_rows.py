@@ -59,6 +59,18 @@ def test_logits_are_the_softmax(dtype: torch.dtype, temperature: float) -> None:
     torch.testing.assert_close(restricted, ops.restrict(probs, SHARED, columns=3), **close)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_columns_beyond_the_map_are_not_read(dtype: torch.dtype) -> None:
+    logits = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    padded = torch.cat([logits, torch.full((2, 3), math.nan, dtype=dtype)], 1)
+    expected = ops.transfer(draft_logits=logits, **ARGUMENTS)
+    assert torch.equal(ops.transfer(draft_logits=padded, **ARGUMENTS).probs, expected.probs)
+    restricted = [
+        ops.restrict(None, SHARED, columns=3, draft_logits=one) for one in (logits, padded)
+    ]
+    assert torch.equal(*restricted)
+
+
 def test_logits_into_out() -> None:
     logits = torch.zeros(2, 4)
     out = ops.Transfer(torch.empty(3, 3), torch.empty(3, dtype=torch.int8))

@@ -73,14 +73,14 @@ def transfer(
             may be empty.
         draft_table: bytes of the draft's tokens.
         target_table: bytes of the target's tokens.
-        vocabulary_map: the draft's D tokens in the target's, D <= V_d; columns of ``draft_probs``
-            from D on are not read.
+        vocabulary_map: the draft's D tokens in the target's, D <= V_d; columns of ``draft_*`` from
+            D on are not read.
         draft_offsets: int64 ``[B + 1]`` for a batch of B sequences laid end to end.
         target_offsets: the same for ``target_ids``; give both or neither.
         columns: V_t, by default as many as ``target_table`` has tokens; more where the model's head
             is padded.
         draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
-            temperature`` over all V_d columns; the mass of those from D on is missing.
+            temperature`` over the D tokens.
         temperature: greater than 0, for logits.
         out: tensors to fill instead of new ones; ``probs`` of float64 if the draft's rows are, else
             of float32.
@@ -187,10 +187,10 @@ def restrict(
         draft_probs: float16, bfloat16, float32 or float64 ``[R, V_d]``, contiguous along the
             vocabulary; None beside ``draft_logits``.
         vocabulary_map: of the draft's D tokens, D <= V_d; only ``exact`` is read. Columns of
-            ``draft_probs`` from D on are not read.
+            ``draft_*`` from D on are not read.
         columns: V_t, the width of the target's head.
         draft_logits: in place of ``draft_probs``, which are then the softmax of ``draft_logits /
-            temperature`` over all V_d columns.
+            temperature`` over the D tokens.
         temperature: greater than 0, for logits.
         out: ``[R, V_t]``, contiguous, to fill instead of a new tensor; of float64 if the draft's
             rows are, else of float32.

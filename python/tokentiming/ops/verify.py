@@ -81,7 +81,7 @@ def verify(
         draft_ids: int32 or int64, contiguous. -1 means that the draft drew from the mass that
             ``draft_probs`` lacks to sum to 1, or a token without an expansion in ``draft_map``;
             this counts as a rejection. Do not leave such a draw out: whether a position is drafted
-            must not depend on the token drawn there. ``draft_logits`` allow -1 only with ``draft_map``.
+            must not depend on the token drawn there. Beside ``draft_logits``, -1 needs a map.
         target_logits: float16, bfloat16, float32 or float64, contiguous along the vocabulary, rows
             at a constant stride; ``p`` is the softmax of them over ``temperature``.
         target_probs: ``p`` itself, in place of ``target_logits``; normalised up to rounding.
