@@ -152,8 +152,8 @@ class Recorder:
     def begin_round(self, texts: int) -> None:
         self._budget.begin_round(texts)
 
-    def limit(self, source: int, covered: Sequence[float]) -> int:
-        return self._budget.limit(source, covered)
+    def limit(self, source: int, covered: Sequence[float], *, unread: int) -> int:
+        return self._budget.limit(source, covered, unread=unread)
 
     def grow(
         self, source: int, drafts: Sequence[Draft], covered: Sequence[Mapping[int, float]]

@@ -115,7 +115,7 @@ class World:
 def first_limit(budget: Budget, texts: int = 1) -> int:
     """The deepest level of the only drafter in a new round."""
     budget.begin_round(texts)
-    return budget.limit(0, [0.0] * texts)
+    return budget.limit(0, [0.0] * texts, unread=0)
 
 
 def uncovered(drafts: list[Draft]) -> list[dict[int, float]]:
@@ -242,7 +242,7 @@ def test_a_negative_slope_is_replaced_by_zero():
 
 def test_a_fixed_chain_always_has_its_length():
     budget = FixedBudget(depth=3)
-    assert [budget.limit(source, [1.0]) for source in range(2)] == [3, 3]
+    assert [budget.limit(source, [1.0], unread=0) for source in range(2)] == [3, 3]
     world = World(odds=0.01, draft=0.1)
     world.round(budget)
     assert world.longest == 3
@@ -282,7 +282,7 @@ def test_a_drafter_is_asked_for_what_is_not_covered():
     World(odds=0.8, draft=0.5).speed(budget, 100)
     for covered, limit in ((0.0, DEEPEST), (0.1, DEEPEST), (0.9, 0), (1.0, 0)):
         budget.begin_round(1)
-        assert budget.limit(0, [covered]) == limit, covered
+        assert budget.limit(0, [covered], unread=0) == limit, covered
 
 
 def test_nodes_are_grown_for_what_is_not_covered():
@@ -292,7 +292,7 @@ def test_nodes_are_grown_for_what_is_not_covered():
     draft.take(TEXT, [(1, 0.6), (2, 0.3)])
     for first, second, grown in ((0.0, 0.0, [0, 1]), (1.0, 0.0, [1]), (1.0, 0.6, [])):
         budget.begin_round(1)
-        budget.limit(0, [0.0])
+        budget.limit(0, [0.0], unread=0)
         assert budget.grow(0, [draft], [{TEXT: 0.0, 0: first, 1: second}]) == [grown]
 
 
@@ -312,9 +312,23 @@ def test_a_token_that_another_drafter_disputes_is_learned_to_be_unlikely():
     for _ in range(30):
         budget.begin_round(1)
         for source in range(2):
-            budget.limit(source, [0.6])
+            budget.limit(source, [0.6], unread=0)
         budget.propose(1, [merged])
         budget.observe(Outcome(1, 3, 2, 1.0, [Drafted(), Drafted()], emitted=[[2, 0]]))
     corrected = budget.propose(1, [merged])[0]
     assert corrected.estimates[0] < 0.3
     assert corrected.estimates[1] == 0.6
+
+
+@pytest.mark.parametrize(("unread", "drafts"), [(0, True), (1000, True), (20_000, False)])
+def test_a_batch_reads_its_texts_only_if_they_can_gain_it(unread, drafts):
+    costs = Costs()
+    costs.draft(0).observe(2, 2, 0.1)  # 0.05 seconds a level
+    costs.draft(0).observe(1, 50, 0.1)  # and 0.001 a row
+    budget = AdaptiveBudget(costs)
+    for _ in range(2):  # measures a step without a draft
+        budget.begin_round(4)
+        budget.limit(0, [0.0] * 4, unread=unread)
+        budget.observe(Outcome(4, 4, 4, 1.0, [Drafted()]))
+    budget.begin_round(4)
+    assert bool(budget.limit(0, [0.0] * 4, unread=unread)) == drafts

@@ -25,6 +25,10 @@ _OVERLAP = 0.5
 because their estimates err, and a level too few costs more than one too many."""
 
 
+_PAYBACK = 32
+"""Maximum number of rounds in which a batch has to gain what reading its texts costs."""
+
+
 class AdaptiveBudget:
     """Proposes nodes whose expected gain exceeds their cost, which is measured during generation.
 
@@ -63,7 +67,7 @@ class AdaptiveBudget:
     def begin_round(self, texts: int) -> None:
         self._start_round(texts)
 
-    def limit(self, source: int, covered: Sequence[float]) -> int:
+    def limit(self, source: int, covered: Sequence[float], *, unread: int) -> int:
         if source == len(self._records):
             cost, level = self._costs.draft(source), self._costs.expected_level(source)
             self._records.append(DrafterRecord(cost, level))
@@ -73,12 +77,15 @@ class AdaptiveBudget:
         payoff = record.payoff(texts)
         alone = texts / self._baseline(texts)
         tries = texts == 1 and not record.cost.known  # measuring it costs little
-        could_pay = tries or self._pays([record.first] * texts, record, rate=alone)
+        surplus = self._surplus([record.first] * texts, record, rate=alone)
+        reading = alone * self._draft_cost(record)[1] * unread  # in tokens
+        could_pay = tries or (surplus > 0 and (texts == 1 or reading <= _PAYBACK * surplus))
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
         if not limit or payoff.probing or tries:
             return limit
         gains = [record.first * (1 - _OVERLAP * prob) for prob in covered]
-        return limit if self._pays(gains, record, rate=self._best(self._proposed).rate) else 0
+        rate = self._best(self._proposed).rate
+        return limit if self._surplus(gains, record, rate=rate) > 0 else 0
 
     def calibrate(self, source: int, draft: Draft) -> list[float]:
         return self._records[source].calibrate(draft)
@@ -160,8 +167,8 @@ class AdaptiveBudget:
         seconds = self._baseline(self._texts) + self._drafting + self._growing
         return best_rows(probs, seconds=seconds, row=self._row(), most=4 * _WIDEST)
 
-    def _pays(self, gains: Sequence[float], record: DrafterRecord, *, rate: float) -> bool:
-        """Whether a first level that gains each text so many tokens is worth its time.
+    def _surplus(self, gains: Sequence[float], record: DrafterRecord, *, rate: float) -> float:
+        """Tokens that a first level gains, less those that its time is worth.
 
         Args:
             gains: expected tokens.
@@ -170,7 +177,7 @@ class AdaptiveBudget:
         """
         level, draft_row = self._draft_cost(record)
         seconds = level + len(gains) * (draft_row + self._row())
-        return sum(gains) > rate * seconds
+        return sum(gains) - rate * seconds
 
     def _baseline(self, texts: int) -> float:
         """Seconds of a round without a draft."""

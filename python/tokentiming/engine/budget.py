@@ -74,12 +74,13 @@ class Budget(Protocol):
     def begin_round(self, texts: int) -> None:
         """A new round begins with so many texts."""
 
-    def limit(self, source: int, covered: Sequence[float]) -> int:
+    def limit(self, source: int, covered: Sequence[float], *, unread: int) -> int:
         """The deepest level that a drafter shall draft in this round; 0 for no draft.
 
         Args:
             source: the drafter.
             covered: for each text the probability that its next token is proposed already.
+            unread: number of tokens in texts that it would draft for the first time.
         """
 
     def grow(
@@ -148,7 +149,7 @@ class FixedBudget:
     def begin_round(self, texts: int) -> None:
         """All rounds are alike."""
 
-    def limit(self, source: int, covered: Sequence[float]) -> int:
+    def limit(self, source: int, covered: Sequence[float], *, unread: int) -> int:
         return self._depth
 
     def grow(

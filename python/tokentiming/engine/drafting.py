@@ -60,6 +60,11 @@ class Drafting:
     def forwards(self) -> int:
         return self._drafter.forwards
 
+    @property
+    def unread(self) -> int:
+        """Number of tokens, the target's, in texts that were not drafted for yet."""
+        return sum(len(text.ids) for text in self._unread)
+
     def begin(self, text: Text) -> None:
         """Start drafting for a text."""
         request = text.request

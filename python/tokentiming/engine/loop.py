@@ -130,7 +130,11 @@ class Decoding:
         self._budget.begin_round(len(texts))
         for source in self._sources:
             covered = [Covered(proposal, self._vocabulary) for proposal in merged]
-            limit = self._budget.limit(source.number, [of_text.after(b"") for of_text in covered])
+            limit = self._budget.limit(
+                source.number,
+                [of_text.after(b"") for of_text in covered],
+                unread=source.unread,
+            )
             for of_text, proposal in zip(made, self._drafted(source, limit, covered), strict=True):
                 of_text.append(proposal)
             if limit:
