@@ -322,10 +322,10 @@ def test_a_token_that_another_drafter_disputes_is_learned_to_be_unlikely():
 
 @pytest.mark.parametrize(("unread", "drafts"), [(0, True), (1000, True), (20_000, False)])
 def test_a_batch_reads_its_texts_only_if_they_can_gain_it(unread, drafts):
-    costs = Costs()
-    costs.draft(0).observe(2, 2, 0.1)  # 0.05 seconds a level
-    costs.draft(0).observe(1, 50, 0.1)  # and 0.001 a row
-    budget = AdaptiveBudget(costs)
+    budget = AdaptiveBudget()
+    budget.begin_round(1)
+    budget.limit(0, [0.0], unread=500)
+    budget.observe(Outcome(1, 2, 1, 1.5, [Drafted(0.5, 1, 1, read=500)]))  # 0.001 s a token
     for _ in range(2):  # measures a step without a draft
         budget.begin_round(4)
         budget.limit(0, [0.0] * 4, unread=unread)

@@ -78,7 +78,7 @@ class AdaptiveBudget:
         alone = texts / self._baseline(texts)
         tries = texts == 1 and not record.cost.known  # measuring it costs little
         surplus = self._surplus([record.first] * texts, record, rate=alone)
-        reading = alone * self._draft_cost(record)[1] * unread  # in tokens
+        reading = alone * record.reading(unread, self._draft_cost(record)[1])  # in tokens
         could_pay = tries or (surplus > 0 and (texts == 1 or reading <= _PAYBACK * surplus))
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
         if not limit or payoff.probing or tries:
@@ -145,7 +145,8 @@ class AdaptiveBudget:
         if not outcome.reads_prompt:
             self._costs.observe_target(texts, outcome.rows, outcome.total - outcome.drafting)
         for record, payoff, drafted in records:
-            if drafted.reads_prompt:
+            if drafted.read:
+                record.observe_reading(drafted.read, drafted.seconds)
                 payoff.observe_reading(drafted.seconds / self._baseline(texts))
             elif drafted.levels and not outcome.reads_prompt:
                 payoff.observe(self._gain(drafted, outcome) / texts)

@@ -30,8 +30,8 @@ class Drafted:
     """Verified nodes that it proposed; other drafters may have proposed them too."""
     accepted: int = 0
     """Those of them that were accepted."""
-    reads_prompt: bool = False
-    """Whether it drafted for a text for the first time, and had to read its prompt."""
+    read: int = 0
+    """Tokens of the texts that it drafted for the first time, and had to read."""
 
 
 @dataclass(frozen=True)

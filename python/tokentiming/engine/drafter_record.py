@@ -26,6 +26,7 @@ class DrafterRecord:
         self.expected_level = expected_level
         self._reliability = [Reliability() for _ in range(self._DEPTHS)]
         self._payoffs: dict[int, Payoff] = {}
+        self._read_tokens = self._read_seconds = 0.0
         self.begin()
 
     def begin(self) -> None:
@@ -56,6 +57,17 @@ class DrafterRecord:
     def payoff(self, texts: int) -> Payoff:
         """Whether it pays in batches of about this size."""
         return self._payoffs.setdefault(texts.bit_length(), Payoff(texts))
+
+    def observe_reading(self, tokens: int, seconds: float) -> None:
+        """Record how long it took to read texts of so many tokens."""
+        self._read_tokens = self._read_tokens * self._MEMORY + tokens
+        self._read_seconds = self._read_seconds * self._MEMORY + seconds
+
+    def reading(self, tokens: int, row: float) -> float:
+        """Seconds to read texts of so many tokens; ``row`` is the time of one until it is known."""
+        if not self._read_tokens:
+            return tokens * row
+        return tokens * self._read_seconds / self._read_tokens
 
     def observe_visits(self, drafted: Drafted) -> None:
         """Record which of its tokens were emitted."""

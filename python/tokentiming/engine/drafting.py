@@ -52,7 +52,7 @@ class Drafting:
         self._target_tokenizer = target_tokenizer
         self._texts: list[Text] = []  # texts that the drafter knows, in its order
         self._unread: list[Text] = []  # texts that it has not drafted for yet
-        self._reads_prompt = False
+        self._read = 0
         self._levels = 0
         self._seconds = 0.0
 
@@ -89,13 +89,13 @@ class Drafting:
     def skip(self, texts: Sequence[Text]) -> None:
         """Draft nothing in this round."""
         self.drafts = [Draft() for _ in texts]
-        self._levels, self._seconds, self._reads_prompt = 0, 0.0, False
+        self._levels, self._seconds, self._read = 0, 0.0, 0
 
     def draft(self, texts: Sequence[Text], limit: int, covered: Sequence[Covered]) -> None:
         """Draft at most ``limit`` levels for each text, given what is proposed already."""
         start = perf_counter()
         self._levels = 0
-        self._reads_prompt = bool(self._unread)
+        self._read = self.unread
         vocabulary, candidates = self.method.draft_vocabulary, self._budget.candidates
         requests = [
             text.draft_request(vocabulary, limit=limit, candidates=candidates)
@@ -163,7 +163,7 @@ class Drafting:
             ],
             nodes=sum(nodes for nodes, _ in credits),
             accepted=sum(accepted for _, accepted in credits),
-            reads_prompt=self._reads_prompt,
+            read=self._read,
         )
 
     def _propose(self, requests: Sequence[DraftRequest], covered: Sequence[Covered]) -> None:
