@@ -184,7 +184,8 @@ def test_plots(tmp_path: Path) -> None:
 
 def test_plots_of_the_target_alone(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for path in plots(LINES[:1], tmp_path, "alone"):
+    assert not plots(LINES[:1], tmp_path, "alone")
+    for path in plots(LINES[:2], tmp_path, "alone"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -36,7 +36,7 @@ def require_matplotlib() -> None:
 
 
 def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
-    """Draw all plots of one file, with a row for each temperature.
+    """Draw all plots for which a file has figures, with a row for each temperature.
 
     Args:
         lines: runs of the file.
@@ -62,6 +62,8 @@ def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
     }
     paths = []
     for kind, (draw, values) in drawn.items():
+        if not values:
+            continue
         paths.append(folder / f"{name}-{kind}.png")
         _save(paths[-1], draw, values)
     return paths

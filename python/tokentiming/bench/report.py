@@ -201,7 +201,7 @@ def sources(lines: Sequence[Line]) -> dict[tuple[float, str], dict[str, float]]:
     """Tokens per pass of the target and text, by temperature and system, and by who proposed them.
 
     The token that the target itself adds in each pass counts as the target's. Systems without
-    drafters are left out.
+    drafters are left out, and files that do not tell drafters apart.
     """
     found = {}
     for key, group in _grouped(lines).items():
@@ -210,7 +210,7 @@ def sources(lines: Sequence[Line]) -> dict[tuple[float, str], dict[str, float]]:
         rounds = 0
         for stats in _stats(group):
             rounds += sum(stats["accepted_per_round"].values())
-            for drafter, count in stats["accepted_from"].items():
+            for drafter, count in stats.get("accepted_from", {}).items():
                 accepted[names[int(drafter)]] += count  # JSON has made the number a string
         if sum(accepted.values()):
             found[key] = {"target": 1.0} | {n: count / rounds for n, count in accepted.items()}
