@@ -75,3 +75,12 @@ TEST_CASE("probabilities: a row of logits without a distribution becomes NaN") {
   const auto found = on_gpu({rows.in(memory.data()), true}, 1.0, 3, 5);
   for (std::size_t k = 0; k < 15; ++k) CHECK(std::isnan(found[k]) == (k / 5 != 1));
 }
+
+TEST_CASE("probabilities: a logit of minus infinity at a temperature beyond float") {
+  Matrix<float> rows(1, 3, 0, 3);
+  rows.at(0, 0) = -INFINITY;
+  rows.at(0, 2) = 5.0f;
+  const DeviceArray memory(rows.memory);
+  const auto found = on_gpu({rows.in(memory.data()), true}, 1e60, 1, 3);
+  CHECK(found == std::vector<float>{0.0f, 0.5f, 0.5f});
+}
