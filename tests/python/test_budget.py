@@ -320,6 +320,16 @@ def test_a_token_that_another_drafter_disputes_is_learned_to_be_unlikely():
     assert corrected.estimates[1] == 0.6
 
 
+def test_a_drafter_without_a_model_is_not_expected_to_read():
+    for sizes, drafts in (([0.1], False), ([], True)):
+        budget = AdaptiveBudget(Costs(sizes))
+        for _ in range(2):
+            budget.begin_round(4)
+            limit = budget.limit(0, [0.0] * 4, unread=20_000)
+            budget.observe(Outcome(4, 4, 4, 1.0, [Drafted()]))
+        assert bool(limit) == drafts
+
+
 @pytest.mark.parametrize(("unread", "drafts"), [(0, True), (1000, True), (20_000, False)])
 def test_a_batch_reads_its_texts_only_if_they_can_gain_it(unread, drafts):
     budget = AdaptiveBudget()

@@ -78,7 +78,8 @@ class AdaptiveBudget:
         alone = texts / self._baseline(texts)
         tries = texts == 1 and not record.cost.known  # measuring it costs little
         surplus = self._surplus([record.first] * texts, record, rate=alone)
-        reading = alone * record.reading(unread, self._draft_cost(record)[1])  # in tokens
+        row = self._draft_cost(record)[1] if self._costs.reads(source) else 0.0
+        reading = alone * record.reading(unread, row)  # in tokens
         could_pay = tries or (surplus > 0 and (texts == 1 or reading <= _PAYBACK * surplus))
         limit = payoff.limit(DEEPEST, could_pay=could_pay)
         if not limit or payoff.probing or tries:

@@ -78,6 +78,10 @@ class Costs:
         """
         return max([self._SHORTEST, *self._sizes[source : source + 1]])
 
+    def reads(self, source: int) -> bool:
+        """Whether a drafter is a model, which reads a text before it drafts for it."""
+        return any(self._sizes[source : source + 1])
+
     def without_draft(self, texts: int) -> float | None:
         """Seconds of a target pass without a proposal; None if none was measured."""
         return self._without_draft.get(texts)
