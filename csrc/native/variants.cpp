@@ -15,7 +15,7 @@ constexpr Kernels kAvx2{
     attention_scores_avx2,
     attention_output_avx2,
 };
-// Attention takes a small part of the time, so that wider vectors would not pay there.
+// There are no attention kernels for AVX-512.
 constexpr Kernels kAvx512{
     32,
     pack_bfloat16_avx512,

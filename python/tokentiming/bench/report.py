@@ -110,9 +110,7 @@ def _fastest(systems: Sequence[dict[Prompts, _Cell]]) -> dict[Prompts, _Cell]:
     shared = set(ran[0]).intersection(*ran) if ran else set()
     if not shared:
         return max(ran, key=len, default={})
-    return min(
-        ran, key=lambda cells: geometric_mean([cells[one].seconds for one in sorted(shared)])
-    )
+    return min(ran, key=lambda cells: geometric_mean([cells[one].seconds for one in shared]))
 
 
 def _figures(

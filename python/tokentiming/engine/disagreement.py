@@ -35,9 +35,7 @@ class Disagreement:
         """The proposal of several drafters with corrected estimates."""
         if not proposal.sources:
             return proposal
-        shares = {
-            source: self.share(source) for source in {s for by in proposal.sources for s in by}
-        }
+        shares = {source: self.share(source) for by in proposal.sources for source in by}
         probs = {TEXT: 1.0}
         for node, (prob, others) in enumerate(_disputes(proposal)):
             share = min(shares[source] for source in proposal.sources[node])

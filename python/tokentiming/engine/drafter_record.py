@@ -79,7 +79,7 @@ class DrafterRecord:
 
 
 class Payoff:
-    """Decides whether a drafter drafts in a round, by the tokens that it gained.
+    """Decides whether a drafter drafts in a round, by the tokens that it gains.
 
     Its cost is expressed in tokens: those that a text would have gained in that time without it. A
     drafter that gains less than it costs pauses, and a probe follows each pause. Pauses become
