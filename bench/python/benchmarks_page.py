@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tokentiming.bench.breakdown import stages
+from tokentiming.bench.cells import BASELINE
 from tokentiming.bench.plots import plots
 from tokentiming.bench.records import Line, load
-from tokentiming.bench.report import BASELINE, Figures, figures, stages
+from tokentiming.bench.report import Figures, figures
 from tokentiming.bench.statistics import Interval
 
 ROOT = Path(__file__).parents[2]

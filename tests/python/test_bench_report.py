@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tokentiming.bench.breakdown import REST, acceptance, budgets, sources, stages
+from tokentiming.bench.cells import BASELINE
 from tokentiming.bench.plots import plots
 from tokentiming.bench.records import Line
-from tokentiming.bench.report import BASELINE, REST, acceptance, figures, sources, stages
+from tokentiming.bench.report import figures
 from tokentiming.cli.views.bench import tables
 
 ARGUMENTS = {"target": "big[/x]", "draft": "small", "dtype": "float32", "length": 8}
@@ -46,9 +48,10 @@ def stats(seconds: float = 4.0, **changes: Any) -> Line:
     } | changes  # fmt: skip
 
 
+ALONE = stats(accepted_per_round={"0": 8}, accepted_from={}, proposed=0)
 LINES = [
     line("generate", "a1", 8.0),
-    line("alone", "a1", 6.0, stats=[stats(accepted_per_round={"0": 8}, accepted_from={})]),
+    line("alone", "a1", 6.0, stats=[ALONE]),
     line("greedy/model", "a1", 3.0, stats=[stats()]),
     line("peer", "a1", 12.0, differences=[{"tie": False, "position": 3, "gap": 2.0}]),
     line("generate", "a2", 4.0),
@@ -142,6 +145,16 @@ def test_tokens_by_who_proposed_them() -> None:
     }
 
 
+def test_ratios_by_proposed_tokens() -> None:
+    lines = [*LINES, line("alone", "b1", 4.0, stats=[stats(proposed=0)])]
+    both = [stats(proposed=6), stats(proposed=10, accepted_per_round={"0": 2, "1": 2})]
+    lines.append(line("slem/model", "a1", 4.0, stats=both, tokens=16))
+    assert budgets(lines) == {
+        (0.0, "greedy/model"): [(4.5, pytest.approx(8 / 3))],  # generate is faster over a1 and a2
+        (0.0, "slem/model"): [(2.0, pytest.approx(4.0))],
+    }
+
+
 def rendered(lines: list[Line], over: tuple[str, ...] = BASELINE, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(tables(HEADER, figures(lines, over), over))
@@ -176,7 +189,8 @@ def test_plots(tmp_path: Path) -> None:
     lines = LINES + [one | {"temperature": 1.0} for one in LINES]
     found = plots(lines, tmp_path / "new", "pair")
     assert [path.name for path in found] == [
-        "pair-ratios.png", "pair-stages.png", "pair-acceptance.png", "pair-sources.png"
+        "pair-ratios.png", "pair-stages.png", "pair-acceptance.png", "pair-sources.png",
+        "pair-budgets.png"
     ]  # fmt: skip
     for path in found:
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -5,7 +5,7 @@
 - ``difference``: where two greedy texts part, and whether rounding explains it.
 - ``records``: the file of runs, which an interrupted benchmark continues.
 - ``run``: runs the systems prompt by prompt.
-- ``statistics``, ``report``, ``plots``: what the file says.
+- ``cells``, ``statistics``, ``report``, ``breakdown``, ``plots``: what the file says.
 
 The library does not import this package.
 """

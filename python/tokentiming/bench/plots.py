@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tokentiming.bench.breakdown import acceptance, budgets, sources, stages
+from tokentiming.bench.cells import BASELINE
 from tokentiming.bench.records import Line
-from tokentiming.bench.report import BASELINE, Figures, acceptance, figures, sources, stages
+from tokentiming.bench.report import Figures, figures
 
 _Key = tuple[float, str]
 """A temperature and a system."""
@@ -45,7 +47,7 @@ def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
 
     Returns:
         The files: ratio by category with intervals, time per stage, acceptance by depth and
-            by drafter.
+            by drafter, ratio by the number of proposed tokens.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -59,6 +61,7 @@ def plots(lines: Sequence[Line], folder: Path, name: str) -> list[Path]:
         "stages": (_draw_stages, stages(lines)),
         "acceptance": (_draw_acceptance, acceptance(lines)),
         "sources": (_draw_sources, sources(lines)),
+        "budgets": (_draw_budgets, budgets(lines)),
     }
     paths = []
     for kind, (draw, values) in drawn.items():
@@ -129,6 +132,15 @@ def _stack(axes: Any, systems: dict[str, dict[str, float]], *, scale: float) -> 
         axes.barh(list(systems), list(widths.values()), left=list(ends.values()), label=part)
         ends = {system: end + widths[system] for system, end in ends.items()}
     axes.invert_yaxis()
+
+
+def _draw_budgets(axes: Any, systems: dict[str, list[tuple[float, float]]]) -> None:
+    """A point for each prompt."""
+    for system, points in systems.items():
+        axes.scatter(*zip(*points, strict=True), s=12, label=system)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("proposed tokens per pass of the target and text")
+    axes.set_ylabel("speed over the target alone")
 
 
 def _draw_acceptance(axes: Any, systems: dict[str, list[float]]) -> None:

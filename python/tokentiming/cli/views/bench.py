@@ -19,8 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tokentiming.bench.cells import BASELINE
 from tokentiming.bench.records import Line
-from tokentiming.bench.report import BASELINE, Figures
+from tokentiming.bench.report import Figures
 from tokentiming.bench.run import Step
 from tokentiming.bench.statistics import Interval
 from tokentiming.cli.views import console
