@@ -1,6 +1,9 @@
 // A parallel loop on the process's OpenMP threads.
 #pragma once
 
+#include <omp.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <exception>
 
@@ -33,6 +36,19 @@ void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
     }
   }
   if (failure) std::rethrow_exception(failure);
+}
+
+// Calls f(first, last) for one range of 0 .. n - 1 for each thread. All ranges but the last one are
+// as long, a multiple of `grain`. A thread reads contiguous memory, so that what it prefetches is
+// its own, but the slowest one sets the time.
+template <class Function>
+void parallel_ranges(std::size_t n, std::size_t grain, const Function& f) {
+  const auto threads = static_cast<std::size_t>(omp_get_max_threads());
+  const std::size_t grains = (n + grain - 1) / grain;
+  const std::size_t length = (grains + threads - 1) / threads * grain;
+  const std::size_t ranges = n == 0 ? 0 : (n + length - 1) / length;
+  parallel_for(ranges, 1,
+               [&](std::size_t range) { f(range * length, std::min(n, (range + 1) * length)); });
 }
 
 }  // namespace tokentiming

@@ -12,6 +12,7 @@
 #include "native/quantised.h"
 #include "native/sequence.h"
 #include "parallel.h"
+#include "simd/dispatch.h"
 #include "widen.h"
 
 namespace tokentiming::native {
@@ -45,10 +46,28 @@ Matrix normalised(const Matrix& x, std::size_t features, const BFloat16* weight,
 // Calls f(first, last) for blocks of outputs, on all threads.
 template <class F>
 void over_outputs(std::size_t outputs, const F& f) {
-  parallel_for((outputs + kOutputBlock - 1) / kOutputBlock, 1, [&](std::size_t block) {
-    const std::size_t first = block * kOutputBlock;
-    f(first, std::min(first + kOutputBlock, outputs));
+  parallel_ranges(outputs, kOutputBlock, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t first = begin; first < end; first += kOutputBlock) {
+      f(first, std::min(first + kOutputBlock, end));
+    }
   });
+}
+
+// exp(x - shift) for count numbers, in place; none exceeds shift.
+void exponentials(float* x, std::size_t count, float shift) {
+  constexpr float kLog2E = 1.44269504f;
+  simd::fastest_kernels().float_blocks.exponentials(x, count, shift, kLog2E, 1.0f, x);
+}
+
+// gate = silu(gate) * up for count numbers, at most kOutputBlock.
+void gate_block(float* gate, const float* up, std::size_t count) {
+  float powers[kOutputBlock];  // of -|gate|, which cannot overflow
+  for (std::size_t k = 0; k < count; ++k) powers[k] = -std::abs(gate[k]);
+  exponentials(powers, count, 0.0f);
+  for (std::size_t k = 0; k < count; ++k) {
+    const float numerator = gate[k] < 0.0f ? powers[k] : 1.0f;
+    gate[k] *= numerator / (1.0f + powers[k]) * up[k];
+  }
 }
 
 void add(const Matrix& x, Matrix& to) {
@@ -367,11 +386,8 @@ class Transformer::State {
                               weights.data());
     sequence.mask(row.node, weights.data());
     const float largest = *std::max_element(weights.begin(), weights.end());
-    float total = 0.0f;
-    for (float& weight : weights) {
-      weight = std::exp(weight - largest);
-      total += weight;
-    }
+    exponentials(weights.data(), columns, largest);
+    const float total = std::accumulate(weights.begin(), weights.end(), 0.0f);
     for (float& weight : weights) weight /= total;
     kernels_.attention_output(weights.data(), sequence.values(layer, key_head), columns,
                               weights_.head_size, out);
@@ -403,10 +419,8 @@ class Transformer::State {
       layer.gate.multiply(input, first, last, gate.data(), features);
       layer.up.multiply(input, first, last, up.data(), features);
       for (std::size_t r = 0; r < input.rows(); ++r) {
-        for (std::size_t n = first; n < last; ++n) {
-          float& g = gate[r * features + n];
-          g = g / (1.0f + std::exp(-g)) * up[r * features + n];
-        }
+        const std::size_t at = r * features + first;
+        gate_block(gate.data() + at, up.data() + at, last - first);
       }
     });
     return packed(gate, features);

@@ -169,3 +169,28 @@ TEST_CASE("transfer and restrict_to_shared on several threads") {
     return probs;
   });
 }
+
+TEST_CASE("ranges for each thread cover all numbers once, whole grains at a time") {
+  const int threads = omp_get_max_threads();
+  for (const int count : {1, 2, 3, 7}) {
+    omp_set_num_threads(count);
+    for (const std::size_t n : {0, 1, 47, 48, 49, 96, 1000}) {
+      CAPTURE(count);
+      CAPTURE(n);
+      std::vector<int> calls(n);
+      std::vector<int> starts(n);
+      tokentiming::parallel_ranges(n, 48, [&](std::size_t first, std::size_t last) {
+        ++starts.at(first);
+        for (std::size_t k = first; k < last; ++k) ++calls.at(k);
+      });
+      CHECK(calls == std::vector<int>(n, 1));
+      int ranges = 0;
+      for (std::size_t k = 0; k < n; ++k) {
+        ranges += starts[k];
+        if (k % 48 != 0) CHECK(starts[k] == 0);
+      }
+      CHECK(ranges <= count);
+    }
+  }
+  omp_set_num_threads(threads);
+}

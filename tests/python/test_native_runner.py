@@ -88,6 +88,16 @@ def test_logits_equal_those_of_the_twin(kind):
         torch.testing.assert_close(chain(native, random_ids(count), keep), expected, **NEAR)
 
 
+def test_gates_of_any_magnitude():
+    model, _ = pair("tied")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight.mul_(1000)
+            layer.mlp.up_proj.weight.div_(1000)
+    expected = plain(twin(model), random_ids(9))
+    torch.testing.assert_close(chain(NativeRunner(model), random_ids(9), 9), expected, **NEAR)
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "stretched"])
 def test_logits_of_trees_equal_those_of_the_twin(kind):
     model, precise = pair(kind)
