@@ -58,12 +58,14 @@ def page(path: Path) -> Iterator[str]:
     header, lines = load(path)
     arguments = header["arguments"]
     prompts = {name for line in lines for name in line["prompts"]}
+    batch = arguments["batch_size"]
+    together = f" in batches of {batch}" if batch > 1 else ""
     yield f"\n## {path.stem.replace('-', ' ')}\n"
     yield (
         f"Target {arguments['target']}, draft {arguments['draft']}, {arguments['dtype']}, "
-        f"{len(prompts)} prompts, {arguments['length']} new tokens, on {header['processor']} with "
-        f"{header['threads']} threads, torch {header['versions']['torch']}, transformers "
-        f"{header['versions']['transformers']}.\n"
+        f"{len(prompts)} prompts{together}, {arguments['length']} new tokens, on "
+        f"{header['processor']} with {header['threads']} threads, "
+        f"torch {header['versions']['torch']}, transformers {header['versions']['transformers']}.\n"
     )
     found = figures(lines)
     for temperature in dict.fromkeys(one.temperature for one in found):
