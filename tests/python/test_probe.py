@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers import LlamaForCausalLM
 import tokentiming as tt
 from tests.support.small_models import HEAD, TOKENIZER, lively
 from tokentiming.runners import masks
+from tokentiming.runners.base import longrope_length
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.runners.torch import TorchRunner
@@ -194,6 +196,31 @@ def test_texts_that_cross_the_longrope_limit_are_refused():
         assert torch.equal(found.sequences, expected)
     with pytest.raises(ValueError, match=r"^generate: 5 prompt .* cross position 16.*tokens=11"):
         decoder.generate("abcdef", max_new_tokens=12, **options)
+
+
+def test_a_prompt_beyond_the_longrope_limit_is_read_with_the_long_tables():
+    """Its first pass has to go beyond the limit, whatever the size of a chunk."""
+    model = make("Llama", LLAMA | {"rope_parameters": LONGROPE})
+    options = {"do_sample": False, "eos_token_id": 9, "max_new_tokens": 8}
+    prompts = [list(range(10, 10 + length)) for length in (17, 18, 40)]
+    expected = [
+        model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **options)[0]
+        for ids in prompts
+    ]
+    for chunk in (1, 16, 512):
+        runner = TorchRunner(model, prefill_chunk=chunk)
+        decoder = tt.SpeculativeDecoder(model, TOKENIZER, runner=runner)
+        together = decoder.generate(prompts, batch_size=3, **options).sequences
+        for ids, row, wanted in zip(prompts, together, expected, strict=True):
+            assert torch.equal(decoder.generate(ids, **options).sequences[0], wanted)
+            assert torch.equal(row[: len(wanted)], wanted)
+
+
+def test_longrope_of_one_layer_type_is_refused_too():
+    rope = {"full_attention": LONGROPE, "sliding_attention": {"rope_type": "default"}}
+    config = SimpleNamespace(rope_parameters=rope)
+    assert longrope_length(config) == 16
+    assert longrope_length(SimpleNamespace(rope_parameters=None)) is None
 
 
 class Forgetful(LlamaForCausalLM):

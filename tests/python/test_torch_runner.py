@@ -332,6 +332,9 @@ def test_texts_that_do_not_fit_are_refused(texts, trees, message):
         runner.extend([Tree()])
     with pytest.raises(ValueError, match=r"^TorchRunner: prefill_chunk is 0"):
         TorchRunner(runner.model, prefill_chunk=0)
+    for chunk in ("3", None, 1.5, True):
+        with pytest.raises(TypeError, match=r"^TorchRunner: prefill_chunk is .*; give an integer"):
+            TorchRunner(runner.model, prefill_chunk=chunk)
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])

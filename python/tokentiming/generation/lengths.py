@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from tokentiming.runners.base import context_length
+from tokentiming.runners.base import context_length, longrope_length
 from tokentiming.scalars import integer
 from tokentiming.tokens.prompts import Prompt
 
@@ -76,12 +76,8 @@ def _refuse_new_positions(ids: Sequence[int], remaining: int, target: PreTrained
 
     The tables depend on the largest position of a pass, so proposed tokens would change them early.
     """
-    config = target.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings")
-    if rope.get("rope_type") != "longrope" or original is None:
-        return
-    if len(ids) <= original < len(ids) + remaining:
+    original = longrope_length(target.config.get_text_config())
+    if original is not None and len(ids) <= original < len(ids) + remaining:
         raise ValueError(
             f"generate: {len(ids)} prompt tokens and {remaining} new ones cross position "
             f"{original}, where LongRoPE changes the positions of all tokens; give at most "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -61,8 +61,30 @@ class ModelRunner(Protocol):
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Maximum number of tokens that a model can read, if its config gives it (XLNet's is -1)."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len")  # the second one is MPT's
+    limit = next((getattr(config, name) for name in names if hasattr(config, name)), None)
     return limit if limit is not None and limit > 0 else None
+
+
+def rotations(config: Any) -> list[dict[str, Any]]:
+    """The parameters of a model's rotary positions: one dict, and others by layer type."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
+
+
+def longrope_length(config: Any) -> int | None:
+    """Length of text above which LongRoPE changes its rotary tables; None for other positions.
+
+    The tables of a pass depend on its largest position, so a text beyond this length has to reach
+    it in its first pass.
+    """
+    lengths = [
+        rope["original_max_position_embeddings"]
+        for rope in rotations(config)
+        if rope.get("rope_type") == "longrope" and rope.get("original_max_position_embeddings")
+    ]
+    return min(lengths, default=None)
 
 
 def common_prefix(left: list[int], right: list[int]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tokentiming.runners.base import common_prefix
+from tokentiming.scalars import integer
 from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 
 PREFILL_CHUNK = 512
@@ -71,16 +72,15 @@ class ForestRunner(ABC):
         max_length: int | None,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        if prefill_chunk < 1:
-            raise ValueError(
-                f"{type(self).__name__}: prefill_chunk is {prefill_chunk}; give at least 1"
-            )
         self.model = model
         self.device = device
         self.max_length = max_length
         self.forwards = 0
         self.supports_forests = True
-        self._prefill_chunk = prefill_chunk
+        self._prefill_chunk = integer(
+            prefill_chunk, "prefill_chunk", least=1, caller=type(self).__name__
+        )
+        self._joint = _JOINT
         self._texts: list[Text] = []
 
     @abstractmethod
@@ -99,7 +99,7 @@ class ForestRunner(ABC):
         for index, ids in enumerate(texts):
             if ids:
                 self._match(index, ids)
-                self._prefill(index, ids, _JOINT if several else self._prefill_chunk)
+                self._prefill(index, ids, self._joint if several else self._prefill_chunk)
         rows: list[Tree] = []
         for text, ids, tree in zip(self._texts, texts, trees, strict=True):
             if not ids:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokentiming.devices import send
-from tokentiming.runners.base import context_length
+from tokentiming.runners.base import context_length, longrope_length, rotations
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.forest import PREFILL_CHUNK, ForestRunner, continues
 from tokentiming.runners.masks import Masks, Rows
@@ -30,7 +30,8 @@ class TorchRunner(ForestRunner):
         model: borrowed, never changed.
         context: entered around each forward pass; ``runners.linear.native_linear(embedding)`` lets
             ``tokentiming._native`` compute the linear layers. By default they are torch's own.
-        prefill_chunk: maximum number of tokens of a text in a prefill pass.
+        prefill_chunk: maximum number of tokens of a text in a prefill pass. With LongRoPE it is at
+            least one more than the length at which the rotary tables change.
 
     Example:
         >>> runner = TorchRunner(model)
@@ -55,10 +56,15 @@ class TorchRunner(ForestRunner):
             prefill_chunk=prefill_chunk,
         )
         config = model.config.get_text_config()
+        short = longrope_length(config)
+        if short is not None:
+            self._prefill_chunk = max(self._prefill_chunk, short + 1)
         self._context = context
         self._cache = ForestCache(model.config)
         self._masks = Masks(config, model.get_input_embeddings().weight.dtype)
         self._one_by_one = _rotates_by_pass(config)
+        if self._one_by_one:
+            self._joint = self._prefill_chunk
         self.supports_forests = config._attn_implementation in MASKED and self._masks.known
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,9 +160,7 @@ def last_rows(logits: torch.Tensor, wanted: Sequence[int]) -> list[torch.Tensor]
 
 def _rotates_by_pass(config: Any) -> bool:
     """Whether rotary tables depend on the largest position of a pass, over all of its texts."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_type = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return any(parameters.get("rope_type") in ("longrope", "dynamic") for parameters in by_type)
+    return any(rope.get("rope_type") in ("longrope", "dynamic") for rope in rotations(config))
 
 
 def _copied(
