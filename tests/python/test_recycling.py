@@ -9,7 +9,7 @@ import torch
 
 import tokentiming as tt
 from tests.support.batches import OTHER, PROMPTS, TREE, new_ids
-from tests.support.small_models import TOKENIZER, lively
+from tests.support.small_models import TOKENIZER, lively, tiny
 from tokentiming.drafters import DraftRequest
 from tokentiming.drafters.expected import Expected, most_probable
 from tokentiming.engine.budget import FixedBudget
@@ -220,6 +220,21 @@ def test_what_is_stored_can_be_saved(tmp_path):
     after = proposed(loaded, 10)
     assert after.ids == before.ids[: len(after.ids)]
     assert after.confidences == pytest.approx(before.confidences[: len(after.ids)])
+
+
+def test_ids_beyond_the_vocabulary_are_not_proposed():
+    """The head of many models has more columns than there are tokens."""
+    size = len(TOKENIZER)
+    model = tiny(initializer_range=0.2, vocab_size=size + 13)
+    decoder = tt.SpeculativeDecoder(model, TOKENIZER, tt.RecyclingDrafter(), budget=TREE)
+    options = {"do_sample": False, "max_new_tokens": 60, "eos_token_id": None}
+    for _ in range(3):
+        output = decoder.generate("ab", **options)
+        assert output.stats.draft_failure is None
+    assert output.stats.proposed > 0
+    inputs = TOKENIZER("ab", return_tensors="pt")
+    assert torch.equal(output.sequences, model.generate(**inputs, **options))
+    assert (output.sequences >= size).any()
 
 
 def test_another_vocabulary_is_refused():

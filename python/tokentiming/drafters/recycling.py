@@ -128,8 +128,9 @@ class RecyclingDrafter:
         places = [text.request.place_after(node) for text, node in rows]
         found = choose(scores, places, tokens).rows()
         for (text, node), children, mass in zip(rows, found, masses, strict=True):
-            remaining = self._nodes - len(text.draft)
-            text.draft.take(node, [(token, value * mass) for token, value in children[:remaining]])
+            size = len(text.request.vocabulary)  # a wider head has ids that spell nothing
+            known = [(token, value * mass) for token, value in children if token < size]
+            text.draft.take(node, known[: self._nodes - len(text.draft)])
 
     def _open_nodes(self, expected: Expected, draft: Draft) -> list[int]:
         """The nodes to grow next: the most probable ones, within the limit of nodes."""
