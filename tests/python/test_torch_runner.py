@@ -222,6 +222,19 @@ def test_rotary_tables_that_depend_on_the_largest_position_are_not_shared():
     torch.testing.assert_close(second[0], reference([1, 2, 3, 6, 7])[-1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rope_type", ["dynamic", "default"])
+def test_a_text_is_dropped_while_the_last_one_is_unread(rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0}
+    config = transformers.LlamaConfig(**SIZES | {"rope_parameters": rope})
+    model = transformers.LlamaForCausalLM(config).eval()
+    runner, reference = TorchRunner(model), full_pass(model)
+    runner.read([[1, 2, 3], []], [Tree.chain([4]), Tree()])
+    runner.drop(0)
+    (logits,) = runner.read([[1, 5]], [Tree.chain([6])])
+    expected = path_logits(reference, [1, 5], Tree.chain([6]))
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_an_extension_by_nothing_reads_nothing():
     runner = TorchRunner(make("llama"))
     runner.read([[1], [2]], [Tree(), Tree.chain([3])])

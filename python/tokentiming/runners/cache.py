@@ -179,7 +179,7 @@ class ForestCache(Cache):
 
     def drop(self, text: int, last: int, length: int) -> None:
         """Copy the first ``length`` columns of the last text over those of another."""
-        if text != last:
+        if text != last and length:  # a text of which nothing has been read may have no memory
             for states in self._states():
                 states[text, :, :length] = states[last, :, :length]
 
