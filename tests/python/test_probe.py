@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from transformers import LlamaForCausalLM
 import tokentiming as tt
 from tests.support.small_models import HEAD, TOKENIZER, lively
 from tokentiming.runners import masks
-from tokentiming.runners.base import longrope_length
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.runners.torch import TorchRunner
@@ -200,7 +198,7 @@ def test_texts_that_cross_the_longrope_limit_are_refused():
 
 def test_a_prompt_beyond_the_longrope_limit_is_read_with_the_long_tables():
     """Its first pass has to go beyond the limit, whatever the size of a chunk."""
-    model = make("Llama", LLAMA | {"rope_parameters": LONGROPE})
+    model = make("Llama", LLAMA | {"rope_parameters": LONGROPE, "initializer_range": 0.3})
     options = {"do_sample": False, "eos_token_id": 9, "max_new_tokens": 8}
     prompts = [list(range(10, 10 + length)) for length in (17, 18, 40)]
     expected = [
@@ -217,10 +215,25 @@ def test_a_prompt_beyond_the_longrope_limit_is_read_with_the_long_tables():
 
 
 def test_longrope_of_one_layer_type_is_refused_too():
-    rope = {"full_attention": LONGROPE, "sliding_attention": {"rope_type": "default"}}
-    config = SimpleNamespace(rope_parameters=rope)
-    assert longrope_length(config) == 16
-    assert longrope_length(SimpleNamespace(rope_parameters=None)) is None
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
+    plain = {"rope_type": "default", "rope_theta": 1e4}
+    rope = {"full_attention": LONGROPE | {"factor": 4.0}, "sliding_attention": plain}
+    config = transformers.Gemma3TextConfig(
+        **LLAMA | layers | {"head_dim": 8, "rope_parameters": rope}
+    )
+    decoder = tt.SpeculativeDecoder(transformers.Gemma3ForCausalLM(config).eval(), TOKENIZER)
+    with pytest.raises(ValueError, match=r"^generate: 5 prompt .* cross position 16.*tokens=11"):
+        decoder.generate([10, 11, 12, 13, 14], max_new_tokens=12, do_sample=False)
+
+
+def test_a_text_beyond_the_context_of_mpt_is_refused():
+    """Its config has another name for the context."""
+    config = transformers.MptConfig(
+        d_model=32, n_heads=4, n_layers=1, vocab_size=len(TOKENIZER), max_seq_len=40
+    )
+    decoder = tt.SpeculativeDecoder(transformers.MptForCausalLM(config).eval(), TOKENIZER)
+    with pytest.raises(ValueError, match=r"^generate: 5 prompt .* exceed the target's context of"):
+        decoder.generate([10, 11, 12, 13, 14], max_new_tokens=36, do_sample=False)
 
 
 class Forgetful(LlamaForCausalLM):
