@@ -172,7 +172,8 @@ TEST_CASE("transfer and restrict_to_shared on several threads") {
 
 TEST_CASE("ranges for each thread cover all numbers once, whole grains at a time") {
   const int threads = omp_get_max_threads();
-  for (const int count : {1, 2, 3, 7}) {
+  // At most 4, as above: libomp leaks the buffers of a team that grows beyond that.
+  for (const int count : {1, 2, 3, 4}) {
     omp_set_num_threads(count);
     for (const std::size_t n : {0, 1, 47, 48, 49, 96, 1000}) {
       CAPTURE(count);
