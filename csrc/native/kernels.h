@@ -82,5 +82,9 @@ void pack_float_avx512(const float* input, std::size_t rows, std::size_t in_feat
                        float* packed);
 void dot_products_bfloat16_avx512(const DotProducts<BFloat16>& task);
 void dot_products_int8_avx512(const DotProducts<std::int8_t>& task);
+// Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16.
+void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                              float* packed);
+void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task);
 
 }  // namespace tokentiming::native

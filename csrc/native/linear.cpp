@@ -12,22 +12,27 @@
 namespace tokentiming::native {
 namespace {
 
+// Writes `count` outputs of all rows, at most kOutputBlock.
+void write_block(const Linear& layer, const Kernels& kernels, const PackedRows& input,
+                 std::size_t first, std::size_t count) {
+  std::vector<float> products(layer.rows * count);
+  kernels.dot_products_bfloat16({input.data(), layer.rows, layer.in_features,
+                                 layer.weight + first * layer.in_features, 0, count,
+                                 products.data(), count});
+  for (std::size_t r = 0; r < layer.rows; ++r) {
+    for (std::size_t n = 0; n < count; ++n) {
+      float sum = products[r * count + n];
+      if (layer.bias) sum += widen(layer.bias[first + n]);
+      layer.output[r * layer.out_features + first + n] = to_bfloat16(sum);
+    }
+  }
+}
+
 void linear_blocked(const Linear& layer, const Kernels& kernels) {
   const PackedRows input(kernels, layer.input, layer.rows, layer.in_features);
-  const std::size_t blocks = (layer.out_features + kOutputBlock - 1) / kOutputBlock;
-  parallel_for(blocks, 1, [&](std::size_t block) {
-    const std::size_t first = block * kOutputBlock;
-    const std::size_t count = std::min(kOutputBlock, layer.out_features - first);
-    std::vector<float> products(layer.rows * count);
-    kernels.dot_products_bfloat16({input.data(), layer.rows, layer.in_features,
-                                   layer.weight + first * layer.in_features, 0, count,
-                                   products.data(), count});
-    for (std::size_t r = 0; r < layer.rows; ++r) {
-      for (std::size_t n = 0; n < count; ++n) {
-        float sum = products[r * count + n];
-        if (layer.bias) sum += widen(layer.bias[first + n]);
-        layer.output[r * layer.out_features + first + n] = to_bfloat16(sum);
-      }
+  parallel_ranges(layer.out_features, kOutputBlock, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t first = begin; first < end; first += kOutputBlock) {
+      write_block(layer, kernels, input, first, std::min(kOutputBlock, end - first));
     }
   });
 }

@@ -97,8 +97,8 @@ class Transformer {
   // tokens and each is the parent of the next.
   void keep(std::size_t sequence, std::span<const std::int64_t> nodes);
 
-  // Commits further tokens, whose keys and values were computed elsewhere: the vectors of all heads,
-  // concatenated, for each token of each layer, [layers, tokens, key_heads * head_size].
+  // Commits further tokens, whose keys and values were computed elsewhere: the vectors of all
+  // heads, concatenated, for each token of each layer, [layers, tokens, key_heads * head_size].
   //
   // Throws std::invalid_argument and changes nothing if the sequence has pending nodes, or if keys
   // and values do not have this size.

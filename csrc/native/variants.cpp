@@ -25,6 +25,12 @@ constexpr Kernels kAvx512{
     attention_scores_avx2,
     attention_output_avx2,
 };
+constexpr Kernels kAvx512BFloat16 = [] {
+  Kernels kernels = kAvx512;
+  kernels.pack_bfloat16 = pack_bfloat16_avx512bf16;
+  kernels.dot_products_bfloat16 = dot_products_bfloat16_avx512bf16;
+  return kernels;
+}();
 #endif
 
 }  // namespace
@@ -34,7 +40,12 @@ std::span<const Variant> variants() {
     std::vector<Variant> usable;
 #ifdef TOKENTIMING_X86
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      if (__builtin_cpu_supports("avx512f")) usable.push_back({"avx512", &kAvx512});
+      if (__builtin_cpu_supports("avx512f")) {
+        if (__builtin_cpu_supports("avx512bf16")) {
+          usable.push_back({"avx512bf16", &kAvx512BFloat16});
+        }
+        usable.push_back({"avx512", &kAvx512});
+      }
       usable.push_back({"avx2", &kAvx2});
     }
 #endif
