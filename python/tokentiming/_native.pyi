@@ -27,6 +27,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, /) -
 def linear_is_fast() -> bool:
     """Whether this processor has AVX2 and FMA (x86-64), which ``Transformer`` needs."""
 
+def variants() -> list[str]:
+    """The instruction sets that this processor runs, the fastest first.
+
+    They are ``avx512bf16``, ``avx512``, ``avx2`` and ``portable``. All functions use the first one;
+    ``portable`` has ``linear`` only.
+    """
+
 class Transformer:
     """A model's forward pass over several sequences. It keeps the tensors that it borrows alive.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
@@ -42,10 +43,21 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(x.shape[0])
         _native.linear(x, *others)
 
-    monkeypatch.setattr(module, "_native", SimpleNamespace(linear=linear))
-    monkeypatch.setattr(module, "is_fast", lambda: True)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    processor(monkeypatch, "AVX2", ["avx2", "portable"], linear)
     return seen
+
+
+def processor(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    variants: list[str],
+    linear: Callable[..., None] = _native.linear,
+) -> None:
+    """Take this processor for another one."""
+    replaced = SimpleNamespace(linear=linear, variants=lambda: variants)
+    monkeypatch.setattr(module, "_native", replaced)
+    monkeypatch.setattr(module, "is_fast", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
 def exact(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -76,11 +88,18 @@ def test_one_row_of_a_small_model_stays_with_torch(rows: list[int]) -> None:
     assert not isinstance(fast_linear(torch.zeros(3, 1024).bfloat16(), rows=1), nullcontext)
 
 
-def test_processors_on_which_torch_is_fast_keep_torch(
-    rows: list[int], monkeypatch: pytest.MonkeyPatch
+def test_processors_on_which_torch_is_fast_keep_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, "AVX512", ["avx512", "avx2", "portable"])
+    assert native_linear(EMBEDDING) is None
+
+
+def test_torch_computes_many_rows_on_processors_with_avx512_bf16(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert isinstance(fast_linear(EMBEDDING, rows=6), nullcontext)
+    processor(monkeypatch, "AVX512", ["avx512bf16", "avx512", "avx2", "portable"])
+    kept = {rows: isinstance(fast_linear(EMBEDDING, rows), nullcontext) for rows in (1, 2, 64, 65)}
+    assert kept == {1: True, 2: False, 64: False, 65: True}
+    assert not isinstance(fast_linear(torch.zeros(3, 1024).bfloat16(), rows=1), nullcontext)
 
 
 def test_processors_without_a_fast_variant_keep_torch(

@@ -1,8 +1,13 @@
 #include "native/linear.h"
 
+#include <pybind11/stl.h>
+
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "native/bindings/bindings.h"
+#include "native/kernels.h"
 #include "tensor.h"
 
 namespace tokentiming::python {
@@ -52,6 +57,11 @@ void linear_tensors(py::handle input_object, py::handle weight_object, py::handl
 void bind_linear(py::module_& module) {
   module.def("linear", linear_tensors);
   module.def("linear_is_fast", native::linear_is_fast);
+  module.def("variants", [] {
+    std::vector<std::string> names;
+    for (const native::Variant& variant : native::variants()) names.emplace_back(variant.name);
+    return names;
+  });
 }
 
 }  // namespace tokentiming::python
