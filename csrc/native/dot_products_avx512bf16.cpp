@@ -1,7 +1,7 @@
 // Dot products for AVX-512 BF16: one instruction multiplies 32 pairs of bfloat16 numbers.
 //
 // Few input rows leave the kernel to wait for the weights, so it reads them at the speed of memory:
-// a tile of weight rows is prefetched while the one before is multiplied, and up to 16 input rows
+// a tile of weight rows is prefetched two tiles before it is multiplied, and up to 16 input rows
 // use a part of the weights while it is in the L1 cache.
 #include <immintrin.h>
 
@@ -18,6 +18,7 @@ constexpr std::size_t kChunk = 32;  // numbers in a vector
 constexpr std::size_t kTileRows = 8;
 constexpr std::size_t kGroupRows = 2 * kTileRows;  // input rows that share weights in the cache
 constexpr std::size_t kDepth = 16;                 // chunks of a weight row before the next rows
+constexpr std::size_t kAhead = 2;                  // tiles; one takes less time than memory does
 
 // The weight rows of a tile, so that its sums fit in the registers.
 constexpr std::size_t outputs_of(std::size_t rows) {
@@ -27,7 +28,7 @@ constexpr std::size_t outputs_of(std::size_t rows) {
 struct Part {
   const BFloat16* input;   // [chunks, rows, kChunk]
   const BFloat16* weight;  // the first row of the tile
-  const BFloat16* next;    // that of the tile that follows
+  const BFloat16* next;    // that of the tile to prefetch
   std::size_t stride;      // of weight rows
   std::size_t chunks;
 };
@@ -119,10 +120,11 @@ void products_of_rows(const DotProducts<BFloat16>& task) {
     for (std::size_t n = 0; n < outputs;) {
       const bool full = n < whole;
       const std::size_t after = n + (full ? kOutputs : 1);
-      // After the last rows: the next chunks of the first rows, and at last the next block.
-      const bool deeper = after == outputs && c + count < chunks;
-      const BFloat16* next = deeper ? weight + (c + count) * kChunk
-                                    : weight + after * in + (after == outputs ? 0 : c * kChunk);
+      // Beyond the last rows: the next chunks of the first rows, and at last the next block.
+      const std::size_t ahead = n + kAhead * kOutputs;
+      const bool deeper = ahead >= outputs && c + count < chunks;
+      const BFloat16* next = deeper ? weight + (ahead - outputs) * in + (c + count) * kChunk
+                                    : weight + ahead * in + (ahead >= outputs ? 0 : c * kChunk);
       Part part{first + c * kFirst * kChunk, weight + n * in + c * kChunk, next, in, count};
       sums.template add<true>(part, n, full);
       if constexpr (kSecond > 0) {
