@@ -8,7 +8,7 @@ those of other publications, which are marked as such.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokentiming.bench.breakdown import stages
@@ -17,6 +17,7 @@ from tokentiming.bench.plots import plots
 from tokentiming.bench.records import Line, load
 from tokentiming.bench.report import Figures, figures
 from tokentiming.bench.statistics import Interval
+from tokentiming.bench.systems import GENERATE
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "bench" / "data" / "runs"
@@ -68,22 +69,28 @@ def page(path: Path) -> Iterator[str]:
         f"torch {header['versions']['torch']}, transformers {header['versions']['transformers']}.\n"
     )
     found = figures(lines)
+    over_generate = {(one.temperature, one.system): one.ratio for one in figures(lines, [GENERATE])}
     for temperature in dict.fromkeys(one.temperature for one in found):
         at = [one for one in found if one.temperature == temperature]
         yield f"### {f'T = {temperature:g}' if temperature else 'Greedy'}\n"
-        yield from overall(at, lines)
+        yield from overall(at, lines, over_generate)
         yield from by_category(at)
     for drawn in plots(lines, DOCS / "plots", path.stem):
         kind = drawn.stem.removeprefix(f"{path.stem}-")
         yield f"![{kind}](plots/{drawn.name})\n"
 
 
-def overall(found: Sequence[Figures], lines: Sequence[Line]) -> Iterator[str]:
+def overall(
+    found: Sequence[Figures],
+    lines: Sequence[Line],
+    over_generate: Mapping[tuple[float, str], Interval | None],
+) -> Iterator[str]:
     """A row for each system."""
     times = stages(lines)
-    columns = ["over the target alone", "tokens/s", "tokens per pass", "proposed per pass"]
-    yield "| " + " | ".join(["system", *columns, "drafting", "of the ideal"]) + " |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    ratios = ["over the target alone", "over `generate`"]
+    columns = ["tokens/s", "tokens per pass", "proposed per pass", "drafting", "of the ideal"]
+    yield "| " + " | ".join(["system", *ratios, *columns]) + " |"
+    yield "|---|" + "---:|" * len([*ratios, *columns])
     for one in found:
         parts = times.get((one.temperature, one.system))
         shares = ["", ""]
@@ -92,7 +99,8 @@ def overall(found: Sequence[Figures], lines: Sequence[Line]) -> Iterator[str]:
             shares = [f"{parts[stage] / total:.0%}" for stage in ("drafting", "target")]
         if one.failures:
             shares[0] = f"failed: {len(one.failures)} errors"
-        cells = [f"`{one.system}`", shown(one.ratio), f"{one.rate:.2f}"]
+        over = over_generate[one.temperature, one.system]
+        cells = [f"`{one.system}`", shown(one.ratio), shown(over), f"{one.rate:.2f}"]
         proposed = "" if one.proposed is None else f"{one.proposed:.1f}"
         cells += [f"{one.tokens_per_forward:.2f}", proposed, *shares]
         yield "| " + " | ".join(cells) + " |"
