@@ -240,6 +240,17 @@ def test_a_negative_slope_is_replaced_by_zero():
     assert 0.9 < line.base < 1.0
 
 
+def test_a_single_long_pass_hardly_changes_the_costs_and_a_slower_machine_does():
+    line = LinearCost(share=0.1)
+    for _ in range(20):
+        line.observe(1, 1, 0.01)
+    line.observe(1, 1, 5.0)
+    assert line.base + line.slope < 0.015
+    for _ in range(40):
+        line.observe(1, 1, 0.1)
+    assert line.base + line.slope == pytest.approx(0.1, rel=0.1)
+
+
 def test_a_fixed_chain_always_has_its_length():
     budget = FixedBudget(depth=3)
     assert [budget.limit(source, [1.0], unread=0) for source in range(2)] == [3, 3]

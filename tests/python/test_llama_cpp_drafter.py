@@ -208,7 +208,7 @@ def test_methods_may_use_the_distributions(method, target, files):
     assert output.stats.accepted > 0
 
 
-def test_a_text_of_the_maximum_length_is_not_drafted_for(target, files, monkeypatch):
+def test_a_text_beyond_the_maximum_length_is_read_from_its_newer_half(target, files, monkeypatch):
     positions = []
     decode = LlamaCppRunner._decode
 
@@ -223,6 +223,7 @@ def test_a_text_of_the_maximum_length_is_not_drafted_for(target, files, monkeypa
     assert new_ids(output, ["ab ab"]) == [alone(target, "ab ab", **GREEDY)]
     assert 8 < max(positions) < 16
     assert output.stats[0].draft_failure is None
+    assert output.stats[0].drafted > 16
 
 
 def test_branches_without_a_sequence_are_not_grown(target, files, monkeypatch):

@@ -16,7 +16,8 @@ class LlamaCppDrafter(ModelDrafter):
     """Any decoder in a GGUF file, with the tokenizer and the chat template of the file.
 
     llama.cpp runs it from its quantized weights. Trees and several texts are sequences of one
-    cache, which grows with the texts. A text that is as long as ``max_length`` is not drafted for.
+    cache, which grows with the texts. A text longer than ``max_length`` is read without its oldest
+    part.
 
     Args:
         path: of the GGUF file.

@@ -81,9 +81,10 @@ class ModelDrafter:
     def propose(self, requests: Sequence[DraftRequest], choose: Choose, grow: Grow) -> None:
         """Draft as described by ``Drafter``, with one forward pass per level for all texts.
 
-        A draft stays empty if the text ends inside a character whose bytes are not tokens of this
-        vocabulary, if the text fills the model's context, or if there are no ids to read. An empty
-        prompt has no ids if the tokenizer adds no beginning-of-text token.
+        A text longer than the model's context is read without its oldest part. A draft stays empty
+        if the text ends inside a character whose bytes are not tokens of this vocabulary, or if
+        there are no ids to read. An empty prompt has no ids if the tokenizer adds no
+        beginning-of-text token.
         """
         reading = [
             reader.follow(text, self.runner.max_length)
@@ -132,6 +133,7 @@ class Reader:
         self.warpers = warpers
         self._vocabulary = vocabulary
         self._context = Context(vocabulary)
+        self._dropped = 0  # ids that are no longer read
         self._followed = 0  # bytes of the text when the last draft began
         self._draft = Draft()
         self._read: dict[int, int] = {}  # node of the draft -> its number in the runner
@@ -142,7 +144,7 @@ class Reader:
         return self._context.ids
 
     def follow(self, request: DraftRequest, max_length: int | None) -> list[int]:
-        """All ids to read before a draft; empty if no draft is wanted or possible."""
+        """The ids to read before a draft; empty if no draft is wanted or possible."""
         tail = unfinished(request.text)
         wanted = request.draft.limit > 0
         if not wanted or (tail and not self._vocabulary.can_spell(request.text[-tail:])):
@@ -153,9 +155,22 @@ class Reader:
         self._followed = len(request.text)
         self._draft, self._read = request.draft, {TEXT: TEXT}
         ids = self.prompt + self._context.follow(request.text)
-        if max_length is not None:
-            request.draft.limit = min(request.draft.limit, max(max_length - len(ids), 0))
-        return ids if request.draft.limit else []
+        if max_length is None:
+            return ids
+        read = self._window(ids, request.draft.limit, max_length)
+        request.draft.limit = min(request.draft.limit, max_length - len(read))
+        return read if request.draft.limit else []
+
+    def _window(self, ids: list[int], levels: int, max_length: int) -> list[int]:
+        """The last ids, so that ``levels`` more fit into the context if possible.
+
+        Half of the context is freed at once, because the model has to read the other half again. A
+        special id at the beginning stays, since some models need it.
+        """
+        first = [i for i in ids[:1] if i in self._vocabulary.special_ids]
+        if len(ids) - self._dropped + min(levels, max_length // 4) > max_length:
+            self._dropped = max(len(ids) - max_length // 2, 0)
+        return [*first, *ids[len(first) + self._dropped :]] if self._dropped else ids
 
     def grown(self, nodes: Sequence[int]) -> Tree:
         """The given nodes as a tree in the runner's numbering."""

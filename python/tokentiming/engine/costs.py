@@ -16,6 +16,9 @@ class LinearCost:
     """
 
     _MEMORY = 0.9
+    _MOST = 4.0
+    """What a measurement counts at most, relative to its estimate. An interruption says little of
+    other passes, as does a draft model that reads a part of its context again."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -28,6 +31,8 @@ class LinearCost:
 
     def observe(self, passes: int, rows: int, seconds: float) -> None:
         """Record the seconds of some passes, and the number of rows in all of them."""
+        if self.known:
+            seconds = min(seconds, self._MOST * (self.base * passes + self.slope * rows))
         keep = self._MEMORY
         self._passes2 = keep * self._passes2 + passes * passes
         self._both = keep * self._both + passes * rows
