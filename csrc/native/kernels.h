@@ -28,6 +28,39 @@ struct DotProducts {
   std::size_t stride;
 };
 
+// Keys are stored in blocks of so many tokens: [blocks, head_size, kKeyBlock]. The scores of the
+// tokens of a block are then sums of whole vectors.
+inline constexpr std::size_t kKeyBlock = 16;
+
+// The number of blocks of so many keys. It has internal linkage, as files for several instruction
+// sets call it.
+static constexpr std::size_t key_blocks(std::size_t columns) {
+  return (columns + kKeyBlock - 1) / kKeyBlock;
+}
+
+// scores[h * stride + t] = dot product of query h and key t, for t < columns. Scores are written
+// for whole blocks. Vectors have head_size entries, a multiple of 8.
+struct AttentionScores {
+  const float* queries;  // [heads, head_size]
+  std::size_t heads;     // query heads that share the keys
+  const float* keys;     // in blocks
+  std::size_t columns;
+  std::size_t head_size;
+  float* scores;
+  std::size_t stride;
+};
+
+// out[h] = sum over t < columns of weights[h * stride + t] * values[t].
+struct AttentionOutput {
+  const float* weights;
+  std::size_t stride;
+  std::size_t heads;
+  const float* values;  // [columns, head_size]
+  std::size_t columns;
+  std::size_t head_size;
+  float* out;  // [heads, head_size]
+};
+
 // The kernels of one instruction set. Their files are compiled for newer processors than the rest
 // of the library. They must therefore not instantiate an inline function that another file uses as
 // well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
@@ -40,15 +73,9 @@ struct Kernels {
   void (*pack_float)(const float* input, std::size_t rows, std::size_t in_features, float* packed);
   void (*dot_products_bfloat16)(const DotProducts<BFloat16>& task);
   void (*dot_products_int8)(const DotProducts<std::int8_t>& task);
-  // The two steps of one query head's attention over `length` tokens, with a softmax of the scores
-  // between them. Vectors have head_size entries, a multiple of 8.
-  //
-  // scores[t] = dot product of query and keys[t]
-  void (*attention_scores)(const float* query, const float* keys, std::size_t length,
-                           std::size_t head_size, float* scores);
-  // out = sum over t of weights[t] * values[t]
-  void (*attention_output)(const float* weights, const float* values, std::size_t length,
-                           std::size_t head_size, float* out);
+  // The two steps of attention, with a softmax of the scores between them.
+  void (*attention_scores)(const AttentionScores& task);
+  void (*attention_output)(const AttentionOutput& task);
 };
 
 // An implementation that this processor can run.
@@ -72,16 +99,16 @@ void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_
 void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed);
 void dot_products_bfloat16_avx2(const DotProducts<BFloat16>& task);
 void dot_products_int8_avx2(const DotProducts<std::int8_t>& task);
-void attention_scores_avx2(const float* query, const float* keys, std::size_t length,
-                           std::size_t head_size, float* scores);
-void attention_output_avx2(const float* weights, const float* values, std::size_t length,
-                           std::size_t head_size, float* out);
+void attention_scores_avx2(const AttentionScores& task);
+void attention_output_avx2(const AttentionOutput& task);
 void pack_bfloat16_avx512(const BFloat16* input, std::size_t rows, std::size_t in_features,
                           float* packed);
 void pack_float_avx512(const float* input, std::size_t rows, std::size_t in_features,
                        float* packed);
 void dot_products_bfloat16_avx512(const DotProducts<BFloat16>& task);
 void dot_products_int8_avx512(const DotProducts<std::int8_t>& task);
+void attention_scores_avx512(const AttentionScores& task);
+void attention_output_avx512(const AttentionOutput& task);
 // Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16.
 void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
                               float* packed);

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
+#include "native/aligned_floats.h"
 #include "native/kernels.h"
 
 namespace tokentiming::native {
@@ -23,21 +23,17 @@ class PackedRows {
 
   std::size_t rows() const { return rows_; }
   std::size_t in_features() const { return in_features_; }
-  const float* data() const { return reinterpret_cast<const float*>(memory_.data()); }
+  const float* data() const { return memory_.data(); }
 
  private:
-  // Aligns each vector to its size.
-  struct alignas(64) SixteenFloats {
-    float at[16];
-  };
-
-  PackedRows(std::size_t rows, std::size_t in_features)
-      : rows_(rows), in_features_(in_features), memory_((rows * in_features + 15) / 16) {}
-  float* data() { return reinterpret_cast<float*>(memory_.data()); }
+  PackedRows(std::size_t rows, std::size_t in_features) : rows_(rows), in_features_(in_features) {
+    memory_.resize(rows * in_features);
+  }
+  float* data() { return memory_.data(); }
 
   std::size_t rows_;
   std::size_t in_features_;
-  std::vector<SixteenFloats> memory_;
+  AlignedFloats memory_;
 };
 
 }  // namespace tokentiming::native

@@ -28,8 +28,8 @@ void Sequence::keep(std::span<const std::int64_t> path) {
   for (std::size_t i = 0; i < path.size(); ++i) {
     const auto node = static_cast<std::size_t>(path[i]);
     if (node == i) continue;  // in its column already
-    for (HeadCache& cache : keys_) cache.move(length_ + node, length_ + i);
-    for (HeadCache& cache : values_) cache.move(length_ + node, length_ + i);
+    for (KeyCache& cache : keys_) cache.move(length_ + node, length_ + i);
+    for (ValueCache& cache : values_) cache.move(length_ + node, length_ + i);
   }
   truncate(length_ + path.size());
 }
@@ -41,8 +41,8 @@ void Sequence::truncate(std::size_t length) {
 }
 
 void Sequence::resize(std::size_t columns) {
-  for (HeadCache& cache : keys_) cache.resize(columns);
-  for (HeadCache& cache : values_) cache.resize(columns);
+  for (KeyCache& cache : keys_) cache.resize(columns);
+  for (ValueCache& cache : values_) cache.resize(columns);
 }
 
 }  // namespace tokentiming::native

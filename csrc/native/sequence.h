@@ -17,7 +17,7 @@ namespace tokentiming::native {
 class Sequence {
  public:
   Sequence(std::size_t layers, std::size_t heads, std::size_t head_size)
-      : keys_(layers, HeadCache(heads, head_size)), values_(keys_) {}
+      : keys_(layers, KeyCache(heads, head_size)), values_(layers, ValueCache(heads, head_size)) {}
 
   // The number of committed tokens.
   std::size_t length() const { return length_; }
@@ -30,7 +30,7 @@ class Sequence {
   // The number of columns up to the node's own.
   std::size_t columns_to(std::size_t node) const { return length_ + node + 1; }
 
-  // Adds pending nodes. Their keys and values are zero until they are written.
+  // Adds pending nodes, whose keys and values have to be written before they are read.
   void append(std::span<const std::int32_t> parents);
 
   // Writes the vectors of all heads of a pending node, concatenated.
@@ -38,8 +38,9 @@ class Sequence {
     keys_[layer].write(length_ + node, key);
     values_[layer].write(length_ + node, value);
   }
-  // [length + pending, head_size]
+  // In blocks of keys (kernels.h).
   const float* keys(std::size_t layer, std::size_t head) const { return keys_[layer].head(head); }
+  // [length + pending, head_size]
   const float* values(std::size_t layer, std::size_t head) const {
     return values_[layer].head(head);
   }
@@ -63,7 +64,8 @@ class Sequence {
 
   std::size_t length_ = 0;
   std::vector<Node> nodes_;
-  std::vector<HeadCache> keys_, values_;  // one for each layer
+  std::vector<KeyCache> keys_;  // one for each layer
+  std::vector<ValueCache> values_;
 };
 
 }  // namespace tokentiming::native

@@ -53,6 +53,10 @@ void over_outputs(std::size_t outputs, const F& f) {
   });
 }
 
+float maximum(const float* x, std::size_t count) {
+  return simd::fastest_kernels().float_blocks.maximum(x, count);
+}
+
 // exp(x - shift) for count numbers, in place; none exceeds shift.
 void exponentials(float* x, std::size_t count, float shift) {
   constexpr float kLog2E = 1.44269504f;
@@ -365,32 +369,42 @@ class Transformer::State {
                               value.data() + r * layer.value.out_features());
     }
     Matrix out(query.size());
-    // All rows of one head before the next head, so that its keys and values stay in the cache.
-    parallel_for(rows.size() * weights_.heads, 1, [&](std::size_t task) {
+    const std::size_t group = weights_.heads / weights_.key_heads * size;
+    // All rows of one key head before the next one, so that keys and values stay in the cache.
+    parallel_for(rows.size() * weights_.key_heads, 1, [&](std::size_t task) {
       const std::size_t row = task % rows.size();
-      const std::size_t head = task / rows.size();
-      const std::size_t at = (row * weights_.heads + head) * size;
-      attend(index, head, rows[row], query.data() + at, out.data() + at);
+      const std::size_t key_head = task / rows.size();
+      const std::size_t at = (row * weights_.key_heads + key_head) * group;
+      attend(index, key_head, rows[row], query.data() + at, out.data() + at);
     });
     return packed(out, weights_.heads * size);
   }
 
-  // Attention of one query over the row's committed tokens, its ancestors and itself.
-  void attend(std::size_t layer, std::size_t head, const Row& row, const float* query,
+  // Attention of the queries that share a key head over the row's committed tokens, its ancestors
+  // and itself.
+  void attend(std::size_t layer, std::size_t key_head, const Row& row, const float* queries,
               float* out) const {
     const Sequence& sequence = *row.sequence;
-    const std::size_t key_head = head / (weights_.heads / weights_.key_heads);
+    const std::size_t heads = weights_.heads / weights_.key_heads;
+    const std::size_t size = weights_.head_size;
     const std::size_t columns = sequence.columns_to(row.node);
-    std::vector<float> weights(columns);
-    kernels_.attention_scores(query, sequence.keys(layer, key_head), columns, weights_.head_size,
-                              weights.data());
-    sequence.mask(row.node, weights.data());
-    const float largest = *std::max_element(weights.begin(), weights.end());
-    exponentials(weights.data(), columns, largest);
-    const float total = std::accumulate(weights.begin(), weights.end(), 0.0f);
-    for (float& weight : weights) weight /= total;
-    kernels_.attention_output(weights.data(), sequence.values(layer, key_head), columns,
-                              weights_.head_size, out);
+    const std::size_t stride = key_blocks(columns) * kKeyBlock;
+    std::vector<float> weights(heads * stride);
+    kernels_.attention_scores(
+        {queries, heads, sequence.keys(layer, key_head), columns, size, weights.data(), stride});
+    for (std::size_t h = 0; h < heads; ++h) {
+      float* of_head = weights.data() + h * stride;
+      sequence.mask(row.node, of_head);
+      exponentials(of_head, columns, maximum(of_head, columns));
+    }
+    // In order, so that masked columns, which are zero, do not change the bits of a total.
+    std::vector<float> totals(heads);
+    for (std::size_t t = 0; t < columns; ++t) {
+      for (std::size_t h = 0; h < heads; ++h) totals[h] += weights[h * stride + t];
+    }
+    kernels_.attention_output(
+        {weights.data(), stride, heads, sequence.values(layer, key_head), columns, size, out});
+    for (std::size_t k = 0; k < heads * size; ++k) out[k] /= totals[k / size];
   }
 
   // Rotates the pair (k, k + head_size / 2) of every head by the angle of its row.

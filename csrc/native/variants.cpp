@@ -15,15 +15,14 @@ constexpr Kernels kAvx2{
     attention_scores_avx2,
     attention_output_avx2,
 };
-// There are no attention kernels for AVX-512.
 constexpr Kernels kAvx512{
     32,
     pack_bfloat16_avx512,
     pack_float_avx512,
     dot_products_bfloat16_avx512,
     dot_products_int8_avx512,
-    attention_scores_avx2,
-    attention_output_avx2,
+    attention_scores_avx512,
+    attention_output_avx512,
 };
 constexpr Kernels kAvx512BFloat16 = [] {
   Kernels kernels = kAvx512;
