@@ -190,6 +190,50 @@ def test_padding_of_the_head_is_never_drawn(target):
     assert int(output.sequences.max()) < len(TOKENIZER)
 
 
+@pytest.fixture(scope="module")
+def padded_head():
+    """A model whose head has larger logits at its padding than at its tokens."""
+    model = tiny(tie_word_embeddings=False, initializer_range=0.2)
+    with torch.no_grad():
+        model.lm_head.weight[len(TOKENIZER) :] = 50 * model.lm_head.weight[: SIZE - len(TOKENIZER)]
+    return model
+
+
+@pytest.mark.parametrize("method", ["coupled", "slem", "tli", "pushforward", "slrs"])
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.4}])
+def test_warpers_keep_tokens_and_no_padding_of_the_head(method, options, padded_head):
+    prompt = "to be"
+    ids = torch.tensor([TOKENIZER(prompt).input_ids])
+    logits = padded_head(ids).logits[:, -1]
+    assert int(logits.argmax()) >= len(TOKENIZER)
+    kept = {"top_k": 0, "top_p": 1.0, **options}
+    probs = expected_probs(logits[:, : len(TOKENIZER)], **kept)
+    drafter = tt.ModelDrafter(tiny(seed=1), TOKENIZER)
+    decoder = tt.SpeculativeDecoder(
+        padded_head, TOKENIZER, drafter, method=method, draft_length=2
+    )
+    draws = 400
+    output = decoder.generate(
+        prompt, do_sample=True, max_new_tokens=2, seed=0, num_return_sequences=draws, **kept
+    )
+    counts = torch.bincount(output.sequences[:, ids.shape[1]], minlength=SIZE)
+    assert int(counts[len(TOKENIZER) :].sum()) == 0
+    distance = (counts[: len(TOKENIZER)] / draws - probs).abs().sum()
+    assert distance < 3 * float((probs > 0).sum() / draws) ** 0.5
+
+
+def expected_probs(logits: torch.Tensor, *, top_k: int, top_p: float, min_p: float = 0.0):
+    """The distribution ``[V]`` of logits ``[1, V]``, by definition."""
+    probs = logits[0].softmax(0)
+    order = probs.argsort(descending=True)
+    before = probs[order].cumsum(0) - probs[order]
+    kept = torch.zeros(len(probs), dtype=torch.bool)
+    kept[order[: top_k or None]] = True
+    kept[order[before >= top_p]] = False
+    kept &= probs >= min_p * probs.max()
+    return torch.where(kept, probs, 0) / probs[kept].sum()
+
+
 def test_stop_strings_end_the_text_there(target, decoder):
     free = decoder.generate("abc", do_sample=False, max_new_tokens=20)
     stop = free.text[4:6]

@@ -21,6 +21,8 @@ class Rows:
         shown: ids of the text to show to the processors, ``[1, L]``.
         places: where the token of each row is drawn.
         processors: applied to the logits.
+        tokens: number of ids that may be drawn. Processors such as ``top_k`` should not keep others,
+            which pad the model's head. None for greedy decoding, which follows ``generate``.
         emitted_only: whether only rows at emitted positions may be requested.
     """
 
@@ -32,6 +34,7 @@ class Rows:
         places: Sequence[Place],
         processors: LogitsProcessorList,
         *,
+        tokens: int | None = None,
         emitted_only: bool = False,
     ) -> None:
         self.proposal = proposal
@@ -40,6 +43,7 @@ class Rows:
         self._logits = logits
         self._shown = shown
         self._processors = processors
+        self._tokens = tokens
 
     def scores(self, rows: Sequence[int]) -> torch.Tensor:
         whole = len(rows) == len(self._logits)
@@ -48,8 +52,7 @@ class Rows:
         if not self._processors:
             return scores
         processed = [
-            # A copy: processors may write into the scores, as in `generate`.
-            self._processors(self._ids(row, scores.device), scores[i : i + 1].clone())
+            self._processors(self._ids(row, scores.device), self._possible(scores[i : i + 1]))
             for i, row in enumerate(rows)
         ]
         for row in processed:
@@ -59,6 +62,13 @@ class Rows:
                     f"{list(row.shape)}; return the shape they are given, one row at a time"
                 )
         return torch.cat(processed)
+
+    def _possible(self, scores: torch.Tensor) -> torch.Tensor:
+        """A copy, as processors may write into the scores, in which padding is impossible."""
+        scores = scores.clone()
+        if self._tokens is not None:
+            scores[:, self._tokens :] = -torch.inf
+        return scores
 
     def _ids(self, row: int, device: torch.device) -> torch.Tensor:
         """The text and the path to the row's node, ``[1, L + depth]``."""
