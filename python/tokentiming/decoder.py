@@ -62,11 +62,11 @@ class SpeculativeDecoder:
             faster. ``runners.TorchRunner(target_model)`` computes them with torch.
 
     Raises:
-        TypeError: the target is not a causal language model of transformers, or ``drafter`` is not
-            a drafter.
+        TypeError: the target is not a causal language model of transformers, ``drafter`` is not a
+            drafter, or ``runner`` is not a runner.
         ValueError: an unknown method, a budget for trees with a method that proposes chains, a
             recurrent target, a model whose logits change when it reads a text in pieces, a model in
-            training mode, or a tokenizer of an unknown kind.
+            training mode, a runner of another model, or a tokenizer of an unknown kind.
 
     Example:
         >>> drafter = ModelDrafter(draft_model, draft_tokenizer)
@@ -92,6 +92,7 @@ class SpeculativeDecoder:
         checks.target(target_model)
         checks.rolls_back(target_model, "SpeculativeDecoder")
         checks.drafters(drafter)
+        checks.runner(runner, target_model, "SpeculativeDecoder")
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
         self.drafter = drafter

@@ -209,9 +209,7 @@ def test_warpers_keep_tokens_and_no_padding_of_the_head(method, options, padded_
     kept = {"top_k": 0, "top_p": 1.0, **options}
     probs = expected_probs(logits[:, : len(TOKENIZER)], **kept)
     drafter = tt.ModelDrafter(tiny(seed=1), TOKENIZER)
-    decoder = tt.SpeculativeDecoder(
-        padded_head, TOKENIZER, drafter, method=method, draft_length=2
-    )
+    decoder = tt.SpeculativeDecoder(padded_head, TOKENIZER, drafter, method=method, draft_length=2)
     draws = 400
     output = decoder.generate(
         prompt, do_sample=True, max_new_tokens=2, seed=0, num_return_sequences=draws, **kept

@@ -301,3 +301,42 @@ def test_a_model_is_tried_once_and_no_random_number_is_drawn():
     assert torch.equal(torch.get_rng_state(), state)
     model.model.layers[0] = nn.Module()  # cannot run
     tt.SpeculativeDecoder(model, TOKENIZER)
+
+
+class Shifted(TorchRunner):
+    """A runner of the user's own that reads each text without its first token."""
+
+    def read(self, texts, trees):
+        return super().read([text[1:] if len(text) > 1 else text for text in texts], trees)
+
+
+def test_a_runner_of_the_users_own_is_checked_after_the_model_was_checked():
+    model = lively()
+    for _ in range(2):
+        tt.SpeculativeDecoder(model, TOKENIZER)
+        with pytest.raises(ValueError, match="SpeculativeDecoder: LlamaForCausalLM gives other"):
+            tt.SpeculativeDecoder(model, TOKENIZER, runner=Shifted(model))
+
+
+def test_a_runner_without_forests_says_nothing_of_one_with_them():
+    model = lively()
+    chains = TorchRunner(model)
+    chains.supports_forests = False
+    tt.SpeculativeDecoder(model, TOKENIZER, runner=chains)
+    assert not chains.supports_forests
+    runner = TorchRunner(model)
+    tt.SpeculativeDecoder(model, TOKENIZER, runner=runner)
+    assert runner.supports_forests
+
+
+@pytest.mark.parametrize("make", [
+    lambda model, runner: tt.SpeculativeDecoder(model, TOKENIZER, runner=runner),
+    lambda model, runner: tt.ModelDrafter(model, TOKENIZER, runner=runner),
+])  # fmt: skip
+def test_what_does_not_run_the_model_is_refused(make):
+    model = lively()
+    with pytest.raises(ValueError, match="runner runs another LlamaForCausalLM"):
+        make(model, TorchRunner(lively(seed=1)))
+    for other in (5, "torch", TorchRunner, model):
+        with pytest.raises(TypeError, match=r"^(SpeculativeDecoder|ModelDrafter): runner is a "):
+            make(model, other)

@@ -21,8 +21,8 @@ class Rows:
         shown: ids of the text to show to the processors, ``[1, L]``.
         places: where the token of each row is drawn.
         processors: applied to the logits.
-        tokens: number of ids that may be drawn. Processors such as ``top_k`` should not keep others,
-            which pad the model's head. None for greedy decoding, which follows ``generate``.
+        tokens: number of ids that may be drawn. Others pad the model's head, and processors such
+            as ``top_k`` should not keep them. None for greedy decoding, as in ``generate``.
         emitted_only: whether only rows at emitted positions may be requested.
     """
 

@@ -28,10 +28,9 @@ _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 _quiet = Lock()
 """Held while transformers' verbosity, which all threads share, is changed."""
 
-_checked: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-
-_forests: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-"""Whether a model gives the same logits for several texts, and in trees with branches."""
+_found: WeakKeyDictionary[PreTrainedModel, dict[type, bool | None]] = WeakKeyDictionary()
+"""For each model the types of this package's runners that give its logits, and whether they do so
+for several texts and in trees with branches as well; None if that was not tried."""
 
 
 def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
@@ -43,7 +42,8 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     with branches, is not refused. ``runner.supports_forests`` becomes False instead.
 
     Args:
-        model: borrowed; each model is checked once.
+        model: borrowed. Each is checked once with a type of runner of this package, and always with
+            a runner of the user's own.
         runner: of the model; empty afterwards.
         caller: the name with which the error begins.
 
@@ -53,26 +53,31 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     too_short = runner.max_length is not None and runner.max_length < _PROMPT + _NEW
     if too_short:
         return
-    if model not in _checked or (runner.supports_forests and model not in _forests):
-        _check(model, runner, caller)
-    runner.supports_forests = runner.supports_forests and _forests[model]
+    kind = type(runner)
+    found = _found.setdefault(model, {}) if kind.__module__.startswith(f"{__package__}.") else {}
+    if kind not in found or (runner.supports_forests and found[kind] is None):
+        found[kind] = _check(model, runner, caller)
+    runner.supports_forests = runner.supports_forests and found[kind] is True
 
 
-def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
+def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> bool | None:
+    """Refuse other logits; returns whether those of several texts and in trees are the same too.
+
+    The answer is None if the runner does not support them.
+    """
     name = type(model).__name__
     tolerance = _ROUNDED if _is_rounded(model) else _TOLERANCE
+    forests = None
     try:
         prompt, wrong = _tokens(model)
         text, expected = _generated(model, prompt)
-        if (
-            runner.supports_forests
-        ):  # first, because a runner may read the chain in another way without it
+        if runner.supports_forests:  # first: without it a runner may read the chain in another way
             gap = _forest_gap(runner, text, wrong, expected)
             runner.reset()
             # Single rows differ more than the median of all rows; in bfloat16 a chain's do too.
             chain = _greatest_gap(_read_in_pieces(runner, text, wrong), expected)
-            runner.supports_forests = _forests[model] = gap <= max(tolerance, 2 * chain)
-            if not runner.supports_forests:
+            runner.supports_forests = forests = gap <= max(tolerance, 2 * chain)
+            if not forests:
                 logger.warning(
                     "%s: %s gives other logits in a tree or beside another text than alone, and "
                     "reads one text and a chain at a time, which is slower", caller, name,
@@ -92,7 +97,7 @@ def _check(model: PreTrainedModel, runner: ModelRunner, caller: str) -> None:
             f"generate (they differ by {gap:.1%} of their spread): its positions or its cache do "
             "not allow speculative decoding; call model.generate, or pass another model"
         )
-    _checked[model] = True
+    return forests
 
 
 def _read_in_pieces(runner: ModelRunner, text: list[int], wrong: list[int]) -> torch.Tensor:
