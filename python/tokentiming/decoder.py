@@ -308,8 +308,9 @@ class SpeculativeDecoder:
         told = announce(streamer, watch)
         requests = requests_of(batches, self.target_model, seed=seed, watch=told)
         arguments.refuse_streamer(streamer, len(requests))
+        runners = [self.runner, *(one.runner for one in self._drafters if hasattr(one, "runner"))]
         size = batch_size_for(
-            requests, self.target_model, asked=batch_size, supports_forests=self._supports_forests
+            requests, runners, asked=batch_size, supports_forests=self._supports_forests
         )
         finished: list[Text] = []
         with exclusive(decoder=self, drafter=self._drafters, streamer=streamer):

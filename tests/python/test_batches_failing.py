@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from transformers import LogitsProcessor
 
 import tokentiming as tt
@@ -19,7 +18,6 @@ from tests.support.batches import (
     padded,
 )
 from tests.support.small_models import TOKENIZER, lively
-from tokentiming.generation import batch_size
 
 GREEDY = {"do_sample": False, "max_new_tokens": 16}
 
@@ -192,44 +190,3 @@ def test_invalid_batch_sizes_are_refused(size, error, message, decoder, target):
     rows = padded(["ab", "cd"], "left")
     with pytest.raises(error, match=rf"^generate: {message}"):
         target.generate(**rows, custom_generate=decoder, batch_size=size, **GREEDY)
-
-
-class NeverRun(torch.nn.Module):
-    def forward(self, *args, **kwargs):
-        raise AssertionError("the model ran before the memory was checked")
-
-
-def test_a_batch_that_does_not_fit_is_refused_before_any_model_runs(monkeypatch):
-    models = [lively(pad_token_id=PAD), lively(1)]
-    decoder = tt.SpeculativeDecoder(models[0], TOKENIZER, tt.ModelDrafter(models[1], TOKENIZER))
-    layers = [model.model.layers[0] for model in models]
-    of_one = (len(ids_of(PROMPTS[1])) + 16) * batch_size.token_bytes(models[0])
-    monkeypatch.setattr(batch_size, "free_bytes", lambda device: 4 * of_one - 1)
-    for model in models:
-        model.model.layers[0] = NeverRun()
-    with pytest.raises(ValueError, match=r"^generate: batch_size 4 texts .*lower batch_size or"):
-        decoder.generate(list(PROMPTS), batch_size=4, **GREEDY)
-    for model, layer in zip(models, layers, strict=True):
-        model.model.layers[0] = layer
-    assert len(decoder.generate(list(PROMPTS), batch_size=3, **GREEDY).text) == len(PROMPTS)
-
-
-@pytest.mark.parametrize(("texts_of_memory", "together"), [(0.5, 1), (5, 2), (1000, 7)])
-def test_by_default_a_batch_takes_half_of_the_free_memory(
-    texts_of_memory, together, target, monkeypatch
-):
-    of_one = (len(ids_of(PROMPTS[1])) + 16) * batch_size.token_bytes(target)
-    monkeypatch.setattr(batch_size, "free_bytes", lambda device: int(texts_of_memory * of_one))
-    decoder = tt.SpeculativeDecoder(target, TOKENIZER)
-    read: list[int] = []
-    monkeypatch.setattr(type(decoder.runner), "read", _counted(type(decoder.runner).read, read))
-    decoder.generate(list(PROMPTS), **GREEDY)
-    assert max(read) == together
-
-
-def _counted(read, seen: list[int]):
-    def counted(self, texts, trees):
-        seen.append(len(texts))
-        return read(self, texts, trees)
-
-    return counted

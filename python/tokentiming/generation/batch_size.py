@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from tokentiming.engine.request import Request
+from tokentiming.runners import ModelRunner
+from tokentiming.runners.forest import ForestRunner
 from tokentiming.scalars import integer
 
 _MOST = 16
@@ -17,7 +19,7 @@ _MOST = 16
 
 def batch_size_for(
     requests: Sequence[Request],
-    target: PreTrainedModel,
+    runners: Sequence[ModelRunner],
     *,
     asked: int | None,
     supports_forests: bool,
@@ -26,47 +28,55 @@ def batch_size_for(
 
     Args:
         requests: of one call.
-        target: the target model, whose cache grows with the texts.
+        runners: of the target, and of drafters that are models. Their caches grow with the texts.
         asked: the user's choice. None means as many as fit into half of the free memory, at most
             16.
         supports_forests: whether the models read several texts at once.
 
     Raises:
         TypeError: ``asked`` is not an integer.
-        ValueError: it is below 1, above 1 for models that read one text at a time, or the target's
-            cache for so many texts does not fit into the free memory.
+        ValueError: it is below 1, above 1 for models that read one text at a time, or the caches of
+            so many texts, or of a single one, do not fit into the free memory.
     """
     longest = max(len(request.prompt.ids) + request.remaining for request in requests)
-    text_bytes = longest * token_bytes(target)
-    free = free_bytes(target.device)
-    if asked is None:
-        if not supports_forests:
-            return 1
-        fit = _MOST if free is None else max(free // 2 // max(text_bytes, 1), 1)
-        return min(len(requests), _MOST, fit)
-    size = min(integer(asked, "batch_size", least=1, caller="generate"), len(requests))
-    if size > 1 and not supports_forests:
+    most = 1 if asked is None else integer(asked, "batch_size", least=1, caller="generate")
+    most = min(most, len(requests))
+    if most > 1 and not supports_forests:
         raise ValueError(
-            f"generate: batch_size is {asked}, but {type(target).__name__} or the draft reads one "
-            "text at a time, since its attention takes no mask or its positions do not allow "
-            'several; give batch_size=1, or load a flash model with attn_implementation="sdpa"'
+            f"generate: batch_size is {asked}, but {_name(runners[0])} or the draft "
+            "reads one text at a time, since its attention takes no mask or its positions do not "
+            "allow several; give batch_size=1, or load a flash model with "
+            'attn_implementation="sdpa"'
         )
-    if free is not None and size * text_bytes > free:
+    free = free_bytes(runners[0].device)
+    if free is None:
+        free = sys.maxsize
+    if (needed := _needed(runners, most, longest)) > free:
+        texts, fewer = (f"{most} texts", "batch_size or ") if most > 1 else ("a text", "")
         raise ValueError(
-            f"generate: batch_size {size} texts of up to {longest} tokens need "
-            f"{size * text_bytes / 2**30:.1f} GiB of cache and {free / 2**30:.1f} are free; lower "
-            "batch_size or max_new_tokens"
+            f"generate: {texts} of up to {longest} tokens at once may need "
+            f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free; lower "
+            f"{fewer}max_new_tokens"
         )
-    return size
+    if asked is None and supports_forests:
+        sizes = range(1, min(len(requests), _MOST) + 1)
+        fitting = [size for size in sizes if _needed(runners, size, longest) <= free // 2]
+        return max(fitting, default=1)
+    return most
 
 
-def token_bytes(model: PreTrainedModel) -> int:
-    """Bytes of keys and values for each token, all layers together."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * key_heads * size * model.dtype.itemsize)
+def _needed(runners: Sequence[ModelRunner], texts: int, tokens: int) -> int:
+    """Bytes of memory for texts of so many tokens: their ids, and the caches that are known."""
+    needed = texts * tokens * torch.int64.itemsize
+    for runner in runners:
+        if isinstance(runner, ForestRunner) and runner.device == runners[0].device:
+            read = min(tokens, runner.max_length or tokens)
+            needed += runner.cache_bytes(texts, read)
+    return needed
+
+
+def _name(runner: ModelRunner) -> str:
+    return type(getattr(runner, "model", runner)).__name__
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -190,6 +190,11 @@ class ForestCache(Cache):
         self._place.texts = self._place.capacity = 0
         self._place.columns = None
 
+    @staticmethod
+    def largest(texts: int, columns: int) -> tuple[int, int]:
+        """The most texts and columns that memory is reserved for while these are written."""
+        return _doubled(1, texts), _doubled(_COLUMNS, columns)
+
     def bytes_per_token(self) -> int:
         """Bytes of memory for one token of one text; 0 before the first pass."""
         return sum(
@@ -202,3 +207,11 @@ class ForestCache(Cache):
                 yield layer.keys
                 assert layer.values is not None
                 yield layer.values
+
+
+def _doubled(first: int, least: int) -> int:
+    """The first of ``first``, ``2 * first``, ``4 * first`` ... that is at least ``least``."""
+    size = first
+    while size < least:
+        size *= 2
+    return size

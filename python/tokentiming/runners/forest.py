@@ -83,6 +83,10 @@ class ForestRunner(ABC):
         self._joint = _JOINT
         self._texts: list[Text] = []
 
+    def cache_bytes(self, texts: int, tokens: int) -> int:
+        """Bytes of memory for so many texts of so many tokens each; 0 if it is not known."""
+        return 0
+
     @abstractmethod
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by constructing from the model; the copy starts without texts."""

@@ -58,6 +58,11 @@ class NativeRunner(ForestRunner):
             config.rms_norm_eps,
         )
 
+    def cache_bytes(self, texts: int, tokens: int) -> int:
+        layers = self.model.model.layers
+        floats: int = 2 * len(layers) * layers[0].self_attn.k_proj.weight.shape[0]
+        return 2 * texts * tokens * floats * 4  # memory may be twice as large as what it holds
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by constructing from the model: ``_native`` does not expose its state."""
         return type(self), (self.model,)

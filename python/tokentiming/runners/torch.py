@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -21,6 +22,9 @@ PassContext = Callable[[int], AbstractContextManager[Any]]
 
 MASKED = ("eager", "sdpa")
 """Attention implementations that accept any mask."""
+
+_bytes_per_token: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+"""Bytes of the cache for one token of one text, of models that have run."""
 
 
 class TorchRunner(ForestRunner):
@@ -71,9 +75,9 @@ class TorchRunner(ForestRunner):
         options = {"context": self._context, "prefill_chunk": self._prefill_chunk}
         return _copied, (type(self), self.model, self.supports_forests, options)
 
-    def bytes_per_token(self) -> int:
-        """Bytes of the cache for one token of one text; 0 before the first pass."""
-        return self._cache.bytes_per_token()
+    def cache_bytes(self, texts: int, tokens: int) -> int:
+        reserved, columns = ForestCache.largest(texts, tokens)
+        return reserved * columns * _bytes_per_token.get(self.model, 0)
 
     def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         parents = [*self._texts[first].parents, *rows[0].parents]
@@ -120,6 +124,8 @@ class TorchRunner(ForestRunner):
                 logits_to_keep=keep,
                 **inputs,
             )
+        if self.model not in _bytes_per_token:
+            _bytes_per_token[self.model] = self._cache.bytes_per_token()
         logits: torch.Tensor = output.logits
         return logits
 
