@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from os import PathLike
 from typing import Any
 
@@ -18,13 +17,14 @@ from tokentiming.engine.costs import Costs
 from tokentiming.engine.in_use import exclusive
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Round
+from tokentiming.engine.stats import Stats
 from tokentiming.engine.streaming import announce, ended_on_error
 from tokentiming.engine.text import Text
 from tokentiming.generation import arguments
 from tokentiming.generation.batch import Batch, of_prompt, prepare, requests_of, stop_strings_of
 from tokentiming.generation.batch_size import batch_size_for
 from tokentiming.generation.lengths import length
-from tokentiming.generation.output import SpeculativeOutput
+from tokentiming.generation.output import SpeculativeOutput, partial_on_error
 from tokentiming.methods import Greedy, Method, resolve
 from tokentiming.runners import ModelRunner, checks, exact_runner_for
 from tokentiming.runners.probe import require_same_logits
@@ -204,7 +204,9 @@ class SpeculativeDecoder:
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
 
         An error or interruption during generation has an attribute ``partial``, a
-        ``SpeculativeOutput`` of lists with the finished texts. The decoder can be used again.
+        ``SpeculativeOutput`` of lists with what was generated of each text, in the order of the
+        prompts. A text without an end has ``finish_reason`` None in its ``Stats``. The decoder can
+        be used again.
         """
         with ended_on_error(streamer):
             arguments.refuse_generate_arguments(generate_kwargs)
@@ -310,24 +312,23 @@ class SpeculativeDecoder:
         size = batch_size_for(
             requests, self.target_model, asked=batch_size, supports_forests=self._supports_forests
         )
-        finished: list[Text] = []
-        with exclusive(decoder=self, drafter=self._drafters, streamer=streamer):
-            try:
-                if streamer is not None:
-                    streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
-                # Greedy decoding is the same for all methods, so its texts run separately.
-                for method in (self.method, Greedy()):
-                    greedy = isinstance(method, Greedy)
-                    asked = [r for r in requests if r.do_sample != greedy]
-                    if asked:
-                        self._decoding(method, size).run(asked, finished)
-                if streamer is not None:
-                    streamer.end()
-            except BaseException as error:
-                with suppress(Exception):  # some exceptions do not accept attributes
-                    error.partial = self._output(finished, batch=True)  # type: ignore[attr-defined]
-                raise
-        return self._output(finished, batch=listed or len(finished) > 1)
+        name, exact = self.method.name, self.method.exact
+        texts = [Text(one, self.vocabulary, Stats(name, exact=exact)) for one in requests]
+        with (
+            exclusive(decoder=self, drafter=self._drafters, streamer=streamer),
+            partial_on_error(lambda: self._output(texts, batch=True)),
+        ):
+            if streamer is not None:
+                streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
+            # Greedy decoding is the same for all methods, so its texts run separately.
+            for method in (self.method, Greedy()):
+                greedy = isinstance(method, Greedy)
+                asked = [text for text in texts if text.request.do_sample != greedy]
+                if asked:
+                    self._decoding(method, size).run(asked)
+            if streamer is not None:
+                streamer.end()
+        return self._output(texts, batch=listed or len(texts) > 1)
 
     def _decoding(self, method: Method, batch_size: int) -> Decoding:
         budget = self._budget
@@ -345,7 +346,6 @@ class SpeculativeDecoder:
             budget,
             target_tokenizer=self.target_tokenizer,
             batch_size=batch_size,
-            name=self.method.name,
         )
 
     @property

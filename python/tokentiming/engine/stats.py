@@ -43,7 +43,7 @@ class Stats:
     """Seconds spent in each stage; the rest of ``seconds`` is bookkeeping."""
     finish_reason: str | None = None
     """Why the text ended: "eos", "stop_string", "length", "time" (``max_time``), or "criterion" (a
-    stopping criterion of the user's own)."""
+    stopping criterion of the user's own). None if an error or interruption came before its end."""
     draft_failure: str | None = None
     """The error of the draft, after which the target continued alone; None if there was none."""
 
