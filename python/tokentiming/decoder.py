@@ -43,9 +43,9 @@ class SpeculativeDecoder:
 
     A decoder is also a callable for ``target_model.generate(custom_generate=decoder)``, which then
     takes its usual arguments, batches included, and ``seed=``. ``generate`` does not pass a
-    streamer on; use ``decoder.generate(streamer=...)`` or ``custom_generate(streamer=...)``. It
-    does not pass on the tokenizer for stop strings of a generation config either; pass
-    ``stop_strings`` as an argument.
+    streamer on; use ``custom_generate=functools.partial(decoder, streamer=streamer)`` or
+    ``decoder.generate(streamer=streamer)``. It does not pass on the tokenizer for stop strings of a
+    generation config either; pass ``stop_strings`` as an argument.
 
     Args:
         target_model: a causal language model of transformers, in eval mode.

@@ -42,8 +42,9 @@ _PARAMETERS = (
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
 _DROPPED = {
-    "streamer": "give it to custom_generate(streamer=...)",
-    "assistant_model": "give it to custom_generate(draft_model=...)",
+    "streamer": "give functools.partial(decoder, streamer=streamer) as custom_generate, or call "
+    "decoder.generate(streamer=streamer); tt.custom_generate(...) takes a streamer itself",
+    "assistant_model": "give it to tt.custom_generate(draft_model=...), or to tt.ModelDrafter(...)",
 }
 """Arguments that `generate` does not pass on to a `custom_generate` callable."""
 
