@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from tokentiming import loading
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.engine.adaptive import AdaptiveBudget
-from tokentiming.engine.budget import Budget, fixed_budget
+from tokentiming.engine.budget import Budget
+from tokentiming.engine.checked_budget import fixed_budget
 from tokentiming.engine.costs import Costs
 from tokentiming.engine.in_use import exclusive
 from tokentiming.engine.loop import Decoding
@@ -56,7 +57,7 @@ class SpeculativeDecoder:
         draft_length: tokens to draft in every round, as a chain. By default the decoder proposes
             trees, whose size adapts to measured costs.
         budget: decides the shape of proposals, such as ``FixedBudget(depth=6, nodes=16, width=4,
-            candidates=4)``; in place of ``draft_length``.
+            candidates=4)``, or a ``Budget`` of your own; in place of ``draft_length``.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, which
             computes bfloat16 linear layers with ``tokentiming._native`` on processors where that is
             faster. ``runners.TorchRunner(target_model)`` computes them with torch.
