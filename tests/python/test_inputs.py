@@ -111,6 +111,13 @@ def test_outputs_that_do_not_exist_here_are_refused(name, target):
         tt.SpeculativeDecoder(own, TOKENIZER).generate("to be", **GREEDY)
 
 
+def test_a_list_that_generate_would_take_for_true_is_refused(target, decoder):
+    rows = TOKENIZER(["xy", "cd"], return_tensors="pt")
+    with pytest.raises(ValueError, match=r"^generate: do_sample is a list.*decoder.generate"):
+        target.generate(**rows, custom_generate=decoder, do_sample=[True, False], max_new_tokens=2)
+    decoder.generate(rows, do_sample=[True, False], max_new_tokens=2)
+
+
 def test_arguments_that_generate_does_not_pass_on_are_refused(target):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
     with pytest.raises(ValueError, match=r"^generate: streamer does not reach custom_generate"):

@@ -90,6 +90,11 @@ def refuse_config(config: Any) -> None:
     Args:
         config: as `generate` prepared it, the model's own settings included.
     """
+    if isinstance(config.do_sample, list | tuple):  # transformers takes it for True
+        raise ValueError(
+            "generate: do_sample is a list, which generate of the model does not take; call "
+            "decoder.generate(do_sample=[...])"
+        )
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(
