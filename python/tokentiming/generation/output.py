@@ -19,6 +19,10 @@ class SpeculativeOutput(ModelOutput):
 
     A batch is a list of prompts, a tensor ``[B, L]``, or ``num_return_sequences`` above 1. A batch
     of size 1 has lists of length 1.
+
+    The ``partial`` of an error or interruption has the same lists, with what was generated of each
+    text. A text has ended if the ``finish_reason`` of its ``Stats`` is not None. The ``text`` of
+    another leaves out the bytes of an incomplete last character; ``sequences`` has all its ids.
     """
 
     sequences: Any = None
