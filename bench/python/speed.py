@@ -163,7 +163,7 @@ def cells(found: dict) -> list[str]:
     return [
         *(f"{found[rate]:.2f}" for rate in ("generate", "alone", "ours", "ratio")),
         "{least:.2f}-{greatest:.2f}".format(**found),
-        f"{found['accepted']:.0%}",
+        "-" if found["accepted"] is None else f"{found['accepted']:.0%}",
         f"{found['tokens_per_forward']:.2f}",
         f"{found['drafting']:.0%}",
         found["ids"],

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from tokentiming.drafters import ModelDrafter as ModelDrafter
     from tokentiming.drafters import RecyclingDrafter as RecyclingDrafter
     from tokentiming.drafters import SuffixDrafter as SuffixDrafter
+    from tokentiming.engine.budget import Budget as Budget
+    from tokentiming.engine.budget import Drafted as Drafted
     from tokentiming.engine.budget import FixedBudget as FixedBudget
+    from tokentiming.engine.budget import Outcome as Outcome
     from tokentiming.engine.stats import Stats as Stats
     from tokentiming.generation.output import SpeculativeOutput as SpeculativeOutput
     from tokentiming.huggingface import custom_generate as custom_generate
@@ -23,11 +26,14 @@ if TYPE_CHECKING:
     from tokentiming.tokens import VocabularyMap as VocabularyMap
 
 _MODULES = {
+    "Budget": "engine.budget",
     "Draft": "drafters",
+    "Drafted": "engine.budget",
     "Drafter": "drafters",
     "FixedBudget": "engine.budget",
     "LlamaCppDrafter": "drafters",
     "ModelDrafter": "drafters",
+    "Outcome": "engine.budget",
     "RecyclingDrafter": "drafters",
     "SpeculativeDecoder": "decoder",
     "SpeculativeOutput": "generation.output",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from os import PathLike
 from typing import Any
 
@@ -13,18 +12,20 @@ from transformers import PreTrainedModel
 from tokentiming import loading
 from tokentiming.drafters import Drafter, ModelDrafter
 from tokentiming.engine.adaptive import AdaptiveBudget
-from tokentiming.engine.budget import Budget, fixed_budget
+from tokentiming.engine.budget import Budget
+from tokentiming.engine.checked_budget import fixed_budget
 from tokentiming.engine.costs import Costs
 from tokentiming.engine.in_use import exclusive
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Round
+from tokentiming.engine.stats import Stats
 from tokentiming.engine.streaming import announce, ended_on_error
 from tokentiming.engine.text import Text
 from tokentiming.generation import arguments
 from tokentiming.generation.batch import Batch, of_prompt, prepare, requests_of, stop_strings_of
 from tokentiming.generation.batch_size import batch_size_for
 from tokentiming.generation.lengths import length
-from tokentiming.generation.output import SpeculativeOutput
+from tokentiming.generation.output import SpeculativeOutput, partial_on_error
 from tokentiming.methods import Greedy, Method, resolve
 from tokentiming.runners import ModelRunner, checks, exact_runner_for
 from tokentiming.runners.probe import require_same_logits
@@ -43,9 +44,9 @@ class SpeculativeDecoder:
 
     A decoder is also a callable for ``target_model.generate(custom_generate=decoder)``, which then
     takes its usual arguments, batches included, and ``seed=``. ``generate`` does not pass a
-    streamer on; use ``decoder.generate(streamer=...)`` or ``custom_generate(streamer=...)``. It
-    does not pass on the tokenizer for stop strings of a generation config either; pass
-    ``stop_strings`` as an argument.
+    streamer on; use ``custom_generate=functools.partial(decoder, streamer=streamer)`` or
+    ``decoder.generate(streamer=streamer)``. It does not pass on the tokenizer for stop strings of a
+    generation config either; pass ``stop_strings`` as an argument.
 
     Args:
         target_model: a causal language model of transformers, in eval mode.
@@ -56,7 +57,7 @@ class SpeculativeDecoder:
         draft_length: tokens to draft in every round, as a chain. By default the decoder proposes
             trees, whose size adapts to measured costs.
         budget: decides the shape of proposals, such as ``FixedBudget(depth=6, nodes=16, width=4,
-            candidates=4)``; in place of ``draft_length``.
+            candidates=4)``, or a ``Budget`` of your own; in place of ``draft_length``.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, which
             computes bfloat16 linear layers with ``tokentiming._native`` on processors where that is
             faster. ``runners.TorchRunner(target_model)`` computes them with torch.
@@ -205,7 +206,9 @@ class SpeculativeDecoder:
             RuntimeError: the decoder, drafter, method or streamer is in use by another call.
 
         An error or interruption during generation has an attribute ``partial``, a
-        ``SpeculativeOutput`` of lists with the finished texts. The decoder can be used again.
+        ``SpeculativeOutput`` of lists with what was generated of each text, in the order of the
+        prompts. A text without an end has ``finish_reason`` None in its ``Stats``. The decoder can
+        be used again.
         """
         with ended_on_error(streamer):
             arguments.refuse_generate_arguments(generate_kwargs)
@@ -312,24 +315,23 @@ class SpeculativeDecoder:
         size = batch_size_for(
             requests, runners, asked=batch_size, supports_forests=self._supports_forests
         )
-        finished: list[Text] = []
-        with exclusive(decoder=self, drafter=self._drafters, streamer=streamer):
-            try:
-                if streamer is not None:
-                    streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
-                # Greedy decoding is the same for all methods, so its texts run separately.
-                for method in (self.method, Greedy()):
-                    greedy = isinstance(method, Greedy)
-                    asked = [r for r in requests if r.do_sample != greedy]
-                    if asked:
-                        self._decoding(method, size).run(asked, finished)
-                if streamer is not None:
-                    streamer.end()
-            except BaseException as error:
-                with suppress(Exception):  # some exceptions do not accept attributes
-                    error.partial = self._output(finished, batch=True)  # type: ignore[attr-defined]
-                raise
-        return self._output(finished, batch=listed or len(finished) > 1)
+        name, exact = self.method.name, self.method.exact
+        texts = [Text(one, self.vocabulary, Stats(name, exact=exact)) for one in requests]
+        with (
+            exclusive(decoder=self, drafter=self._drafters, streamer=streamer),
+            partial_on_error(lambda: self._output(texts, batch=True)),
+        ):
+            if streamer is not None:
+                streamer.put(torch.tensor([requests[0].prompt.padded], device="cpu"))
+            # Greedy decoding is the same for all methods, so its texts run separately.
+            for method in (self.method, Greedy()):
+                greedy = isinstance(method, Greedy)
+                asked = [text for text in texts if text.request.do_sample != greedy]
+                if asked:
+                    self._decoding(method, size).run(asked)
+            if streamer is not None:
+                streamer.end()
+        return self._output(texts, batch=listed or len(texts) > 1)
 
     def _decoding(self, method: Method, batch_size: int) -> Decoding:
         budget = self._budget
@@ -347,7 +349,6 @@ class SpeculativeDecoder:
             budget,
             target_tokenizer=self.target_tokenizer,
             batch_size=batch_size,
-            name=self.method.name,
         )
 
     @property

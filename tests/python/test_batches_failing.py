@@ -55,25 +55,47 @@ class Stop:
             raise self.error
 
 
+def finished(partial: tt.SpeculativeOutput) -> list[int]:
+    """Indices of the texts that have ended."""
+    return [i for i, stats in enumerate(partial.stats) if stats.finish_reason is not None]
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize("ended", [1, 4])
 @pytest.mark.parametrize("size", [1, 3])
-def test_an_error_in_a_callback_returns_the_finished_texts(size, ended, error, decoder, expected):
+def test_an_error_in_a_callback_has_all_texts_so_far(size, ended, error, decoder, expected):
     stop = Stop(error, ended)
     with pytest.raises(error) as caught:
         decoder.generate(list(PROMPTS), batch_size=size, watch=stop, **GREEDY)
     partial = caught.value.partial
     assert isinstance(partial, tt.SpeculativeOutput)
-    done = [i for i, tokens in stop.told.items() if tokens == GREEDY["max_new_tokens"]]
-    assert len(done) == ended
-    assert len(partial.text) == len(partial.stats) == len(partial.sequences) >= ended
-    rows = partial.sequences.tolist()
-    for i in done:
-        whole = ids_of(PROMPTS[i]) + expected[i]
-        assert any(row[: len(whole)] == whole for row in rows)
-    assert all(stats.finish_reason == "length" for stats in partial.stats)
-    assert all(stats.seconds > 0 < stats.target_forwards for stats in partial.stats)
+    assert len(partial.text) == len(partial.stats) == len(partial.sequences) == len(PROMPTS)
+    new = new_ids(partial)
+    assert new == [ids[: len(part)] for ids, part in zip(expected, new, strict=True)]
+    told = [i for i, tokens in stop.told.items() if tokens == GREEDY["max_new_tokens"]]
+    assert len(told) == ended
+    assert set(told) <= set(finished(partial))
+    for i, stats in enumerate(partial.stats):
+        assert stats.finish_reason == ("length" if i in finished(partial) else None)
+        begun = stats.tokens > 0
+        assert begun == (stats.seconds > 0) == (stats.target_forwards > 0)
+        assert sum(n * count for n, count in stats.accepted_per_round.items()) == stats.accepted
+        assert sum(stats.accepted_per_round.values()) + stats.accepted >= stats.tokens
+    begun = sum(stats.tokens > 0 for stats in partial.stats)
+    assert len(finished(partial)) <= begun <= len(finished(partial)) + size
     assert new_ids(decoder.generate(list(PROMPTS), **GREEDY)) == expected
+
+
+class Late:
+    """Interrupts after a number of rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def __call__(self, round_) -> None:
+        self.rounds -= 1
+        if self.rounds < 0:
+            raise KeyboardInterrupt
 
 
 class Failing(LogitsProcessor):
@@ -90,40 +112,63 @@ class Failing(LogitsProcessor):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_an_error_in_a_processor_returns_the_finished_texts(error, decoder, expected):
+def test_an_error_in_a_processor_has_all_texts_so_far(error, decoder, expected):
     failing = Failing(error, ids_of(PROMPTS[4]), calls=8)
     with pytest.raises(error) as caught:
         decoder.generate(list(PROMPTS), batch_size=2, logits_processor=[failing], **GREEDY)
     partial = caught.value.partial
-    whole = [ids_of(p) + new for p, new in zip(PROMPTS, expected, strict=True)]
-    rows = [row[: len(whole[i])] for i, row in enumerate(partial.sequences.tolist())]
-    assert len(rows) >= 3
-    assert rows == whole[: len(rows)]
+    new = new_ids(partial)
+    assert new == [ids[: len(part)] for ids, part in zip(expected, new, strict=True)]
+    assert finished(partial) == [i for i, ids in enumerate(new) if len(ids) == 16]
+    assert len(finished(partial)) >= 3
+    assert new[6] == []  # its turn had not come
+    assert partial.text[6] == ""
     assert new_ids(decoder.generate(list(PROMPTS), **GREEDY)) == expected
 
 
-def test_the_partial_output_is_empty_if_no_text_is_finished(decoder):
-    def watch(round_):
-        raise KeyboardInterrupt
-
+def test_a_partial_output_may_hold_no_finished_text(decoder, expected):
     with pytest.raises(KeyboardInterrupt) as caught:
-        decoder.generate(list(PROMPTS), watch=watch, **GREEDY)
+        decoder.generate(list(PROMPTS), batch_size=2, watch=Late(0), **GREEDY)
     partial = caught.value.partial
-    assert partial.text == partial.stats == []
-    assert partial.sequences.shape == (0, 0)
+    assert finished(partial) == []
+    lengths = [stats.tokens for stats in partial.stats]
+    assert all(lengths[:2])
+    assert lengths[2:] == [0] * 5
+    whole = [ids_of(p) + new for p, new in zip(PROMPTS, expected, strict=True)]
+    for i, row in enumerate(partial.sequences.tolist()):
+        known = len(ids_of(PROMPTS[i])) + lengths[i]
+        assert row == whole[i][:known] + [PAD] * (len(row) - known)
 
 
-def test_finished_greedy_and_sampled_texts_keep_the_order_of_the_prompts(decoder):
-    """Greedy and sampled texts run one after the other."""
+def test_a_partial_output_of_greedy_and_sampled_texts_has_the_order_of_the_prompts(decoder):
+    """Sampled texts run first, then greedy ones."""
     stop = Stop(KeyboardInterrupt, 3)
     kinds = [False, True, False, True]
     options = GREEDY | {"do_sample": kinds, "seed": 1, "eos_token_id": 258}
     with pytest.raises(KeyboardInterrupt) as caught:
         decoder.generate(list(PROMPTS[:4]), batch_size=1, watch=stop, **options)
-    rows = caught.value.partial.sequences.tolist()
-    begun = [next(i for i in range(4) if row[:len(ids_of(PROMPTS[i]))] == ids_of(PROMPTS[i]))
-             for row in rows]  # fmt: skip
-    assert begun == [0, 1, 3]  # sampled texts run first
+    assert finished(caught.value.partial) == [0, 1, 3]
+    new = new_ids(caught.value.partial, PROMPTS[:4])
+    whole = new_ids(decoder.generate(list(PROMPTS[:4]), batch_size=1, **options), PROMPTS[:4])
+    assert new == [whole[0], whole[1], [], whole[3]]
+
+
+@pytest.mark.parametrize("method", ["coupled", "pushforward"])
+def test_a_partial_text_is_the_beginning_of_the_whole_text(method, target):
+    """The target samples any bytes, so that some texts stop inside a character."""
+    drafter = tt.ModelDrafter(near(target), TOKENIZER)
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, method=method, budget=CHAIN)
+    cut = 0
+    for seed in range(8):
+        options = {"max_new_tokens": 24, "do_sample": True, "seed": seed, "batch_size": 3}
+        with pytest.raises(KeyboardInterrupt) as caught:
+            decoder.generate(list(PROMPTS), watch=Late(3 * seed), **options)
+        partial = caught.value.partial
+        whole = decoder.generate(list(PROMPTS), **options).text
+        assert all(one.startswith(part) for one, part in zip(whole, partial.text, strict=True))
+        plain = [TOKENIZER.decode(ids, skip_special_tokens=True) for ids in new_ids(partial)]
+        cut += sum(not one.startswith(part) for one, part in zip(whole, plain, strict=True))
+    assert cut
 
 
 # ---- a drafter that fails ----

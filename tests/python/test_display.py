@@ -193,6 +193,14 @@ def test_the_comparison_table_is_complete(width: int) -> None:
     assert "differ at 12" in text
 
 
+def test_the_comparison_table_shows_no_rate_where_nothing_was_proposed() -> None:
+    rows = comparisons()[:1]
+    nothing = rendered(comparison_table("big", "small", rows), 80)
+    assert re.search(rf"{rows[0].name} +- +0.00", nothing)
+    rows[0].stats.proposed = 4
+    assert re.search(rf"{rows[0].name} +0% +0.00", rendered(comparison_table("a", "b", rows), 80))
+
+
 def test_names_are_not_markup() -> None:
     text = rendered(comparison_table("a[/x]", ":smile:\x1b", comparisons()), 80)
     assert r"a[/x] with :smile:\x1b as its draft" in text

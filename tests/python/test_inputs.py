@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -110,6 +111,13 @@ def test_outputs_that_do_not_exist_here_are_refused(name, target):
         tt.SpeculativeDecoder(own, TOKENIZER).generate("to be", **GREEDY)
 
 
+def test_a_list_that_generate_would_take_for_true_is_refused(target, decoder):
+    rows = TOKENIZER(["xy", "cd"], return_tensors="pt")
+    with pytest.raises(ValueError, match=r"^generate: do_sample is a list.*decoder.generate"):
+        target.generate(**rows, custom_generate=decoder, do_sample=[True, False], max_new_tokens=2)
+    decoder.generate(rows, do_sample=[True, False], max_new_tokens=2)
+
+
 def test_arguments_that_generate_does_not_pass_on_are_refused(target):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
     with pytest.raises(ValueError, match=r"^generate: streamer does not reach custom_generate"):
@@ -119,6 +127,29 @@ def test_arguments_that_generate_does_not_pass_on_are_refused(target):
         target.generate(
             **encoded(), custom_generate=speculate(), assistant_model=lively(1), **GREEDY
         )
+
+
+def test_the_ways_out_for_a_streamer_stream_the_text(target, decoder):
+    inputs = encoded()
+    expected = target.generate(**inputs, **GREEDY)[0, inputs.input_ids.shape[1] :]
+    calls = {
+        r"functools.partial\(decoder, streamer=streamer\) as custom_generate": lambda streamer: (
+            target.generate(**inputs, custom_generate=partial(decoder, streamer=streamer), **GREEDY)
+        ),
+        r"decoder.generate\(streamer=streamer\)": lambda streamer: decoder.generate(
+            inputs, streamer=streamer, **GREEDY
+        ),
+        r"tt.custom_generate\(...\) takes a streamer": lambda streamer: target.generate(
+            **inputs, custom_generate=speculate(streamer=streamer), **GREEDY
+        ),
+    }
+    for named, call in calls.items():
+        streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
+        with pytest.raises(ValueError, match=named):
+            target.generate(**inputs, custom_generate=decoder, streamer=streamer, **GREEDY)
+        streamer = TextIteratorStreamer(TOKENIZER, skip_prompt=True, timeout=5)
+        call(streamer)
+        assert "".join(streamer) == TOKENIZER.decode(expected)
 
 
 def test_they_are_refused_through_a_wrapper_too(target):

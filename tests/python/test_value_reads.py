@@ -18,6 +18,7 @@ from tokentiming import methods
 from tokentiming.engine.budget import FixedBudget
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Request
+from tokentiming.engine.text import Text
 from tokentiming.noise import Noise
 from tokentiming.runners import TorchRunner
 from tokentiming.tokens.prompts import Prompt
@@ -100,17 +101,21 @@ def test_a_round_reads_values_once_per_level_and_once_more(name, budget, texts, 
             if round_.index == 0:
                 seen.append((counter.count, drafter.forwards))
 
-        requests = [
-            request(i, do_sample=name != "greedy", seed=i % seeds, watch=watch)
+        target = TorchRunner(lively(vocab_size=len(TOKENIZER)))
+        vocabulary = tt.Vocabulary.from_tokenizer(TOKENIZER)
+        generated = [
+            Text(
+                request(i, do_sample=name != "greedy", seed=i % seeds, watch=watch),
+                vocabulary,
+                tt.Stats(name, exact=True),
+            )
             for i in range(texts)
         ]
-        target = TorchRunner(lively(vocab_size=len(TOKENIZER)))
-        finished = []
         Decoding(
-            target, tt.Vocabulary.from_tokenizer(TOKENIZER), [drafter], method, BUDGETS[budget],
+            target, vocabulary, [drafter], method, BUDGETS[budget],
             target_tokenizer=TOKENIZER, batch_size=texts,
-        ).run(requests, finished)  # fmt: skip
-    assert all(text.stats.proposed > 20 for text in finished)
+        ).run(generated)  # fmt: skip
+    assert all(text.stats.proposed > 20 for text in generated)
     rounds = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(seen)]
     deepest = max(levels for _, levels in rounds)
     assert {"chain": 3, "tree": 2}[budget] < deepest <= {"chain": 5, "tree": 4}[budget]

@@ -16,6 +16,7 @@ from tokentiming.drafters.model import Reader
 from tokentiming.engine.budget import Budget, FixedBudget
 from tokentiming.engine.loop import Decoding
 from tokentiming.engine.request import Request
+from tokentiming.engine.stats import Stats
 from tokentiming.engine.text import Text
 from tokentiming.noise import Noise
 from tokentiming.tokens.byte_tables import ByteLevel
@@ -253,16 +254,13 @@ def decoding(
     ]
     budget = budget or FixedBudget(depth=draft_length)
     chosen = methods.resolve(method) if do_sample else methods.Greedy()
-    finished: list[Text] = []
+    made = [Text(one, vocabulary, Stats(chosen.name, exact=chosen.exact)) for one in requests]
     drafters = drafter if isinstance(drafter, list) else [] if drafter is None else [drafter]
-    Decoding(target, vocabulary, drafters, chosen, budget, batch_size=batch_size).run(
-        requests, finished
-    )
-    finished.sort(key=lambda text: text.request.index)
-    for text in finished:
+    Decoding(target, vocabulary, drafters, chosen, budget, batch_size=batch_size).run(made)
+    for text in made:
         failure = text.stats.draft_failure
         assert fails in (None, failure is not None), failure
-    return finished
+    return made
 
 
 def decode(*parts, **options) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tokentiming.drafters.base import Draft, Visit
-from tokentiming.methods import Method, Proposal
+from tokentiming.methods import Proposal
 from tokentiming.scalars import integer
 from tokentiming.tokens.tree import TEXT
 
@@ -62,11 +62,14 @@ class Outcome:
 class Budget(Protocol):
     """Decides what is proposed; the emitted distribution does not depend on it.
 
-    A round asks each drafter in turn, whose number is its ``source``.
+    The calls of a round: ``begin_round``; then for each drafter, whose number is its ``source``,
+    ``limit`` and, unless that is 0, ``grow`` after each level, ``calibrate`` and ``propose``; then
+    ``trim``, for methods that propose trees; after verification ``observe``. An error in one of
+    them ends the generation. A budget that changes little can derive from ``FixedBudget``.
     """
 
     candidates: int
-    """Maximum number of children of a node; 1 for chains."""
+    """Maximum number of children of a node, 1 to 16; 1 for chains. It is read once."""
 
     def begin(self) -> None:
         """A new text begins."""
@@ -75,7 +78,7 @@ class Budget(Protocol):
         """A new round begins with so many texts."""
 
     def limit(self, source: int, covered: Sequence[float], *, unread: int) -> int:
-        """The deepest level that a drafter shall draft in this round; 0 for no draft.
+        """The deepest level that a drafter shall draft in this round, an int; 0 for no draft.
 
         Args:
             source: the drafter.
@@ -88,6 +91,8 @@ class Budget(Protocol):
     ) -> list[list[int]]:
         """Choose the nodes of each draft to grow in a further level; none ends drafting.
 
+        The result has a list for each draft, with nodes of its ``open_nodes()``.
+
         Args:
             source: the drafter.
             drafts: of all texts.
@@ -96,10 +101,16 @@ class Budget(Protocol):
         """
 
     def calibrate(self, source: int, draft: Draft) -> list[float]:
-        """Better estimates of the probability that each token is emitted after its ancestors."""
+        """Better estimates of the probability that each token is emitted after its ancestors.
+
+        The drafter's own are ``draft.confidences``, one for each token.
+        """
 
     def propose(self, source: int, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
-        """A drafter is done: correct the estimates of what it and those before it propose."""
+        """A drafter is done: correct the estimates of what it and those before it propose.
+
+        The result has a proposal for each text, as that of ``trim``.
+        """
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Keep the nodes that are worth a row in the target's forward pass."""
@@ -181,34 +192,6 @@ class FixedBudget:
 
     def observe(self, outcome: Outcome) -> None:
         """The shape does not adapt."""
-
-
-def fixed_budget(
-    method: Method, *, budget: Budget | None, draft_length: int | None
-) -> Budget | None:
-    """The budget that a user asks for; None if it is to adapt.
-
-    Raises:
-        TypeError: ``draft_length`` is not an integer, or ``budget`` is not a budget.
-        ValueError: it is negative, both are given, or the budget makes trees and the method
-            proposes chains.
-    """
-    if draft_length is not None:
-        if budget is not None:
-            raise ValueError("SpeculativeDecoder: give one of budget and draft_length")
-        depth = integer(draft_length, "draft_length", least=0, caller="SpeculativeDecoder")
-        return FixedBudget(depth=depth)
-    if budget is not None and not hasattr(budget, "candidates"):
-        raise TypeError(
-            f"SpeculativeDecoder: budget is a {type(budget).__name__}; give a tt.FixedBudget(...), "
-            "or an object with its methods"
-        )
-    if budget is not None and budget.candidates > 1 and not method.branches:
-        raise ValueError(
-            f"SpeculativeDecoder: method {method.name} proposes chains and the budget has "
-            f"{budget.candidates} candidates; give a budget of 1, or the method coupled or slem"
-        )
-    return budget
 
 
 def path_probs(parents: Sequence[int], confidences: Sequence[float]) -> list[float]:

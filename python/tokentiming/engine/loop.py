@@ -11,8 +11,7 @@ from tokentiming.drafters import Drafter
 from tokentiming.engine.budget import Budget, Outcome
 from tokentiming.engine.covered import Covered
 from tokentiming.engine.drafting import Drafting, continue_without_draft, drop, failure
-from tokentiming.engine.request import Request, Round
-from tokentiming.engine.stats import Stats
+from tokentiming.engine.request import Round
 from tokentiming.engine.text import Text
 from tokentiming.methods import Method, Proposal
 from tokentiming.runners.base import ModelRunner
@@ -30,7 +29,6 @@ class Decoding:
         budget: what to propose.
         target_tokenizer: for drafters, which convert prompts.
         batch_size: maximum number of texts at once.
-        name: name of the method in the statistics; by default ``method.name``.
     """
 
     def __init__(
@@ -43,13 +41,11 @@ class Decoding:
         *,
         target_tokenizer: Any = None,
         batch_size: int = 1,
-        name: str | None = None,
     ) -> None:
         self._target = target
         self._vocabulary = vocabulary
         self._budget = budget
         self._batch_size = batch_size
-        self._name = name or method.name
         self._failure: str | None = None
         self._texts: list[Text] = []  # running texts, in the target's order
         self._method = method.bind(vocabulary, vocabulary)
@@ -69,29 +65,28 @@ class Decoding:
             Drafting(drafter, len(self._sources), bound, self._budget, target_tokenizer)
         )
 
-    def run(self, requests: Sequence[Request], finished: list[Text]) -> None:
-        """Generate all texts, and append each to ``finished`` when it ends."""
+    def run(self, texts: Sequence[Text]) -> None:
+        """Generate all texts. After an error each has the tokens committed before it."""
         try:
-            self._run(iter(requests), finished)
-        finally:  # frees the caches
-            self._target.reset()
+            self._run(iter(texts))
+        finally:
+            for text in self._texts:  # an error interrupted them
+                text.stats.end(*self._forwards())
+            self._target.reset()  # frees the caches
             for source in self._sources:
                 source.reset()
 
-    def _run(self, waiting: Iterator[Request], finished: list[Text]) -> None:
+    def _run(self, waiting: Iterator[Text]) -> None:
         self._target.reset()
         while True:
-            while len(self._texts) < self._batch_size and (request := next(waiting, None)):
-                self._begin(request)
+            while len(self._texts) < self._batch_size and (text := next(waiting, None)):
+                self._begin(text)
             if not self._texts:
                 return
-            try:
-                self._round()
-            finally:  # texts that ended before an error are complete
-                ended = [index for index, text in enumerate(self._texts) if text.finished]
-                finished += [self._texts[index] for index in ended]
-                for index in reversed(ended):
-                    self._end(index)
+            self._round()
+            ended = [index for index, text in enumerate(self._texts) if text.finished]
+            for index in reversed(ended):
+                self._end(index)
 
     def _round(self) -> None:
         """One pass of the target for all texts."""
@@ -119,8 +114,12 @@ class Decoding:
             source.learn(rows_after, logits)
         total = perf_counter() - start
         self._observe(proposals, emitted, total, reads_prompt=reads_prompt)
-        for index, text in enumerate(self._texts):
+        rounds = [
             self._record(index, text, proposals[index], emitted[index])
+            for index, text in enumerate(self._texts)
+        ]
+        for text, round_ in zip(self._texts, rounds, strict=True):
+            text.request.watch(round_)
 
     def _proposals(self) -> list[Proposal]:
         """What all drafters together propose to each text."""
@@ -184,7 +183,8 @@ class Decoding:
             )
         )
 
-    def _record(self, index: int, text: Text, proposal: Proposal, tokens: list[int]) -> None:
+    def _record(self, index: int, text: Text, proposal: Proposal, tokens: list[int]) -> Round:
+        """Count a round of one text."""
         path = proposal.tree.follow(tokens)
         cases = [] if proposal.cases is None else proposal.cases.tolist()
         names = self._method.method.case_names
@@ -192,15 +192,14 @@ class Decoding:
         text.stats.proposed += len(proposal)
         drafters = [proposal.sources[node][0] if proposal.sources else 0 for node in path]
         text.stats.record_round(drafters, (names[case] for case in cases))
-        text.request.watch(Round(tokens, len(path), text.request.index))
+        return Round(tokens, len(path), text.request.index)
 
-    def _begin(self, request: Request) -> None:
-        stats = Stats(method=self._name, exact=self._method.exact, draft_failure=self._failure)
-        stats.begin(*self._forwards())
-        text = Text(request, self._vocabulary, stats)
+    def _begin(self, text: Text) -> None:
+        text.stats.exact, text.stats.draft_failure = self._method.exact, self._failure
+        text.stats.begin(*self._forwards())
         self._texts.append(text)
         self._budget.begin()
-        with stats.stage("drafting"):
+        with text.stats.stage("drafting"):
             for source in self._sources:
                 source.begin(text)
 

@@ -42,8 +42,9 @@ _PARAMETERS = (
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
 _DROPPED = {
-    "streamer": "give it to custom_generate(streamer=...)",
-    "assistant_model": "give it to custom_generate(draft_model=...)",
+    "streamer": "give functools.partial(decoder, streamer=streamer) as custom_generate, or call "
+    "decoder.generate(streamer=streamer); tt.custom_generate(...) takes a streamer itself",
+    "assistant_model": "give it to tt.custom_generate(draft_model=...), or to tt.ModelDrafter(...)",
 }
 """Arguments that `generate` does not pass on to a `custom_generate` callable."""
 
@@ -89,6 +90,11 @@ def refuse_config(config: Any) -> None:
     Args:
         config: as `generate` prepared it, the model's own settings included.
     """
+    if isinstance(config.do_sample, list | tuple):  # transformers takes it for True
+        raise ValueError(
+            "generate: do_sample is a list, which generate of the model does not take; call "
+            "decoder.generate(do_sample=[...])"
+        )
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ class SpeculativeOutput(ModelOutput):
 
     A batch is a list of prompts, a tensor ``[B, L]``, or ``num_return_sequences`` above 1. A batch
     of size 1 has lists of length 1.
+
+    The ``partial`` of an error or interruption has the same lists, with what was generated of each
+    text. A text has ended if the ``finish_reason`` of its ``Stats`` is not None. The ``text`` of
+    another leaves out the bytes of an incomplete last character; ``sequences`` has all its ids.
     """
 
     sequences: Any = None
@@ -34,23 +39,15 @@ class SpeculativeOutput(ModelOutput):
         """The output of a call.
 
         Args:
-            texts: in any order; at least one, unless ``batch``.
+            texts: at least one.
             tokenizer: the target's.
             device: of ``sequences``.
             batch: whether ``text`` and ``stats`` are lists.
         """
-        ordered = sorted(texts, key=lambda text: text.request.index)
-        strings = [
-            tokenizer.decode(text.new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for text in ordered
-        ]
-        stats = [text.stats for text in ordered]
-        rows = [[*text.request.prompt.padded, *text.new] for text in ordered]
-        sequences = (
-            pad(rows, ordered[0].request.config, device)
-            if rows
-            else torch.empty((0, 0), dtype=torch.int64, device=device)
-        )
+        strings = [_decoded(text, tokenizer) for text in texts]
+        stats = [text.stats for text in texts]
+        rows = [[*text.request.prompt.padded, *text.new] for text in texts]
+        sequences = pad(rows, texts[0].request.config, device)
         if batch:
             return cls(sequences=sequences, text=strings, stats=stats)
         return cls(sequences=sequences, text=strings[0], stats=stats[0])
@@ -59,6 +56,25 @@ class SpeculativeOutput(ModelOutput):
         """The same output with ``sequences`` moved, as by ``torch.Tensor.to``."""
         moved = self.sequences.to(*args, **kwargs)
         return SpeculativeOutput(sequences=moved, text=self.text, stats=self.stats)
+
+
+def _decoded(text: Text, tokenizer: Any) -> str:
+    """The generated part; of an unfinished text without the bytes of an incomplete character."""
+    string: str = tokenizer.decode(
+        text.new, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return string if text.finished else string.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+@contextmanager
+def partial_on_error(output: Callable[[], SpeculativeOutput]) -> Iterator[None]:
+    """Give an error an attribute ``partial``, the output so far."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # some exceptions do not accept attributes
+            error.partial = output()  # type: ignore[attr-defined]
+        raise
 
 
 def pad(rows: list[list[int]], config: Any, device: torch.device) -> torch.Tensor:

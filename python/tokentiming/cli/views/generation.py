@@ -132,7 +132,7 @@ def comparison_table(target: str, draft: str, rows: Sequence[Comparison]) -> Ren
         )
         shares.add_row(
             plain(row.name),
-            f"{stats.acceptance_rate:.0%}",
+            "-" if stats.acceptance_rate is None else f"{stats.acceptance_rate:.0%}",
             f"{stats.tokens_per_forward:.2f}",
             *(f"{part / stats.seconds:.0%}" for part in (drafting, target_share, rest)),
         )
