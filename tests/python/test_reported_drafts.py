@@ -150,7 +150,7 @@ def test_a_text_longer_than_the_draft_s_context(target, prompt):
     ids, stats = written(decoder, prompt, max_new_tokens=50)
     assert len(ids) == 50
     assert ids == alone(target, prompt, max_new_tokens=50)
-    assert (stats.drafted > 0) == (len(prompt) < 24)
+    assert stats.drafted > 50  # also beyond the context
 
 
 @REPORTS.met("huggingface/transformers#35099")
