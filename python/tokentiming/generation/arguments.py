@@ -11,6 +11,8 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, QuantizedCache
 from transformers.generation import GenerationMode
 
+from tokentiming.generation.values import refuse_values
+
 _REFUSED = {
     "assistant_model": "the drafter is given to SpeculativeDecoder",
     "assistant_tokenizer": "the drafter is given to SpeculativeDecoder",
@@ -62,6 +64,7 @@ def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
     for name in ("logits_processor", "stopping_criteria"):
         if arguments.get(name) is not None and not isinstance(arguments[name], Sequence):
             raise TypeError(f"generate: {name} is a {type(arguments[name]).__name__}; give a list")
+    refuse_values((vars(config) if config is not None else {}) | dict(arguments))
 
 
 def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:

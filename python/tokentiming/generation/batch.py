@@ -25,6 +25,7 @@ from tokentiming.generation.processors import (
     have_state,
     warpers,
 )
+from tokentiming.generation.values import refuse_forced_ids, refuse_values
 from tokentiming.noise import Noise, draw_seed
 from tokentiming.tokens.prompts import Prompt
 
@@ -94,7 +95,10 @@ class Batch:
         return int(self.config.max_length) - len(self.rows[0].padded)
 
     def check(self, target: PreTrainedModel) -> None:
-        """Refuse prompts that the target cannot read."""
+        """Refuse prompts that the target cannot read, and values that fail while it runs."""
+        steps = {"logits_processor": self.processors, "stopping_criteria": self.criteria}
+        refuse_values(vars(self.config) | steps)
+        refuse_forced_ids(vars(self.config), target.get_input_embeddings().weight.shape[0])
         for row in self.rows:
             refuse_lengths(row.ids, self.remaining, target)
 
