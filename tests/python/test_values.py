@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import GenerationConfig
 
 import tokentiming as tt
@@ -60,3 +61,31 @@ def test_processors_criteria_and_forced_ids_are_refused_by_custom_generate(decod
         options = {"max_length": 9} | options
         with pytest.raises(error, match=rf"^generate: {message}"):
             decoder.target_model.generate(**inputs, custom_generate=decoder, **options)
+
+
+@pytest.mark.parametrize(
+    ("part", "error"), [("", ValueError), ([], ValueError), (None, TypeError), (3, TypeError)]
+)
+def test_an_invalid_prompt_of_a_list_is_named(part, error, decoder):
+    with pytest.raises(error, match=r"^generate: prompt is .*\(prompt 1 of the list\)$"):
+        decoder.generate(["to be", part], max_new_tokens=4)
+
+
+class _Returning:
+    def __init__(self, result):
+        self.result = result
+
+    def __call__(self, ids, scores):
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "returned"), [(None, "a NoneType"), (torch.zeros(2, 3), r"scores \[2, 3\]")]
+)
+def test_a_processor_that_returns_no_scores_is_named(result, returned):
+    decoder = tt.SpeculativeDecoder(lively(), TOKENIZER)
+    for steps in ([_Returning(result)], [_Returning(result), lambda ids, scores: scores]):
+        with pytest.raises(
+            ValueError, match=rf"^generate: logits processor _Returning returned {returned} for"
+        ):
+            decoder.generate("to be", max_new_tokens=4, logits_processor=steps)

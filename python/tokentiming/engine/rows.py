@@ -49,16 +49,27 @@ class Rows:
             return scores
         processed = [
             # A copy: processors may write into the scores, as in `generate`.
-            self._processors(self._ids(row, scores.device), scores[i : i + 1].clone())
+            self._process(self._ids(row, scores.device), scores[i : i + 1].clone())
             for i, row in enumerate(rows)
         ]
-        for row in processed:
-            if row.shape != (1, scores.shape[1]):
-                raise ValueError(
-                    f"generate: the logits processors changed scores {[1, scores.shape[1]]} to "
-                    f"{list(row.shape)}; return the shape they are given, one row at a time"
-                )
         return torch.cat(processed)
+
+    def _process(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores after each processor, float ``[1, V]``."""
+        shape = scores.shape
+        for processor in self._processors:
+            scores = LogitsProcessorList([processor])(ids, scores)
+            if not isinstance(scores, torch.Tensor) or scores.shape != shape:
+                returned = (
+                    f"scores {list(scores.shape)}"
+                    if isinstance(scores, torch.Tensor)
+                    else f"a {type(scores).__name__}"
+                )
+                raise ValueError(
+                    f"generate: logits processor {type(processor).__name__} returned {returned} "
+                    f"for scores {list(shape)}; return the shape they are given, one row at a time"
+                )
+        return scores
 
     def _ids(self, row: int, device: torch.device) -> torch.Tensor:
         """The text and the path to the row's node, ``[1, L + depth]``."""
