@@ -391,7 +391,7 @@ def test_scores_of_a_whole_batch_are_refused(do_sample, target):
             return scores + torch.zeros(3, 1)
 
     with pytest.raises(
-        ValueError, match=r"changed scores \[1, 259\] to \[3, 259\]; return the shape"
+        ValueError, match=r"returned scores \[3, 259\] for scores \[1, 259\]; return the"
     ):
         target.generate(
             **batch(), logits_processor=[WholeBatch()], custom_generate=speculate(target),

@@ -52,15 +52,9 @@ class Rows:
         if not self._processors:
             return scores
         processed = [
-            self._processors(self._ids(row, scores.device), self._possible(scores[i : i + 1]))
+            self._process(self._ids(row, scores.device), self._possible(scores[i : i + 1]))
             for i, row in enumerate(rows)
         ]
-        for row in processed:
-            if row.shape != (1, scores.shape[1]):
-                raise ValueError(
-                    f"generate: the logits processors changed scores {[1, scores.shape[1]]} to "
-                    f"{list(row.shape)}; return the shape they are given, one row at a time"
-                )
         return torch.cat(processed)
 
     def _possible(self, scores: torch.Tensor) -> torch.Tensor:
@@ -68,6 +62,20 @@ class Rows:
         scores = scores.clone()
         if self._tokens is not None:
             scores[:, self._tokens :] = -torch.inf
+        return scores
+
+    def _process(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores after each processor, float ``[1, V]``."""
+        shape = scores.shape
+        for processor in self._processors:
+            scores = processor(ids, scores)
+            whole = isinstance(scores, torch.Tensor)
+            if not whole or scores.shape != shape:
+                returned = f"scores {list(scores.shape)}" if whole else f"a {type(scores).__name__}"
+                raise ValueError(
+                    f"generate: logits processor {type(processor).__name__} returned {returned} "
+                    f"for scores {list(shape)}; return the shape they are given, one row at a time"
+                )
         return scores
 
     def _ids(self, row: int, device: torch.device) -> torch.Tensor:

@@ -131,6 +131,8 @@ def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
     for name, value in inputs.items():
         if name in _WITHOUT_EFFECT or value is None or value is False or value == {}:
             continue
+        if not isinstance(value, torch.Tensor) and name in ("position_ids", "token_type_ids"):
+            _refuse_input(name)
         if name == "position_ids" and _are_usual_positions(value, mask):
             continue
         if name == "token_type_ids" and not value.any():

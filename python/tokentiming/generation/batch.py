@@ -25,6 +25,7 @@ from tokentiming.generation.processors import (
     have_state,
     warpers,
 )
+from tokentiming.generation.values import Allowed, refuse_ids, refuse_values
 from tokentiming.noise import Noise, draw_seed
 from tokentiming.tokens.prompts import Prompt
 
@@ -94,7 +95,10 @@ class Batch:
         return int(self.config.max_length) - len(self.rows[0].padded)
 
     def check(self, target: PreTrainedModel) -> None:
-        """Refuse prompts that the target cannot read."""
+        """Refuse prompts that the target cannot read, and values that fail while it runs."""
+        steps = {"logits_processor": self.processors, "stopping_criteria": self.criteria}
+        refuse_values(vars(self.config) | steps)
+        refuse_ids(vars(self.config), target.get_input_embeddings().weight.shape[0])
         for row in self.rows:
             refuse_lengths(row.ids, self.remaining, target)
 
@@ -127,6 +131,11 @@ def prepare(target: PreTrainedModel, prompt: Prompt, generate_kwargs: Mapping[st
     """The batch that ``target.generate`` prepares for a prompt, with a row for each sequence."""
     ids = torch.tensor([prompt.padded], device=target.device)
     kwargs = dict(generate_kwargs)
+    config = kwargs.get("generation_config")
+    refuse_values((vars(config) if config is not None else {}) | kwargs)
+    if kwargs.get("prefix_allowed_tokens_fn") is not None:
+        size = target.get_input_embeddings().weight.shape[0]
+        kwargs["prefix_allowed_tokens_fn"] = Allowed(kwargs["prefix_allowed_tokens_fn"], size)
     if prompt.mask is not None:
         kwargs["attention_mask"] = torch.tensor([prompt.mask], device=target.device)
     batch: Any = target.generate(ids, custom_generate=_Preparation(prompt), **kwargs)
@@ -227,7 +236,7 @@ def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> d
         if prompts > 1 and kwargs.get(name) is not None:
             kwargs[name] = kwargs[name][index : index + 1]
     allowed = kwargs.get("prefix_allowed_tokens_fn")
-    if prompts > 1 and allowed is not None:
+    if prompts > 1 and callable(allowed):
         first = index * int(kwargs.get("num_return_sequences") or 1)
         kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(first + row, ids)
     return kwargs

@@ -100,7 +100,9 @@ def parse(prompt: Any, tokenizer: Any) -> list[Prompt]:
         return [_unpadded([index(part) for part in prompt])]
     if all(isinstance(part, Mapping) and "input_ids" not in part for part in prompt):
         return [_from_messages(prompt, tokenizer)]
-    return [single for part in prompt for single in _one_of_several(part, tokenizer)]
+    if len(prompt) == 1:
+        return _one_of_several(prompt[0], tokenizer)
+    return [single for i, part in enumerate(prompt) for single in _part(part, i, tokenizer)]
 
 
 def is_batch(prompt: Any) -> bool:
@@ -122,6 +124,16 @@ def _one_of_several(part: Any, tokenizer: Any) -> list[Prompt]:
             "prompts"
         )
     return parse(part, tokenizer)
+
+
+def _part(part: Any, place: int, tokenizer: Any) -> list[Prompt]:
+    """Read one prompt of a list; an error names its place."""
+    try:
+        return _one_of_several(part, tokenizer)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith("generate: prompt"):
+            raise
+        raise type(error)(f"{error} (prompt {place} of the list)") from None
 
 
 def _is_id(part: Any) -> bool:
