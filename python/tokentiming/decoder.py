@@ -116,7 +116,7 @@ class SpeculativeDecoder:
         if budget is not None and budget.candidates > 1 and not self._supports_forests:
             raise ValueError(
                 f"SpeculativeDecoder: the budget has {budget.candidates} candidates, but the "
-                "target or the draft reads chains only; give a budget of 1 candidate, or load both "
+                "target or the draft reads chains only; give candidates=1, or load both "
                 'models with attn_implementation="sdpa"'
             )
 

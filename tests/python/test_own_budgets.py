@@ -143,3 +143,9 @@ def test_what_a_budget_lacks_is_named(target):
 
     with pytest.raises(TypeError, match=r"budget is a Mine, without begin, begin_round, grow, "):
         tt.SpeculativeDecoder(target, TOKENIZER, budget=Mine())
+
+
+def test_the_error_for_a_method_of_chains_names_the_way_out(target, drafter):
+    budget = tt.FixedBudget(depth=2, candidates=2)
+    with pytest.raises(ValueError, match=r"give candidates=1, or the method coupled or slem$"):
+        tt.SpeculativeDecoder(target, TOKENIZER, drafter, method="tli", budget=budget)

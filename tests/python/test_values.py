@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -25,20 +28,43 @@ def decoder():
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("logits_processor", [1], TypeError, r"logits_processor\[0\] is a int; give objects"),
-        ("stopping_criteria", [1], TypeError, r"stopping_criteria\[0\] is a int; give objects"),
-        ("prefix_allowed_tokens_fn", 5, TypeError, "_fn is a int; give a function"),
-        ("max_time", "x", TypeError, "max_time is 'x', a str; give seconds"),
+        ("logits_processor", [1], TypeError, r"logits_processor\[0\] is 1, an int; give an obj"),
+        ("stopping_criteria", [1], TypeError, r"stopping_criteria\[0\] is 1, an int; give an obj"),
+        ("prefix_allowed_tokens_fn", 5, TypeError, "_fn is 5, an int; give a function"),
+        ("max_time", "x", TypeError, "max_time is 'x', a str; give a number"),
+        ("temperature", torch.tensor(0.5), TypeError, "temperature is .*Tensor; give a number"),
+        ("temperature", math.nan, ValueError, "temperature is nan; give a number"),
+        ("top_p", "x", TypeError, "top_p is 'x', a str; give a number"),
+        ("top_h", "x", TypeError, "top_h is 'x', a str; give a number"),
+        ("min_p", True, TypeError, "min_p is True, a bool; give a number"),
+        ("guidance_scale", "x", TypeError, "guidance_scale is 'x', a str; give a number"),
+        ("repetition_penalty", -1, ValueError, "repetition_penalty is -1; give a positive number"),
+        ("encoder_repetition_penalty", 0, ValueError, "penalty is 0; give a positive number"),
+        ("top_k", 1.5, TypeError, "top_k is 1.5, a float; give an integer"),
+        ("top_k", -1, ValueError, "top_k is -1; give at least 0"),
+        ("no_repeat_ngram_size", True, TypeError, "no_repeat_ngram_size is True.*an integer"),
+        ("min_length", "x", TypeError, "min_length is 'x'.*give an integer"),
+        ("min_new_tokens", 1.5, TypeError, "min_new_tokens is 1.5.*give an integer"),
         ("num_return_sequences", "2", TypeError, "num_return_sequences is '2'.*give an integer"),
         ("num_return_sequences", 1.5, TypeError, "num_return_sequences is 1.5.*give an integer"),
         ("num_return_sequences", -1, ValueError, "num_return_sequences is -1; give at least 1"),
-        ("forced_eos_token_id", 10**6, ValueError, "forced_eos_token_id is 1000000, outside the"),
-        ("forced_bos_token_id", 10**6, ValueError, "forced_bos_token_id is 1000000, outside the"),
+        ("forced_eos_token_id", 10**6, ValueError, "forced_eos_token_id holds 1000000, outside"),
+        ("forced_bos_token_id", 10**6, ValueError, "forced_bos_token_id holds 1000000, outside"),
+        ("forced_eos_token_id", "x", TypeError, "forced_eos_token_id is 'x'.*give an integer"),
+        ("bad_words_ids", [[10**6]], ValueError, "bad_words_ids holds 1000000, outside"),
+        ("sequence_bias", {(10**6,): 1.0}, ValueError, "sequence_bias holds 1000000, outside"),
+        ("sequence_bias", [[[10**6], 1.0]], ValueError, "sequence_bias holds 1000000, outside"),
+        ("bos_token_id", "x", TypeError, "bos_token_id is 'x'.*give an integer"),
         ("eos_token_id", "x", TypeError, "eos_token_id is 'x'.*give an integer"),
+        ("eos_token_id", [[1]], TypeError, r"eos_token_id is \[1\].*give an integer"),
         ("pad_token_id", "x", TypeError, "pad_token_id is 'x'.*give an integer"),
         ("suppress_tokens", "a", TypeError, "suppress_tokens is 'a'.*give an integer"),
+        ("suppress_tokens", 5, TypeError, "suppress_tokens is 5, an int; give a list of ids"),
         ("begin_suppress_tokens", ["a"], TypeError, "begin_suppress_tokens is 'a'.*give an int"),
-        ("forced_eos_token_id", "x", TypeError, "forced_eos_token_id is 'x'.*give an integer"),
+        ("exponential_decay_length_penalty", 5, TypeError, r"is 5, an int; give \(start, factor"),
+        ("exponential_decay_length_penalty", (1, "x"), TypeError, r"penalty\[1\] is 'x', a str"),
+        ("watermarking_config", 5, TypeError, "is 5, an int; give a WatermarkingConfig"),
+        ("position_ids", 5, ValueError, "position_ids is not used here"),
     ],
 )
 def test_values_are_refused(name, value, error, message, decoder):
@@ -49,13 +75,13 @@ def test_values_are_refused(name, value, error, message, decoder):
 def test_processors_criteria_and_forced_ids_are_refused_by_custom_generate(decoder):
     inputs = TOKENIZER("to be", return_tensors="pt")
     for options, error, message in (
-        ({"logits_processor": [1]}, TypeError, r"logits_processor\[\d\] is a int"),
-        ({"stopping_criteria": [1]}, TypeError, r"stopping_criteria\[\d\] is a int"),
-        ({"forced_eos_token_id": 10**6}, ValueError, "forced_eos_token_id is 1000000"),
+        ({"logits_processor": [1]}, TypeError, r"logits_processor\[\d\] is 1, an int"),
+        ({"stopping_criteria": [1]}, TypeError, r"stopping_criteria\[\d\] is 1, an int"),
+        ({"forced_eos_token_id": 10**6}, ValueError, "forced_eos_token_id holds 1000000"),
         (
             {"generation_config": GenerationConfig(forced_bos_token_id=10**6, max_new_tokens=4)},
             ValueError,
-            "forced_bos_token_id is 1000000",
+            "forced_bos_token_id holds 1000000",
         ),
     ):
         options = {"max_length": 9} | options
@@ -89,3 +115,41 @@ def test_a_processor_that_returns_no_scores_is_named(result, returned):
             ValueError, match=rf"^generate: logits processor _Returning returned {returned} for"
         ):
             decoder.generate("to be", max_new_tokens=4, logits_processor=steps)
+
+
+@pytest.mark.parametrize("returned", [None, 1.0, "x"])
+def test_a_criterion_that_returns_no_verdict_is_named(returned):
+    decoder = tt.SpeculativeDecoder(lively(), TOKENIZER)
+    with pytest.raises(TypeError, match=r"^generate: stopping criterion function returned a "):
+        decoder.generate(
+            "to be", max_new_tokens=4, stopping_criteria=[lambda ids, scores: returned]
+        )
+
+
+@pytest.mark.parametrize("returned", [None, 5, "x", [10**6], ["a"], [-1], [1.5]])
+@pytest.mark.parametrize("prompt", ["to be", ["to be", "ab"]])
+def test_a_constraint_that_returns_no_ids_is_named(returned, prompt):
+    decoder = tt.SpeculativeDecoder(lively(), TOKENIZER)
+    with pytest.raises(ValueError, match=r"^generate: prefix_allowed_tokens_fn returned .*0..258$"):
+        decoder.generate(
+            prompt, max_new_tokens=4, prefix_allowed_tokens_fn=lambda row, ids: returned
+        )
+
+
+def test_a_constraint_may_return_a_list_a_tensor_or_an_array():
+    decoder = tt.SpeculativeDecoder(lively(), TOKENIZER)
+    for allowed in ([5, 6], (5, 6), torch.tensor([5, 6]), np.array([5, 6])):
+        options = {"prefix_allowed_tokens_fn": lambda row, ids, ids_=allowed: ids_}
+        output = decoder.generate("to be", max_new_tokens=4, eos_token_id=None, **options)
+        assert set(output.sequences[0, -4:].tolist()) <= {5, 6}
+
+
+@pytest.mark.parametrize("part", [[10**6], "ab " * 1000])
+def test_a_prompt_of_a_list_that_cannot_be_read_is_named(part, decoder):
+    with pytest.raises(ValueError, match=r"^generate: .* \(prompt 1 of the list\)$"):
+        decoder.generate(["to be", part], max_new_tokens=4)
+
+
+def test_a_value_of_a_list_for_each_prompt_is_checked(decoder):
+    with pytest.raises(TypeError, match=r"^generate: temperature is 'x', a str; give a number"):
+        decoder.generate(["a", "b"], do_sample=True, temperature=[0.5, "x"], max_new_tokens=4)

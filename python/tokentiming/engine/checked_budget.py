@@ -121,6 +121,6 @@ def fixed_budget(
     if checked.candidates > 1 and not method.branches:
         raise ValueError(
             f"SpeculativeDecoder: method {method.name} proposes chains and the budget has "
-            f"{checked.candidates} candidates; give a budget of 1, or the method coupled or slem"
+            f"{checked.candidates} candidates; give candidates=1, or the method coupled or slem"
         )
     return checked

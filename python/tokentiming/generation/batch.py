@@ -179,8 +179,8 @@ def requests_of(
     Raises:
         ValueError: the target cannot read a prompt, or a processor cannot be copied.
     """
-    for batch in batches:
-        batch.check(target)
+    for i, batch in enumerate(batches):
+        _check(batch, target, place=i if len(batches) > 1 else None)
     size = sum(len(batch.rows) for batch in batches)
     prompts = sum(len(b.rows) // (b.config.num_return_sequences or 1) for b in batches)
     noises = _noises(seed, size, prompts=prompts)
@@ -202,6 +202,16 @@ def requests_of(
         )
         for i, (batch, prompt, processors, criteria) in enumerate(rows)
     ]
+
+
+def _check(batch: Batch, target: PreTrainedModel, *, place: int | None) -> None:
+    """Check a batch; an error names the place of its prompt in a list."""
+    try:
+        batch.check(target)
+    except ValueError as error:
+        if place is None:
+            raise
+        raise ValueError(f"{error} (prompt {place} of the list)") from None
 
 
 def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise]:

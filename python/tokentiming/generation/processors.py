@@ -12,6 +12,7 @@ from dis import get_instructions
 from types import FunctionType, NoneType
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     LogitsProcessorList,
@@ -110,7 +111,7 @@ def end_reason(criteria: StoppingCriteriaList) -> Callable[[torch.Tensor], str |
 
     def reason(ids: torch.Tensor) -> str | None:
         # All criteria are called every time, as in `generate`: a criterion may count its calls.
-        met = [criterion for criterion in criteria if _is_met(criterion(ids, None))]
+        met = [criterion for criterion in criteria if _is_met(criterion, ids)]
         for kind, name in _END_REASONS:
             if any(isinstance(criterion, kind) for criterion in met):
                 return name
@@ -129,8 +130,16 @@ def criteria_device(criteria: StoppingCriteriaList, device: torch.device) -> tor
     return torch.device("cpu") if own else device
 
 
-def _is_met(verdict: Any) -> bool:
-    return bool(verdict.all() if isinstance(verdict, torch.Tensor) else verdict)
+def _is_met(criterion: Any, ids: torch.Tensor) -> bool:
+    verdict = criterion(ids, None)
+    if isinstance(verdict, torch.Tensor):
+        return bool(verdict.all())
+    if not isinstance(verdict, bool | np.bool_):
+        raise TypeError(
+            f"generate: stopping criterion {type(criterion).__name__} returned a "
+            f"{type(verdict).__name__}; return a bool, or a bool tensor with a verdict for each row"
+        )
+    return bool(verdict)
 
 
 def _of_row(step: Any, row: int, rows: int, memo: dict[int, Any], kind: str) -> Any:

@@ -132,7 +132,9 @@ def _check_decay(value: Any) -> None:
 
 
 def _refuse(name: str, value: Any, wanted: str) -> None:
-    raise TypeError(f"generate: {name} is {value!r}, a {type(value).__name__}; give {wanted}")
+    kind = type(value).__name__
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise TypeError(f"generate: {name} is {value!r}, {article} {kind}; give {wanted}")
 
 
 def _listed(ids: Any) -> list[Any]:
