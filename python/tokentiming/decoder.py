@@ -67,7 +67,7 @@ class SpeculativeDecoder:
             drafter, or ``runner`` is not a runner.
         ValueError: an unknown method, a budget for trees with a method that proposes chains, a
             recurrent target, a model whose logits change when it reads a text in pieces, a model in
-            training mode, a runner of another model, or a tokenizer of an unknown kind.
+            training mode, a runner with other logits, or a tokenizer of an unknown kind.
 
     Example:
         >>> drafter = ModelDrafter(draft_model, draft_tokenizer)
@@ -93,7 +93,7 @@ class SpeculativeDecoder:
         checks.target(target_model)
         checks.rolls_back(target_model, "SpeculativeDecoder")
         checks.drafters(drafter)
-        checks.runner(runner, target_model, "SpeculativeDecoder")
+        checks.runner(runner, "SpeculativeDecoder")
         self.target_model = target_model
         self.target_tokenizer = target_tokenizer
         self.drafter = drafter
@@ -309,7 +309,8 @@ class SpeculativeDecoder:
         """
         checks.evaluating(self.target_model)
         told = announce(streamer, watch)
-        requests = requests_of(batches, self.target_model, seed=seed, watch=told)
+        tokens = len(self.vocabulary)
+        requests = requests_of(batches, self.target_model, tokens=tokens, seed=seed, watch=told)
         arguments.refuse_streamer(streamer, len(requests))
         runners = [self.runner, *(one.runner for one in self._drafters if hasattr(one, "runner"))]
         size = batch_size_for(

@@ -14,7 +14,7 @@ import tokentiming as tt
 from tests.support.small_models import TOKENIZER, lively, tiny
 from tokentiming.generation import batch_size
 from tokentiming.runners import NativeRunner, TorchRunner
-from tokentiming.tokens.tree import Tree
+from tokentiming.tokens.tree import TEXT, Tree
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 DEEPSEEK = {
@@ -53,10 +53,10 @@ def test_a_cache_never_takes_more_memory_than_counted(name, texts, tokens):
     tt.SpeculativeDecoder(model, TOKENIZER)  # its probe finds the size of a token
     runner = TorchRunner(model)
     most = 0
-    for length in range(1, tokens + 1, 13):
-        runner.read([[5] * length] * texts, [Tree()] * texts)
+    for length in [*range(1, tokens, 13), tokens]:
+        runner.read([[5] * length] * texts, [Tree([6] * 24, [TEXT] * 24)] * texts)
         most = max(most, allocated(runner))
-    counted = runner.cache_bytes(texts, tokens)
+    counted = runner.cache_bytes(texts, tokens + 24)
     assert counted // 4 < most <= counted
 
 
@@ -77,7 +77,10 @@ def test_what_does_not_fit_is_refused_before_a_model_runs(asked, drafted, free):
     runners = [decoder.runner, *([drafter.runner] if drafted else [])]
     texts = asked or 1
     length = 5 + 40
-    needed = texts * length * 8 + sum(one.cache_bytes(texts, length) for one in runners)
+    caches = sum(one.cache_bytes(texts, length + batch_size._NODES) for one in runners)
+    needed = texts * length * 8 + caches
+    if asked is None:  # without the memory that doubling may add
+        needed //= 2
     prompts = ["to be"] * 8
     options = {"max_new_tokens": 40, "do_sample": False, "batch_size": asked}
     free(needed)
@@ -91,6 +94,14 @@ def test_what_does_not_fit_is_refused_before_a_model_runs(asked, drafted, free):
         decoder.generate(prompts, **options)
 
 
+def test_a_change_of_dtype_is_counted():
+    model = lively()
+    tt.SpeculativeDecoder(model, TOKENIZER)
+    before = TorchRunner(model).cache_bytes(1, 100)
+    model.bfloat16()
+    assert TorchRunner(model).cache_bytes(1, 100) == before // 2
+
+
 def test_an_absurd_length_is_refused():
     decoder = tt.SpeculativeDecoder(lively(max_position_embeddings=10**15), TOKENIZER)
     with pytest.raises(ValueError, match=r"^generate: a text of up to 10000000000005 tokens"):
@@ -100,7 +111,7 @@ def test_an_absurd_length_is_refused():
 @pytest.mark.parametrize(("share", "expected"), [(2.0, 8), (1.0, 4), (0.5, 2), (0.25, 1)])
 def test_by_default_the_texts_fit_into_half_of_the_free_memory(share, expected, free):
     decoder = tt.SpeculativeDecoder(lively(), TOKENIZER)
-    eight = 8 * 45 * 8 + decoder.runner.cache_bytes(8, 45)
+    eight = 8 * 45 * 8 + decoder.runner.cache_bytes(8, 45 + batch_size._NODES)
     free(int(share * eight))
     most = []
     read = decoder.runner.read

@@ -9,7 +9,15 @@ import pytest
 from tokentiming import Draft
 from tokentiming.drafters.base import Visit
 from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
-from tokentiming.engine.budget import Budget, Drafted, FixedBudget, Outcome, best_first, path_probs
+from tokentiming.engine.budget import (
+    Budget,
+    Drafted,
+    FixedBudget,
+    Outcome,
+    best_first,
+    best_nodes,
+    path_probs,
+)
 from tokentiming.engine.costs import Costs, LinearCost
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT, Tree
@@ -249,6 +257,21 @@ def test_a_single_long_pass_hardly_changes_the_costs_and_a_slower_machine_does()
     for _ in range(40):
         line.observe(1, 1, 0.1)
     assert line.base + line.slope == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("budget", [FixedBudget(depth=9, nodes=2, candidates=2), AdaptiveBudget()])
+def test_a_node_with_a_higher_estimate_than_its_parent_is_not_kept_without_it(budget):
+    tree = Tree([1, 2, 3, 4], [TEXT, TEXT, 0, 1])
+    (kept,) = budget.trim([Proposal(tree, [0.2, 0.6, 0.9, 0.5])])
+    assert set(kept.tree.tokens) in ({2, 4}, {2}, set(), {1, 2, 3, 4}, {2, 4, 1})
+
+
+def test_the_best_nodes_are_limited_by_their_parents():
+    tree = Tree([1, 2, 3, 4], [TEXT, TEXT, 0, 1])
+    proposal = Proposal(tree, [0.2, 0.6, 0.9, 0.5])
+    assert [best_nodes(proposal, n) for n in range(5)] == [
+        [], [1], [1, 3], [0, 1, 3], [0, 1, 2, 3]
+    ]  # fmt: skip
 
 
 def test_a_fixed_chain_always_has_its_length():

@@ -149,3 +149,18 @@ def test_the_error_for_a_method_of_chains_names_the_way_out(target, drafter):
     budget = tt.FixedBudget(depth=2, candidates=2)
     with pytest.raises(ValueError, match=r"give candidates=1, or the method coupled or slem$"):
         tt.SpeculativeDecoder(target, TOKENIZER, drafter, method="tli", budget=budget)
+
+
+def test_candidates_may_change(target, drafter):
+    class Changing(tt.FixedBudget):
+        def begin_round(self, texts):
+            self.candidates = 3 - self.candidates
+
+    budget = Changing(depth=2, nodes=6, candidates=1)
+    decoder = tt.SpeculativeDecoder(target, TOKENIZER, drafter, budget=budget)
+    sizes = []
+    read = decoder.runner.read
+    decoder.runner.read = lambda texts, trees: sizes.append(len(trees[0])) or read(texts, trees)
+    decoder.generate("to be or not", **GREEDY)
+    assert {2} < set(sizes)
+    assert max(sizes) > 2

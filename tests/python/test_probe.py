@@ -333,10 +333,24 @@ def test_a_runner_without_forests_says_nothing_of_one_with_them():
     lambda model, runner: tt.SpeculativeDecoder(model, TOKENIZER, runner=runner),
     lambda model, runner: tt.ModelDrafter(model, TOKENIZER, runner=runner),
 ])  # fmt: skip
-def test_what_does_not_run_the_model_is_refused(make):
+def test_what_is_no_runner_is_refused(make):
     model = lively()
-    with pytest.raises(ValueError, match="runner runs another LlamaForCausalLM"):
-        make(model, TorchRunner(lively(seed=1)))
     for other in (5, "torch", TorchRunner, model):
-        with pytest.raises(TypeError, match=r"^(SpeculativeDecoder|ModelDrafter): runner is a "):
+        with pytest.raises(TypeError, match=r"^(SpeculativeDecoder|ModelDrafter): runner is a"):
             make(model, other)
+
+
+def test_a_runner_of_another_model_is_refused_by_its_logits():
+    model = lively()
+    tt.SpeculativeDecoder(model, TOKENIZER)
+    with pytest.raises(ValueError, match="SpeculativeDecoder: LlamaForCausalLM gives other"):
+        tt.SpeculativeDecoder(model, TOKENIZER, runner=TorchRunner(lively(seed=1)))
+
+
+def test_a_runner_of_a_copy_or_a_wrapped_model_is_accepted():
+    model = lively()
+    expected = tt.SpeculativeDecoder(model, TOKENIZER).generate("ab", max_new_tokens=8)
+    draft = tt.ModelDrafter(model, TOKENIZER, runner=TorchRunner(lively().bfloat16()))
+    for runner in (TorchRunner(lively()), TorchRunner(torch.compile(model, backend="eager"))):
+        decoder = tt.SpeculativeDecoder(model, TOKENIZER, draft, runner=runner)
+        assert decoder.generate("ab", max_new_tokens=8).text == expected.text

@@ -28,9 +28,9 @@ class ModelDrafter:
     Raises:
         TypeError: the model is not a causal language model of transformers, or ``runner`` is not a
             runner.
-        ValueError: ``runner`` runs another model; the model keeps a recurrent state, gives other
-            logits when it is read piece by piece, or is on a device whose memory the core cannot
-            read; or the tokenizer's kind is unknown.
+        ValueError: the model keeps a recurrent state, gives other logits when it is read piece by
+            piece, or is on a device whose memory the core cannot read; or the tokenizer's kind is
+            unknown.
 
     Example:
         >>> drafter = ModelDrafter(draft_model, draft_tokenizer)
@@ -42,7 +42,7 @@ class ModelDrafter:
     ) -> None:
         checks.causal_model(model, "ModelDrafter")
         checks.rolls_back(model, "ModelDrafter")
-        checks.runner(runner, model, "ModelDrafter")
+        checks.runner(runner, "ModelDrafter")
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(
             tokenizer,

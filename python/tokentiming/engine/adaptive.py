@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tokentiming.drafters.base import Draft
-from tokentiming.engine.budget import Drafted, Outcome, best_first, path_probs
+from tokentiming.engine.budget import Drafted, Outcome, best_nodes, path_probs
 from tokentiming.engine.choice import Choice, best_rows, worth_growing
 from tokentiming.engine.costs import Costs
 from tokentiming.engine.disagreement import Disagreement
@@ -128,10 +128,7 @@ class AdaptiveBudget:
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         probs = [_estimates(proposal) for proposal in proposals]
         rows = self._best(probs).rows
-        return [
-            proposal.only(sorted(best_first(of_text)[:rows]))
-            for proposal, of_text in zip(proposals, probs, strict=True)
-        ]
+        return [proposal.only(best_nodes(proposal, rows)) for proposal in proposals]
 
     def observe(self, outcome: Outcome) -> None:
         texts = outcome.texts

@@ -68,8 +68,9 @@ class Budget(Protocol):
     them ends the generation. A budget that changes little can derive from ``FixedBudget``.
     """
 
-    candidates: int
-    """Maximum number of children of a node, 1 to 16; 1 for chains. It is read once."""
+    @property
+    def candidates(self) -> int:
+        """Maximum number of children of a node, 1 to 16; 1 for chains."""
 
     def begin(self) -> None:
         """A new text begins."""
@@ -186,7 +187,7 @@ class FixedBudget:
         return [
             proposal
             if (self.candidates == 1 and proposal.tree.is_chain) or not proposal.estimates
-            else proposal.only(sorted(best_first(proposal.estimates)[: self._nodes]))
+            else proposal.only(best_nodes(proposal, self._nodes))
             for proposal in proposals
         ]
 
@@ -205,3 +206,15 @@ def path_probs(parents: Sequence[int], confidences: Sequence[float]) -> list[flo
 def best_first(probs: Sequence[float]) -> list[int]:
     """Nodes by decreasing probability; a parent comes before its children."""
     return sorted(range(len(probs)), key=lambda node: -probs[node])
+
+
+def best_nodes(proposal: Proposal, count: int) -> list[int]:
+    """The nodes with the highest estimates, ascending, and with each node its parent.
+
+    A node that several drafters propose may have a higher estimate than its parent.
+    """
+    limited: list[float] = []
+    given = proposal.estimates or [1.0] * len(proposal.tree)
+    for parent, estimate in zip(proposal.tree.parents, given, strict=True):
+        limited.append(estimate if parent == TEXT else min(estimate, limited[parent]))
+    return sorted(best_first(limited)[:count])

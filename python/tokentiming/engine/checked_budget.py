@@ -36,12 +36,19 @@ class CheckedBudget:
                 f"{', '.join(missing) or 'candidates'}; give a tt.FixedBudget(...), or an object "
                 "with all members of tt.Budget"
             )
+        self._candidates("SpeculativeDecoder")
+
+    @property
+    def candidates(self) -> int:
+        """Read each time: a budget may change it."""
+        return self._candidates("generate")
+
+    def _candidates(self, caller: str) -> int:
         name = f"candidates of budget {self._name}"
-        self.candidates = integer(budget.candidates, name, least=1, caller="SpeculativeDecoder")
-        if self.candidates > MOST_CANDIDATES:
-            raise ValueError(
-                f"SpeculativeDecoder: {name} is {self.candidates}; give at most {MOST_CANDIDATES}"
-            )
+        count = integer(self._budget.candidates, name, least=1, caller=caller)
+        if count > MOST_CANDIDATES:
+            raise ValueError(f"{caller}: {name} is {count}; give at most {MOST_CANDIDATES}")
+        return count
 
     def begin(self) -> None:
         self._budget.begin()

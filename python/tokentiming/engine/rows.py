@@ -21,8 +21,6 @@ class Rows:
         shown: ids of the text to show to the processors, ``[1, L]``.
         places: where the token of each row is drawn.
         processors: applied to the logits.
-        tokens: number of ids that may be drawn. Others pad the model's head, and processors such
-            as ``top_k`` should not keep them. None for greedy decoding, as in ``generate``.
         emitted_only: whether only rows at emitted positions may be requested.
     """
 
@@ -34,7 +32,6 @@ class Rows:
         places: Sequence[Place],
         processors: LogitsProcessorList,
         *,
-        tokens: int | None = None,
         emitted_only: bool = False,
     ) -> None:
         self.proposal = proposal
@@ -43,7 +40,6 @@ class Rows:
         self._logits = logits
         self._shown = shown
         self._processors = processors
-        self._tokens = tokens
 
     def scores(self, rows: Sequence[int]) -> torch.Tensor:
         whole = len(rows) == len(self._logits)
@@ -52,17 +48,11 @@ class Rows:
         if not self._processors:
             return scores
         processed = [
-            self._process(self._ids(row, scores.device), self._possible(scores[i : i + 1]))
+            # A copy: processors may write into the scores, as in `generate`.
+            self._process(self._ids(row, scores.device), scores[i : i + 1].clone())
             for i, row in enumerate(rows)
         ]
         return torch.cat(processed)
-
-    def _possible(self, scores: torch.Tensor) -> torch.Tensor:
-        """A copy, as processors may write into the scores, in which padding is impossible."""
-        scores = scores.clone()
-        if self._tokens is not None:
-            scores[:, self._tokens :] = -torch.inf
-        return scores
 
     def _process(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores after each processor, float ``[1, V]``."""

@@ -75,7 +75,6 @@ class Text:
             self._shown[:, : self._length],
             [Place(self.request.noise, state) for state in self._states(proposal.tree)],
             self.request.processors,
-            tokens=len(self._vocabulary) if self.request.do_sample else None,
             emitted_only=self.request.emitted_only,
         )
 

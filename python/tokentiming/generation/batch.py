@@ -24,6 +24,7 @@ from tokentiming.generation.processors import (
     for_row,
     have_state,
     warpers,
+    without_padding,
 )
 from tokentiming.generation.values import Allowed, refuse_ids, refuse_values
 from tokentiming.noise import Noise, draw_seed
@@ -165,6 +166,7 @@ def requests_of(
     batches: Sequence[Batch],
     target: PreTrainedModel,
     *,
+    tokens: int,
     seed: int | list[int] | None,
     watch: Callable[[Round], None],
 ) -> list[Request]:
@@ -173,6 +175,7 @@ def requests_of(
     Args:
         batches: of one call.
         target: the target model.
+        tokens: number of ids that may be drawn.
         seed: of all rows, or a list with one for each prompt; None draws one.
         watch: called with each round.
 
@@ -188,7 +191,9 @@ def requests_of(
     return [
         Request(
             prompt=prompt,
-            processors=processors,
+            processors=(
+                without_padding(processors, tokens) if batch.config.do_sample else processors
+            ),
             warpers=warpers(processors),
             end_reason=end_reason(criteria),
             criteria_device=criteria_device(criteria, target.device),

@@ -16,6 +16,9 @@ from tokentiming.scalars import integer
 _MOST = 16
 """Maximum number of texts at once by default."""
 
+_NODES = 64
+"""Proposed tokens of a text whose memory is counted."""
+
 
 def batch_size_for(
     requests: Sequence[Request],
@@ -51,7 +54,10 @@ def batch_size_for(
     free = free_bytes(runners[0].device)
     if free is None:
         free = sys.maxsize
-    if (needed := _needed(runners, most, longest)) > free:
+    needed = _needed(runners, most, longest)
+    if asked is None:  # a text may end early, so it is refused only if its end cannot be reached
+        needed //= 2
+    if needed > free:
         texts, fewer = (f"{most} texts", "batch_size or ") if most > 1 else ("a text", "")
         raise ValueError(
             f"generate: {texts} of up to {longest} tokens at once may need "
@@ -71,7 +77,7 @@ def _needed(runners: Sequence[ModelRunner], texts: int, tokens: int) -> int:
     for runner in runners:
         if isinstance(runner, ForestRunner) and runner.device == runners[0].device:
             read = min(tokens, runner.max_length or tokens)
-            needed += runner.cache_bytes(texts, read)
+            needed += runner.cache_bytes(texts, read + _NODES)
     return needed
 
 

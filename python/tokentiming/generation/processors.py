@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     MaxTimeCriteria,
     PreTrainedModel,
@@ -76,9 +77,39 @@ def warpers(processors: LogitsProcessorList) -> LogitsProcessorList:
     return LogitsProcessorList(p for p in processors if type(p) in WARPERS)
 
 
+class WithoutPadding(LogitsProcessor):
+    """Makes ids beyond the tokenizer, which pad a model's head, impossible.
+
+    Args:
+        tokens: number of ids that may be drawn.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if scores.shape[1] <= self._tokens:
+            return scores
+        scores = scores.clone()
+        scores[:, self._tokens :] = -torch.inf
+        return scores
+
+
+def without_padding(processors: LogitsProcessorList, tokens: int) -> LogitsProcessorList:
+    """The processors, none of whose warpers keeps padding of the head.
+
+    Those before the first warper see all logits, as in ``generate``: a user's may take their mean.
+    """
+    first = next((i for i, p in enumerate(processors) if type(p) in WARPERS), None)
+    if first is None:
+        return processors
+    return LogitsProcessorList([*processors[:first], WithoutPadding(tokens), *processors[first:]])
+
+
 def have_state(processors: LogitsProcessorList) -> bool:
     """Whether a processor may keep state between calls, as `guidance_scale` and users' own do."""
-    return not all(type(processor) in STATELESS for processor in processors)
+    stateless = STATELESS | {WithoutPadding}
+    return not all(type(processor) in stateless for processor in processors)
 
 
 def for_row(
@@ -132,9 +163,9 @@ def criteria_device(criteria: StoppingCriteriaList, device: torch.device) -> tor
 
 def _is_met(criterion: Any, ids: torch.Tensor) -> bool:
     verdict = criterion(ids, None)
-    if isinstance(verdict, torch.Tensor):
+    if isinstance(verdict, torch.Tensor | np.ndarray):
         return bool(verdict.all())
-    if not isinstance(verdict, bool | np.bool_):
+    if not isinstance(verdict, int | np.bool_ | np.integer):
         raise TypeError(
             f"generate: stopping criterion {type(criterion).__name__} returned a "
             f"{type(verdict).__name__}; return a bool, or a bool tensor with a verdict for each row"

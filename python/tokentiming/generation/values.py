@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 from numbers import Real
@@ -12,15 +12,17 @@ import torch
 
 from tokentiming.scalars import integer
 
+_LEAST = -(2**63)
+"""Ids below 0 are allowed: an eos_token_id of -1 ends no text."""
 _INTEGERS = {
     "top_k": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
+    "min_length": _LEAST,
+    "min_new_tokens": _LEAST,
+    "no_repeat_ngram_size": _LEAST,
+    "encoder_no_repeat_ngram_size": _LEAST,
     "num_return_sequences": 1,
 }
-"""The least value of each."""
+"""The least value of each; some are off if they are not positive, or False."""
 
 _POSITIVE = frozenset({"repetition_penalty", "encoder_repetition_penalty"})
 _NUMBERS = _POSITIVE | {
@@ -37,8 +39,6 @@ _NUMBERS = _POSITIVE | {
 _FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", *_FORCED)
 _LISTS_OF_IDS = ("suppress_tokens", "begin_suppress_tokens")
-_LEAST = -(2**63)
-"""Ids below 0 are allowed: an eos_token_id of -1 ends no text."""
 
 
 def refuse_values(settings: Mapping[str, Any]) -> None:
@@ -58,11 +58,12 @@ def refuse_values(settings: Mapping[str, Any]) -> None:
     if allowed is not None and not callable(allowed):
         _refuse("prefix_allowed_tokens_fn", allowed, "a function of a row and ids")
     for name in _INTEGERS.keys() & given.keys():
-        integer(given[name], name, least=_INTEGERS[name])
+        if given[name] is not False:
+            integer(given[name], name, least=_INTEGERS[name])
     for name in _NUMBERS & given.keys():
         _check_number(given[name], name)
     for name in given.keys() & {*_IDS, *_LISTS_OF_IDS}:
-        if name in _LISTS_OF_IDS and not isinstance(given[name], Sequence | torch.Tensor):
+        if name in _LISTS_OF_IDS and not hasattr(given[name], "__iter__"):
             _refuse(name, given[name], "a list of ids")
         for one in _listed(given[name]):
             integer(one, name, least=_LEAST)
@@ -96,26 +97,37 @@ def refuse_ids(settings: Mapping[str, Any], size: int) -> None:
 class Allowed:
     """A user's ``prefix_allowed_tokens_fn``, whose answers are checked."""
 
-    function: Callable[[int, torch.Tensor], Iterable[int]]
+    function: Callable[[int, torch.Tensor], Any]
     size: int
     """Number of ids of the target."""
 
-    def __call__(self, row: int, ids: torch.Tensor) -> list[int]:
+    def __call__(self, row: int, ids: torch.Tensor) -> Any:
         answer = self.function(row, ids)
-        found = answer.tolist() if hasattr(answer, "tolist") else answer
-        try:
-            listed = [integer(one, "prefix_allowed_tokens_fn", least=0) for one in found]
-        except (TypeError, ValueError):
-            listed = [self.size]
-        if any(one >= self.size for one in listed):
+        if not self._selects(answer):
             raise ValueError(
                 f"generate: prefix_allowed_tokens_fn returned {answer!r}; return a list of the "
                 f"target's ids, 0..{self.size - 1}"
             )
-        return listed
+        return answer
+
+    def _selects(self, answer: Any) -> bool:
+        """Whether columns of the scores can be selected by it: by ids, or by a mask."""
+        try:
+            chosen = torch.as_tensor(answer if hasattr(answer, "shape") else list(answer))
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        if chosen.dtype == torch.bool:
+            return chosen.shape == (self.size,)
+        if not chosen.numel():
+            return True
+        if chosen.ndim != 1 or chosen.is_floating_point() or chosen.is_complex():
+            return False
+        return -self.size <= int(chosen.min()) <= int(chosen.max()) < self.size
 
 
 def _check_number(value: Any, name: str) -> None:
+    if getattr(value, "shape", None) == ():  # a tensor or an array of one number
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         _refuse(name, value, "a number")
     if isnan(value) or (name in _POSITIVE and not 0 < value < inf):
@@ -125,10 +137,10 @@ def _check_number(value: Any, name: str) -> None:
 
 def _check_decay(value: Any) -> None:
     name = "exponential_decay_length_penalty"
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
         _refuse(name, value, "(start, factor)")
-    integer(value[0], f"{name}[0]", least=0)
-    _check_number(value[1], f"{name}[1]")
+    for i in range(2):
+        _check_number(value[i], f"{name}[{i}]")
 
 
 def _refuse(name: str, value: Any, wanted: str) -> None:
@@ -139,8 +151,8 @@ def _refuse(name: str, value: Any, wanted: str) -> None:
 
 def _listed(ids: Any) -> list[Any]:
     """One id, several or none, as a list."""
-    if isinstance(ids, torch.Tensor):
+    if hasattr(ids, "tolist"):
         ids = ids.tolist()
     if ids is None:
         return []
-    return list(ids) if isinstance(ids, Sequence) and not isinstance(ids, str) else [ids]
+    return list(ids) if isinstance(ids, Sequence | set) and not isinstance(ids, str) else [ids]

@@ -71,8 +71,8 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
         )
 
 
-def runner(candidate: Any, model: PreTrainedModel, caller: str) -> None:
-    """Refuse anything but a runner of a model, or None."""
+def runner(candidate: Any, caller: str) -> None:
+    """Refuse anything but a runner, or None."""
     members = ("device", "max_length", "forwards", "supports_forests")
     calls = ("read", "extend", "drop", "reset")
     missing = [name for name in members if not hasattr(candidate, name)]
@@ -84,11 +84,6 @@ def runner(candidate: Any, model: PreTrainedModel, caller: str) -> None:
             f"{caller}: runner is a {type(candidate).__name__} and has no "
             f"{', '.join(missing) or 'model, as it is a class'}; pass runners.TorchRunner(model), "
             "or an object with all members of runners.ModelRunner"
-        )
-    if getattr(candidate, "model", model) is not model:
-        raise ValueError(
-            f"{caller}: runner runs another {type(candidate.model).__name__}; make one of the "
-            "model that is passed"
         )
 
 

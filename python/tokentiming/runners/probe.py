@@ -42,8 +42,8 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     with branches, is not refused. ``runner.supports_forests`` becomes False instead.
 
     Args:
-        model: borrowed. Each is checked once with a type of runner of this package, and always with
-            a runner of the user's own.
+        model: borrowed. Each is checked once with a type of runner of this package. A runner of the
+            user's own, or of another object than this model, is always checked.
         runner: of the model; empty afterwards.
         caller: the name with which the error begins.
 
@@ -54,7 +54,8 @@ def require_same_logits(model: PreTrainedModel, runner: ModelRunner, caller: str
     if too_short:
         return
     kind = type(runner)
-    found = _found.setdefault(model, {}) if kind.__module__.startswith(f"{__package__}.") else {}
+    own = kind.__module__.startswith(f"{__package__}.") and getattr(runner, "model", 0) is model
+    found = _found.setdefault(model, {}) if own else {}
     if kind not in found or (runner.supports_forests and found[kind] is None):
         found[kind] = _check(model, runner, caller)
     runner.supports_forests = runner.supports_forests and found[kind] is True

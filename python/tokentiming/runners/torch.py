@@ -23,8 +23,8 @@ PassContext = Callable[[int], AbstractContextManager[Any]]
 MASKED = ("eager", "sdpa")
 """Attention implementations that accept any mask."""
 
-_bytes_per_token: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
-"""Bytes of the cache for one token of one text, of models that have run."""
+_numbers_per_token: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+"""Numbers in the cache for one token of one text, of models that have run."""
 
 
 class TorchRunner(ForestRunner):
@@ -77,7 +77,8 @@ class TorchRunner(ForestRunner):
 
     def cache_bytes(self, texts: int, tokens: int) -> int:
         reserved, columns = ForestCache.largest(texts, tokens)
-        return reserved * columns * _bytes_per_token.get(self.model, 0)
+        of_token: int = _numbers_per_token.get(self.model, 0) * self.model.dtype.itemsize
+        return reserved * columns * of_token
 
     def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         parents = [*self._texts[first].parents, *rows[0].parents]
@@ -124,8 +125,9 @@ class TorchRunner(ForestRunner):
                 logits_to_keep=keep,
                 **inputs,
             )
-        if self.model not in _bytes_per_token:
-            _bytes_per_token[self.model] = self._cache.bytes_per_token()
+        if self.model not in _numbers_per_token:
+            size = self.model.dtype.itemsize
+            _numbers_per_token[self.model] = self._cache.bytes_per_token() // size
         logits: torch.Tensor = output.logits
         return logits
 
