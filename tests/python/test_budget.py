@@ -259,11 +259,11 @@ def test_a_single_long_pass_hardly_changes_the_costs_and_a_slower_machine_does()
     assert line.base + line.slope == pytest.approx(0.1, rel=0.1)
 
 
-@pytest.mark.parametrize("budget", [FixedBudget(depth=9, nodes=2, candidates=2), AdaptiveBudget()])
-def test_a_node_with_a_higher_estimate_than_its_parent_is_not_kept_without_it(budget):
+def test_a_node_with_a_higher_estimate_than_its_parent_is_not_kept_without_it():
     tree = Tree([1, 2, 3, 4], [TEXT, TEXT, 0, 1])
+    budget = FixedBudget(depth=9, nodes=2, candidates=2)
     (kept,) = budget.trim([Proposal(tree, [0.2, 0.6, 0.9, 0.5])])
-    assert set(kept.tree.tokens) in ({2, 4}, {2}, set(), {1, 2, 3, 4}, {2, 4, 1})
+    assert kept.tree == Tree([2, 4], [TEXT, 0])
 
 
 def test_the_best_nodes_are_limited_by_their_parents():
