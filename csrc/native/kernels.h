@@ -113,5 +113,10 @@ void attention_output_avx512(const AttentionOutput& task);
 void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
                               float* packed);
 void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task);
+// Defined on Linux; callable where the processor has AMX for bfloat16 and Linux permits its use.
+// The packed rows are bfloat16.
+void pack_bfloat16_amx(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                       float* packed);
+void dot_products_bfloat16_amx(const DotProducts<BFloat16>& task);
 
 }  // namespace tokentiming::native

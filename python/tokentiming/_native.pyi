@@ -30,8 +30,8 @@ def linear_is_fast() -> bool:
 def variants() -> list[str]:
     """The instruction sets that this processor runs, the fastest first.
 
-    They are ``avx512bf16``, ``avx512``, ``avx2`` and ``portable``. All functions use the first one;
-    ``portable`` has ``linear`` only.
+    They are ``amx``, ``avx512bf16``, ``avx512``, ``avx2`` and ``portable``. All functions use the
+    first one; ``portable`` has ``linear`` only.
     """
 
 class Transformer:

@@ -75,9 +75,9 @@ TEST_CASE("the portable variant is the last one, and the only one without kernel
 TEST_CASE("every variant of linear agrees with double up to rounding") {
   for (const Variant& variant : variants()) {
     CAPTURE(variant.name);
-    for (std::size_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13}) {
+    for (std::size_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 33, 70}) {
       for (std::size_t inner : {1, 15, 16, 31, 32, 100, 1600}) {
-        for (std::size_t outputs : {1, 5, 48, 101}) {
+        for (std::size_t outputs : {1, 5, 20, 48, 101}) {
           const auto input = random_bfloat16(rows * inner, 1);
           const auto weight = random_bfloat16(outputs * inner, 2);
           const auto bias = random_bfloat16(outputs, 3);

@@ -24,8 +24,9 @@ def matrices(rows: int, inner: int, outputs: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-# Sizes around a tile (6 rows, 2 to 4 outputs), a block (48 outputs) and a vector (16 entries).
-@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5, 6, 7, 13])
+# Sizes around a tile (6 or 16 rows, 2 to 4 or 16 outputs), a block (48 outputs), a vector (16 or 32
+# entries) and the rows that use weights together (16 or 64).
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 33, 70])
 @pytest.mark.parametrize(
     ("inner", "outputs"), [(1, 1), (15, 3), (16, 48), (40, 50), (257, 97), (3000, 144), (64, 0)]
 )
@@ -60,9 +61,9 @@ def test_the_last_rounding_is_to_nearest_even() -> None:
 
 
 def test_a_row_depends_on_its_own_input_only() -> None:
-    x, weight, bias = matrices(17, 1000, 131)
+    x, weight, bias = matrices(70, 1000, 131)
     whole = linear(x, weight, bias)
-    for rows in range(1, 17):
+    for rows in range(1, 70):
         assert torch.equal(linear(x[:rows], weight, bias), whole[:rows])
         assert torch.equal(linear(x[rows:], weight, bias), whole[rows:])
 

@@ -2,9 +2,9 @@
 
 With AVX2 and without AVX-512, torch takes about seven times as long for eight rows as for one, so
 drafting would not pay. ``_native`` takes less than twice as long, and is also faster than torch for
-one row. With AVX-512 BF16, ``_native`` takes half as long as torch for one row, and as long for 64
-rows; torch is faster for more. A single row of a small model is computed by torch, because the call
-costs as much as reading the weights.
+one row. With AVX-512 BF16 or AMX, ``_native`` is faster than torch for few rows, and torch is
+faster for many. A single row of a small model is computed by torch, because the call costs as much
+as reading the weights.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 _SMALL = 1024
 """For smaller hidden sizes torch computes a single row."""
 
-_FEW_ROWS = 64
-"""With AVX-512 BF16 torch computes passes over more rows."""
+_FEW_ROWS = {"amx": 128, "avx512bf16": 64}
+"""The most rows for which a variant of ``_native`` is faster than torch."""
 
 
 def native_linear(embedding: Tensor) -> Callable[[int], AbstractContextManager[Any]] | None:
     """Contexts in which ``_native`` computes a model's linear layers, if it is faster than torch.
 
-    It is faster for bfloat16 weights on x86-64 processors with AVX-512 BF16, or with AVX2 and
-    without AVX-512.
+    It is faster for bfloat16 weights on x86-64 processors with AMX or AVX-512 BF16, or with AVX2
+    and without AVX-512.
 
     Args:
         embedding: of the model, ``[V, hidden]``.
@@ -59,8 +59,9 @@ def _most_rows() -> float:
     """The most rows for which ``_native`` is faster than torch on this processor."""
     if not is_fast():
         return 0
-    if "avx512bf16" in _native.variants():
-        return _FEW_ROWS
+    fastest = _native.variants()[0]
+    if fastest in _FEW_ROWS:
+        return _FEW_ROWS[fastest]
     return math.inf if torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
 
 
