@@ -66,8 +66,9 @@ struct AttentionOutput {
 // well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
 // processors can run.
 struct Kernels {
-  std::size_t group;  // of interleaved 8-bit weights
-  // Converts contiguous rows to float, in the order in which the dot products read them.
+  std::size_t group;  // of interleaved 8-bit weights; 2 leaves them in order
+  // Converts contiguous rows to what the dot products read. There is room for in_features + 1
+  // floats for each row.
   void (*pack_bfloat16)(const BFloat16* input, std::size_t rows, std::size_t in_features,
                         float* packed);
   void (*pack_float)(const float* input, std::size_t rows, std::size_t in_features, float* packed);
@@ -113,10 +114,12 @@ void attention_output_avx512(const AttentionOutput& task);
 void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
                               float* packed);
 void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task);
-// Defined on Linux; callable where the processor has AMX for bfloat16 and Linux permits its use.
-// The packed rows are bfloat16.
+// Defined on Linux; callable where the processor has AMX for bfloat16 and int8, and Linux permits
+// its use. For 8-bit weights each input row is rounded to 2080768ths of its largest magnitude.
 void pack_bfloat16_amx(const BFloat16* input, std::size_t rows, std::size_t in_features,
                        float* packed);
+void pack_float_amx(const float* input, std::size_t rows, std::size_t in_features, float* packed);
 void dot_products_bfloat16_amx(const DotProducts<BFloat16>& task);
+void dot_products_int8_amx(const DotProducts<std::int8_t>& task);
 
 }  // namespace tokentiming::native

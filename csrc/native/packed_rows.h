@@ -27,7 +27,7 @@ class PackedRows {
 
  private:
   PackedRows(std::size_t rows, std::size_t in_features) : rows_(rows), in_features_(in_features) {
-    memory_.resize(rows * in_features);
+    memory_.resize(rows * (in_features + 1));
   }
   float* data() { return memory_.data(); }
 

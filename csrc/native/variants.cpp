@@ -39,21 +39,24 @@ constexpr Kernels kAvx512BFloat16 = [] {
 #endif
 
 #ifdef TOKENTIMING_AMX
-constexpr Kernels kAmx = [] {
+constexpr Kernels kAmxKernels = [] {
   Kernels kernels = kAvx512;
+  kernels.group = 2;
   kernels.pack_bfloat16 = pack_bfloat16_amx;
+  kernels.pack_float = pack_float_amx;
   kernels.dot_products_bfloat16 = dot_products_bfloat16_amx;
+  kernels.dot_products_int8 = dot_products_int8_amx;
   return kernels;
 }();
 
 // Whether the processor has AMX and Linux lets this process use it. Linux asks for such a request
 // since tiles make the state of a thread larger. The permission holds for all threads.
 bool amx_is_permitted() {
-  constexpr unsigned kBFloat16 = 1u << 22, kTile = 1u << 24;  // CPUID leaf 7, EDX
-  constexpr long kRequest = 0x1023, kTileData = 18;           // ARCH_REQ_XCOMP_PERM
+  constexpr unsigned kAmx = 1u << 22 | 1u << 24 | 1u << 25;  // CPUID leaf 7, EDX: BF16, TILE, INT8
+  constexpr long kRequest = 0x1023, kTileData = 18;          // ARCH_REQ_XCOMP_PERM
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  if ((d & kBFloat16) == 0 || (d & kTile) == 0) return false;
+  if ((d & kAmx) != kAmx) return false;
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 #endif
@@ -68,7 +71,7 @@ std::span<const Variant> variants() {
       if (__builtin_cpu_supports("avx512f")) {
         if (__builtin_cpu_supports("avx512bf16")) {
 #ifdef TOKENTIMING_AMX
-          if (amx_is_permitted()) usable.push_back({"amx", &kAmx});
+          if (amx_is_permitted()) usable.push_back({"amx", &kAmxKernels});
 #endif
           usable.push_back({"avx512bf16", &kAvx512BFloat16});
         }
