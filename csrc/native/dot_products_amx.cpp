@@ -15,11 +15,14 @@
 namespace tokentiming::native {
 namespace {
 
-constexpr std::size_t kTileRows = 16;       // weight rows, or input rows, of a tile
-constexpr std::size_t kChunk = 64;          // bytes of a weight row in a tile
-constexpr std::size_t kUnit = 4;            // bytes that one step multiplies
-constexpr std::size_t kPrefetched = 32768;  // bytes of a tile
-constexpr std::size_t kTogether = 4;        // groups of input rows that share a tile of weights
+constexpr std::size_t kTileRows = 16;  // weight rows, or input rows, of a tile
+constexpr std::size_t kChunk = 64;     // bytes of a weight row in a tile
+constexpr std::size_t kUnit = 4;       // bytes that one step multiplies
+constexpr std::size_t kTogether = 4;   // groups of input rows that share a tile of weights
+
+// Bytes of a tile's weight rows up to which the next tile is prefetched. Longer rows are prefetched
+// by the processor.
+constexpr std::size_t kPrefetched = 32768;
 
 // For 8-bit weights an input row is scale * (kBase^2 * part 0 + kBase * part 1 + part 2).
 constexpr int kBase = 128;

@@ -404,7 +404,9 @@ class Transformer::State {
     }
     kernels_.attention_output(
         {weights.data(), stride, heads, sequence.values(layer, key_head), columns, size, out});
-    for (std::size_t k = 0; k < heads * size; ++k) out[k] /= totals[k / size];
+    for (std::size_t h = 0; h < heads; ++h) {
+      for (std::size_t k = 0; k < size; ++k) out[h * size + k] /= totals[h];
+    }
   }
 
   // Rotates the pair (k, k + head_size / 2) of every head by the angle of its row.
