@@ -22,10 +22,12 @@ from tokentiming.engine.stats import Stats
 from tokentiming.engine.streaming import announce, ended_on_error
 from tokentiming.engine.text import Text
 from tokentiming.generation import arguments
-from tokentiming.generation.batch import Batch, of_prompt, prepare, requests_of, stop_strings_of
+from tokentiming.generation.batch import Batch, prepare
 from tokentiming.generation.batch_size import batch_size_for
 from tokentiming.generation.lengths import length
+from tokentiming.generation.of_prompt import of_prompt, stop_strings_of
 from tokentiming.generation.output import SpeculativeOutput, partial_on_error
+from tokentiming.generation.requests import requests_of
 from tokentiming.methods import Greedy, Method, resolve
 from tokentiming.runners import ModelRunner, checks, exact_runner_for
 from tokentiming.runners.probe import require_same_logits

@@ -1,4 +1,4 @@
-"""Integers among a user's arguments."""
+"""Checks of single arguments."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ def seed(value: Any) -> int:
     if result >= 2**63:
         raise ValueError(f"generate: seed is {result}; give 0 to 2**63 - 1")
     return result
+
+
+def refuse_class(value: Any, name: str, *, caller: str) -> None:
+    """Refuse a class in place of an object of it."""
+    if isinstance(value, type):
+        raise TypeError(
+            f"{caller}: {name} is the class {value.__name__}; give an object, such as "
+            f"{value.__name__}(...)"
+        )

@@ -145,6 +145,21 @@ def test_what_a_budget_lacks_is_named(target):
         tt.SpeculativeDecoder(target, TOKENIZER, budget=Mine())
 
 
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("budget", tt.FixedBudget),
+        ("drafter", tt.SuffixDrafter),
+        ("drafter", [tt.SuffixDrafter]),
+    ],
+)
+def test_a_class_is_refused_with_the_way_out(argument, given, target):
+    name = (given[0] if isinstance(given, list) else given).__name__
+    message = rf"{argument} is the class {name}; give an object, such as {name}\(\.\.\.\)$"
+    with pytest.raises(TypeError, match=rf"^SpeculativeDecoder: {message}"):
+        tt.SpeculativeDecoder(target, TOKENIZER, **{argument: given})
+
+
 def test_the_error_for_a_method_of_chains_names_the_way_out(target, drafter):
     budget = tt.FixedBudget(depth=2, candidates=2)
     with pytest.raises(ValueError, match=r"give candidates=1, or the method coupled or slem$"):

@@ -335,9 +335,12 @@ def test_a_runner_without_forests_says_nothing_of_one_with_them():
 ])  # fmt: skip
 def test_what_is_no_runner_is_refused(make):
     model = lively()
-    for other in (5, "torch", TorchRunner, model):
-        with pytest.raises(TypeError, match=r"^(SpeculativeDecoder|ModelDrafter): runner is a"):
+    caller = r"^(SpeculativeDecoder|ModelDrafter)"
+    for other in (5, "torch", model):
+        with pytest.raises(TypeError, match=rf"{caller}: runner is a"):
             make(model, other)
+    with pytest.raises(TypeError, match=rf"{caller}: runner is the class TorchRunner; give an obj"):
+        make(model, TorchRunner)
 
 
 def test_a_runner_of_another_model_is_refused_by_its_logits():

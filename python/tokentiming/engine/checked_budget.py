@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from tokentiming.drafters.base import Draft
 from tokentiming.engine.budget import MOST_CANDIDATES, Budget, FixedBudget, Outcome
 from tokentiming.methods import Method, Proposal
-from tokentiming.scalars import integer
+from tokentiming.scalars import integer, refuse_class
 
 _METHODS = ("begin", "begin_round", "limit", "grow", "calibrate", "propose", "trim", "observe")
 
@@ -124,6 +124,7 @@ def fixed_budget(
         return FixedBudget(depth=depth)
     if budget is None:
         return None
+    refuse_class(budget, "budget", caller="SpeculativeDecoder")
     checked = CheckedBudget(budget)
     if checked.candidates > 1 and not method.branches:
         raise ValueError(

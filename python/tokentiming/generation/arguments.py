@@ -73,7 +73,7 @@ def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:
             "such as transformers' TextStreamer"
         )
     if watch is not None and not callable(watch):
-        raise TypeError(f"generate: watch is a {type(watch).__name__}; give a function of a Round")
+        raise TypeError(f"generate: watch is {watch!r}; give a function of a Round")
     strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
     if strings is None:
         return

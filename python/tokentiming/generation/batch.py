@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,38 +14,11 @@ from transformers import (
     StopStringCriteria,
 )
 
-from tokentiming import scalars
-from tokentiming.engine.request import Request, Round
 from tokentiming.generation import arguments
 from tokentiming.generation.lengths import refuse_lengths
-from tokentiming.generation.processors import (
-    criteria_device,
-    end_reason,
-    for_row,
-    have_state,
-    warpers,
-    without_padding,
-)
+from tokentiming.generation.processors import for_row
 from tokentiming.generation.values import Allowed, refuse_ids, refuse_values
-from tokentiming.noise import Noise, draw_seed
 from tokentiming.tokens.prompts import Prompt
-
-_SAMPLING = frozenset(
-    {
-        "do_sample",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "min_p",
-        "no_repeat_ngram_size",
-        "repetition_penalty",
-        "temperature",
-        "top_h",
-        "top_k",
-        "top_p",
-        "typical_p",
-    }
-)
-"""Arguments that may be lists, a value for each prompt."""
 
 
 @dataclass(frozen=True)
@@ -160,115 +133,3 @@ class _Preparation:
     ) -> Batch:
         steps = logits_processor, stopping_criteria
         return Batch.of(input_ids, *steps, generation_config, model_kwargs, prompt=self._prompt)
-
-
-def requests_of(
-    batches: Sequence[Batch],
-    target: PreTrainedModel,
-    *,
-    tokens: int,
-    seed: int | list[int] | None,
-    watch: Callable[[Round], None],
-) -> list[Request]:
-    """A request for each row of the batches.
-
-    Args:
-        batches: of one call.
-        target: the target model.
-        tokens: number of ids that may be drawn.
-        seed: of all rows, or a list with one for each prompt; None draws one.
-        watch: called with each round.
-
-    Raises:
-        ValueError: the target cannot read a prompt, or a processor cannot be copied.
-    """
-    for i, batch in enumerate(batches):
-        _check(batch, target, place=i if len(batches) > 1 else None)
-    size = sum(len(batch.rows) for batch in batches)
-    prompts = sum(len(b.rows) // (b.config.num_return_sequences or 1) for b in batches)
-    noises = _noises(seed, size, prompts=prompts)
-    rows = [(batch, *row) for batch in batches for row in batch.split(alone=size == 1)]
-    return [
-        Request(
-            prompt=prompt,
-            processors=(
-                without_padding(processors, tokens) if batch.config.do_sample else processors
-            ),
-            warpers=warpers(processors),
-            end_reason=end_reason(criteria),
-            criteria_device=criteria_device(criteria, target.device),
-            remaining=batch.remaining,
-            do_sample=bool(batch.config.do_sample),
-            noise=noises[i],
-            index=i,
-            config=batch.config,
-            watch=watch,
-            emitted_only=have_state(processors),
-        )
-        for i, (batch, prompt, processors, criteria) in enumerate(rows)
-    ]
-
-
-def _check(batch: Batch, target: PreTrainedModel, *, place: int | None) -> None:
-    """Check a batch; an error names the place of its prompt in a list."""
-    try:
-        batch.check(target)
-    except ValueError as error:
-        if place is None:
-            raise
-        raise ValueError(f"{error} (prompt {place} of the list)") from None
-
-
-def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise]:
-    """The random choices of each row.
-
-    Rows with the same seed differ by their index. With a seed for each prompt, rows are numbered
-    within each prompt.
-    """
-    if not isinstance(seed, list | tuple):
-        number = draw_seed() if seed is None else scalars.seed(seed)
-        return [Noise(number, row) for row in range(rows)]
-    if len(seed) not in (prompts, rows):
-        raise ValueError(
-            f"generate: seed is a list of {len(seed)} for {prompts} prompts; give one for each"
-        )
-    each = rows // len(seed)
-    return [Noise(scalars.seed(number), row) for number in seed for row in range(each)]
-
-
-def of_prompt(generate_kwargs: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
-    """The arguments of a batch for one of its prompts."""
-    kwargs = dict(generate_kwargs)
-    for name in _SAMPLING & kwargs.keys():
-        if isinstance(kwargs[name], list | tuple):
-            if len(kwargs[name]) != prompts:
-                raise ValueError(
-                    f"generate: {name} is a list of {len(kwargs[name])} for {prompts} prompts; "
-                    "give one value for each, or one for all"
-                )
-            kwargs[name] = kwargs[name][index]
-    for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
-        if prompts > 1 and kwargs.get(name) is not None:
-            kwargs[name] = kwargs[name][index : index + 1]
-    allowed = kwargs.get("prefix_allowed_tokens_fn")
-    if prompts > 1 and callable(allowed):
-        first = index * int(kwargs.get("num_return_sequences") or 1)
-        kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(first + row, ids)
-    return kwargs
-
-
-def stop_strings_of(
-    generate_kwargs: dict[str, Any], target: PreTrainedModel
-) -> str | list[str] | None:
-    """Stop strings of a generation config: the argument's or the model's own.
-
-    They are removed from the arguments, because transformers needs the tokenizer for them and does
-    not pass it on to a callable.
-    """
-    generate_kwargs.pop("tokenizer", None)
-    for config in (generate_kwargs.get("generation_config"), target.generation_config):
-        strings: str | list[str] | None = getattr(config, "stop_strings", None)
-        if strings is not None:
-            generate_kwargs["stop_strings"] = None
-            return strings
-    return None

@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tokentiming import ops
 from tokentiming.runners.cache import ForestCache
+from tokentiming.scalars import refuse_class
 
 
 def target(candidate: Any) -> None:
@@ -73,17 +74,17 @@ def rolls_back(model: PreTrainedModel, caller: str) -> None:
 
 def runner(candidate: Any, caller: str) -> None:
     """Refuse anything but a runner, or None."""
+    refuse_class(candidate, "runner", caller=caller)
     members = ("device", "max_length", "forwards", "supports_forests")
     calls = ("read", "extend", "drop", "reset")
     missing = [name for name in members if not hasattr(candidate, name)]
     missing += [name for name in calls if not callable(getattr(candidate, name, None))]
     if candidate is None:
         return
-    if missing or isinstance(candidate, type):
+    if missing:
         raise TypeError(
-            f"{caller}: runner is a {type(candidate).__name__} and has no "
-            f"{', '.join(missing) or 'model, as it is a class'}; pass runners.TorchRunner(model), "
-            "or an object with all members of runners.ModelRunner"
+            f"{caller}: runner is a {type(candidate).__name__} and has no {', '.join(missing)}; "
+            "pass runners.TorchRunner(model), or an object with all members of runners.ModelRunner"
         )
 
 
@@ -97,7 +98,8 @@ def drafters(given: Any) -> None:
 
 
 def _drafter(candidate: Any) -> None:
-    if callable(getattr(candidate, "propose", None)) and not isinstance(candidate, type):
+    refuse_class(candidate, "drafter", caller="SpeculativeDecoder")
+    if callable(getattr(candidate, "propose", None)):
         members = ("vocabulary", "forwards", "begin", "drop", "reset")
         missing = [name for name in members if not hasattr(candidate, name)]
         if not missing:
