@@ -12,6 +12,10 @@ namespace tokentiming::native {
 // Maximum number of outputs of one call of a dot-product kernel; a multiple of most tile widths.
 inline constexpr std::size_t kOutputBlock = 48;
 
+// Maximum number of entries of a row of 8-bit weights. AMX adds up to 127 * 128 for each of them in
+// 32 bits.
+inline constexpr std::size_t kMostInputs = 131072;
+
 // products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
 // last - first <= kOutputBlock.
 //
@@ -110,12 +114,14 @@ void dot_products_bfloat16_avx512(const DotProducts<BFloat16>& task);
 void dot_products_int8_avx512(const DotProducts<std::int8_t>& task);
 void attention_scores_avx512(const AttentionScores& task);
 void attention_output_avx512(const AttentionOutput& task);
-// Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16.
+// Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16. Its instructions
+// and those of AMX take subnormal numbers for 0.
 void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
                               float* packed);
 void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task);
-// Defined on Linux; callable where the processor has AMX for bfloat16 and int8, and Linux permits
-// its use. For 8-bit weights each input row is rounded to 2080768ths of its largest magnitude.
+// Defined on Linux; callable where the processor has AVX-512F, and AMX for bfloat16 and int8, and
+// Linux permits its use. For 8-bit weights each input row is rounded to 2080768ths of its largest
+// magnitude, or to 0 if that is below 2^-99.
 void pack_bfloat16_amx(const BFloat16* input, std::size_t rows, std::size_t in_features,
                        float* packed);
 void pack_float_amx(const float* input, std::size_t rows, std::size_t in_features, float* packed);

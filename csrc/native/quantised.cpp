@@ -28,6 +28,11 @@ Quantised::Quantised(const Kernels& kernels, const Projection& projection, std::
       values_(projection.out_features * in_features),
       scales_(projection.out_features),
       bias_(projection.bias) {
+  if (in_features > kMostInputs) {
+    throw std::invalid_argument("transformer: " + std::string(name) + " has " +
+                                std::to_string(in_features) + " inputs, more than " +
+                                std::to_string(kMostInputs) + "; run the model with torch");
+  }
   parallel_for(scales_.size(), 64, [&](std::size_t n) {
     const BFloat16* row = projection.weight + n * in_features;
     float largest = 0.0f;

@@ -15,7 +15,8 @@ namespace tokentiming::native {
 // The largest magnitude of a row has the value 127. The bias stays borrowed.
 class Quantised {
  public:
-  // Throws std::invalid_argument that names the projection if a weight is NaN or infinite.
+  // Throws std::invalid_argument that names the projection if a weight is NaN or infinite, or if
+  // there are more than kMostInputs input features.
   // The kernels stay borrowed.
   Quantised(const Kernels& kernels, const Projection& projection, std::size_t in_features,
             const char* name);

@@ -7,12 +7,14 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
 #include "native/bfloat16.h"
 #include "native/kernels.h"
 #include "native/packed_rows.h"
+#include "native/quantised.h"
 #include "support.h"
 #include "widen.h"
 
@@ -177,6 +179,25 @@ TEST_CASE("8-bit dot products of a row with NaN or infinity are not finite") {
         REQUIRE(!std::isfinite(products[20 + n]));
       }
     }
+  }
+}
+
+TEST_CASE("8-bit sums of the largest row do not overflow, and larger rows are refused") {
+  const std::vector<BFloat16> ones(kMostInputs + 1, to_bfloat16(1.0f));
+  const std::vector<float> input(kMostInputs, 1.0f);
+  for (const Variant& variant : variants()) {
+    if (variant.kernels == nullptr) continue;
+    CAPTURE(variant.name);
+    const Projection projection{ones.data(), nullptr, 1};
+    const Quantised layer(*variant.kernels, projection, kMostInputs, "down");
+    const PackedRows packed(*variant.kernels, input.data(), 1, kMostInputs);
+    float sum = 0.0f;
+    layer.multiply(packed, 0, 1, &sum, 1);
+    CHECK(sum == doctest::Approx(double{kMostInputs}));
+    CHECK_THROWS_WITH_AS(Quantised(*variant.kernels, projection, kMostInputs + 1, "down"),
+                         "transformer: down has 131073 inputs, more than 131072; run the model "
+                         "with torch",
+                         std::invalid_argument);
   }
 }
 
