@@ -93,7 +93,8 @@ struct alignas(64) Configuration {
 
 inline void configure(std::size_t outputs, std::size_t input_rows) {
   const Configuration configuration(outputs, input_rows);
-  // GCC assumes that the intrinsic reads 8 bytes, and would leave out the others.
+  // GCC assumes that the intrinsic reads 8 bytes, and would leave out the others. Its tile loads
+  // name no memory either; this also completes all earlier stores before them.
   asm volatile("" : : "r"(&configuration) : "memory");
   _tile_loadconfig(&configuration);
 }
