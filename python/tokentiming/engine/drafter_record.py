@@ -118,8 +118,14 @@ class Payoff:
             self._pauses = 0
         self.probing = False
 
-    def limit(self, deepest: int, *, could_pay: bool) -> int:
-        """The deepest level to draft in the next round."""
+    def limit(self, deepest: int, *, could_pay: bool, reading: float) -> int:
+        """The deepest level to draft in the next round.
+
+        Args:
+            deepest: the result for a drafter that pays.
+            could_pay: whether a level is expected to pay.
+            reading: rounds that it takes to read texts before the next draft.
+        """
         self.probing = self._pauses == 1
         if self._pauses:
             self._pauses -= 1
@@ -127,7 +133,7 @@ class Payoff:
         if self._gain >= 0 and could_pay:
             self._pause = self._first_pause
             return deepest
-        self._pauses = self._pause
+        self._pauses = max(self._pause, round(reading / self._PROBE_SHARE))
         self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
         return 0
 
