@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tokentiming import Draft
-from tokentiming.drafters.base import Visit
+from tokentiming.drafters.draft import Visit
 from tokentiming.engine.adaptive import DEEPEST, AdaptiveBudget
 from tokentiming.engine.budget import (
     Budget,

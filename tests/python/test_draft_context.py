@@ -9,7 +9,8 @@ import pytest
 import tokentiming as tt
 from tests.support import toys
 from tests.support.small_models import TOKENIZER, lively
-from tokentiming.drafters.base import Draft, DraftRequest
+from tokentiming.drafters.base import DraftRequest
+from tokentiming.drafters.draft import Draft
 from tokentiming.drafters.model import Reader
 from tokentiming.noise import Noise, Place, State
 

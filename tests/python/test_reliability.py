@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokentiming.drafters.base import Visit
+from tokentiming.drafters.draft import Visit
 from tokentiming.engine.reliability import Reliability
 
 

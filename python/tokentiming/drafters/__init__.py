@@ -1,13 +1,7 @@
 """Sources of proposals."""
 
-from tokentiming.drafters.base import (
-    NO_TOKEN,
-    Candidates,
-    Draft,
-    Drafter,
-    DraftRequest,
-    Learner,
-)
+from tokentiming.drafters.base import Candidates, Drafter, DraftRequest, Learner
+from tokentiming.drafters.draft import NO_TOKEN, Draft
 from tokentiming.drafters.llama_cpp import LlamaCppDrafter
 from tokentiming.drafters.model import ModelDrafter
 from tokentiming.drafters.recycling import RecyclingDrafter

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
+from tokentiming.drafters.base import Choose, DraftRequest, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.drafters.model import ModelDrafter, Reader
 from tokentiming.runners.llama_cpp import LlamaCppRunner
 from tokentiming.scalars import integer

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
+from tokentiming.drafters.base import Choose, DraftRequest, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.runners import ModelRunner, NativeRunner, checks, runner_for
 from tokentiming.runners.probe import require_same_logits
 from tokentiming.tokens.prompts import Prompt

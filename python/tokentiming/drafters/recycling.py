@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tokentiming.devices import send
-from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
+from tokentiming.drafters.base import Choose, DraftRequest, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.drafters.expected import Expected, most_probable
 from tokentiming.scalars import integer
 from tokentiming.tokens.prompts import Prompt

@@ -9,7 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentiming.drafters.base import Choose, Draft, DraftRequest, Grow
+from tokentiming.drafters.base import Choose, DraftRequest, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.ops import SuffixAutomaton
 from tokentiming.scalars import integer
 from tokentiming.tokens.byte_tables import bytes_of

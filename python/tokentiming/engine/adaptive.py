@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.engine.budget import Drafted, Outcome, best_nodes, path_probs
 from tokentiming.engine.choice import Choice, best_rows, worth_growing
 from tokentiming.engine.costs import Costs

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tokentiming.drafters.base import Draft, Visit
+from tokentiming.drafters.draft import Draft, Visit
 from tokentiming.methods import Proposal
 from tokentiming.scalars import integer
 from tokentiming.tokens.tree import TEXT

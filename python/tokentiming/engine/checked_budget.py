@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.engine.budget import MOST_CANDIDATES, Budget, FixedBudget, Outcome
 from tokentiming.methods import Method, Proposal
 from tokentiming.scalars import integer, refuse_class

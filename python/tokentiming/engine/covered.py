@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.methods import Proposal
 from tokentiming.tokens.tree import TEXT
 from tokentiming.tokens.vocabulary import Vocabulary

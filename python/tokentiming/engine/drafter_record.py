@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.engine.budget import Drafted
 from tokentiming.engine.costs import LinearCost
 from tokentiming.engine.reliability import Reliability

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Sequence
 
-from tokentiming.drafters.base import Visit
+from tokentiming.drafters.draft import Visit
 
 
 class Reliability:

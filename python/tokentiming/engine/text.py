@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from tokentiming.devices import send
-from tokentiming.drafters.base import Draft, DraftRequest
+from tokentiming.drafters.base import DraftRequest
+from tokentiming.drafters.draft import Draft
 from tokentiming.engine.request import Request
 from tokentiming.engine.rows import Rows
 from tokentiming.engine.stats import Stats

@@ -11,7 +11,8 @@ import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
-from tokentiming.drafters.base import Candidates, Draft, Grow
+from tokentiming.drafters.base import Candidates, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.methods.proposal import Proposal
 from tokentiming.noise import Noise, Place
 from tokentiming.tokens import transcode

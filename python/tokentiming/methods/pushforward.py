@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from tokentiming.drafters.base import Candidates, Draft, Grow
+from tokentiming.drafters.base import Candidates, Grow
+from tokentiming.drafters.draft import Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection

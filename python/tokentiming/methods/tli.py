@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tokentiming.drafters.base import NO_TOKEN, Candidates, Draft
+from tokentiming.drafters.base import Candidates
+from tokentiming.drafters.draft import NO_TOKEN, Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection

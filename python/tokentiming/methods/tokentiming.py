@@ -10,7 +10,7 @@ import torch
 
 from tokentiming import ops
 from tokentiming.devices import send
-from tokentiming.drafters.base import Draft
+from tokentiming.drafters.draft import Draft
 from tokentiming.methods.base import Method
 from tokentiming.methods.proposal import Proposal
 from tokentiming.methods.rejection import Rejection
