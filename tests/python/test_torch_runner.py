@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import doctest
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,27 @@ def test_chains_are_read_without_a_mask(kind, attention, monkeypatch):
 
     monkeypatch.setattr(masks.Masks, "of", refuse)
     rounds(TorchRunner(make(kind, attention)), 1, seed=5, branches=False).play(12)
+
+
+@pytest.mark.parametrize("set_before", [None, "0"])
+def test_keys_and_values_are_not_copied_for_each_head(set_before, monkeypatch):
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("keys are copied")
+
+    setting = "TRANSFORMERS_SDPA_FORCE_GQA"
+    monkeypatch.delenv(setting, raising=False)
+    if set_before is not None:
+        monkeypatch.setenv(setting, set_before)
+    runner = TorchRunner(make("llama"))
+    monkeypatch.setattr(transformers.integrations.sdpa_attention, "repeat_kv", refuse)
+    tree = Tree([4, 5], [TEXT, TEXT])
+    with nullcontext() if set_before is None else pytest.raises(AssertionError, match="copied"):
+        runner.read([[1, 2, 3]], [tree])
+    assert os.environ.get(setting) == set_before
+    runner.model.register_forward_pre_hook(refuse)
+    with pytest.raises(AssertionError, match="copied"):
+        runner.read([[1, 2, 3, 4]], [tree])
+    assert os.environ.get(setting) == set_before
 
 
 @pytest.mark.parametrize("chunk", [1, 7])

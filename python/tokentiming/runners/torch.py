@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokentiming.devices import send
+from tokentiming.runners.attention import shared_heads
 from tokentiming.runners.base import context_length, longrope_length, rotations
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.forest import PREFILL_CHUNK, ForestRunner, continues
@@ -117,7 +118,8 @@ class TorchRunner(ForestRunner):
 
     def _forward(self, tokens: torch.Tensor, keep: int, **inputs: Any) -> torch.Tensor:
         """Logits ``[n, at least keep, V]`` of tokens ``[n, R]``."""
-        with self._context(tokens.numel()) if self._context else nullcontext():
+        context = self._context(tokens.numel()) if self._context else nullcontext()
+        with shared_heads(self.device), context:
             output = self.model(
                 tokens,
                 past_key_values=self._cache,
