@@ -32,11 +32,11 @@ def integer(value: Any, name: str, *, least: int, caller: str = "generate") -> i
     return result
 
 
-def seed(value: Any) -> int:
+def seed(value: Any, name: str = "seed") -> int:
     """Read a seed, 0 to 2**63 - 1."""
-    result = integer(value, "seed", least=0)
+    result = integer(value, name, least=0)
     if result >= 2**63:
-        raise ValueError(f"generate: seed is {result}; give 0 to 2**63 - 1")
+        raise ValueError(f"generate: {name} is {result}; give 0 to 2**63 - 1")
     return result
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import doctest
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 import transformers
 
 from tests.support.forests import Rounds, full_pass, path_logits
-from tokentiming.runners import cache, masks
+from tokentiming.runners import attention, cache, masks
 from tokentiming.runners.cache import ForestCache
 from tokentiming.runners.forest import ForestRunner
 from tokentiming.runners.torch import TorchRunner
@@ -121,6 +122,22 @@ def test_keys_and_values_are_not_copied_for_each_head(set_before, monkeypatch):
     with pytest.raises(AssertionError, match="copied"):
         runner.read([[1, 2, 3, 4]], [tree])
     assert os.environ.get(setting) == set_before
+
+
+def test_threads_share_the_setting_of_shared_heads(monkeypatch):
+    monkeypatch.delenv(attention._SETTING, raising=False)
+    cpu = torch.device("cpu")
+
+    def enter_often() -> None:
+        for _ in range(2000):
+            with attention.shared_heads(cpu, rows=2):
+                assert os.environ[attention._SETTING] == "1"
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(enter_often) for _ in range(8)]:
+            done.result()
+    with attention.shared_heads(cpu, rows=1):
+        assert attention._SETTING not in os.environ
 
 
 @pytest.mark.parametrize("chunk", [1, 7])

@@ -59,7 +59,6 @@ class AdaptiveBudget:
         self._proposed: list[Sequence[float]] = [[] for _ in range(texts)]
         self._drafting = 0.0  # expected seconds of the drafters that are done
         self._growing = 0.0  # of the one that drafts
-        self._overhead = self._costs.overhead(texts)  # of a round with proposals, until it has some
 
     def begin(self) -> None:
         for record in self._records:
@@ -73,7 +72,7 @@ class AdaptiveBudget:
             cost, level = self._costs.draft(source), self._costs.expected_level(source)
             self._records.append(DrafterRecord(cost, level))
         texts, record = self._texts, self._records[source]
-        if self._costs.due(texts) and (self._costs.target.known or texts > 1):
+        if self._costs.without_draft(texts) is None and (self._costs.target.known or texts > 1):
             return 0  # measure a step without a draft, as the baseline
         payoff = record.payoff(texts)
         alone = texts / self._baseline(texts)
@@ -99,7 +98,7 @@ class AdaptiveBudget:
         level, draft_row = self._draft_cost(record)
         rows = sum(len(draft.expanded) for draft in drafts)
         levels = max((max(draft.tree.depths, default=0) for draft in drafts), default=0)
-        self._growing = self._overhead + levels * level + rows * draft_row
+        self._growing = levels * level + rows * draft_row
         proposed, gains = [], []
         for draft, before, of_text in zip(drafts, self._proposed, covered, strict=True):
             confidences = self.calibrate(source, draft)
@@ -122,9 +121,8 @@ class AdaptiveBudget:
         self._merged = list(proposals)
         corrected = [self._disagreement.correct(proposal) for proposal in proposals]
         self._proposed = [_estimates(proposal) for proposal in corrected]
-        level = self._draft_cost(self._records[source])[0]
-        self._drafting += self._growing or self._overhead + level
-        self._growing = self._overhead = 0.0
+        self._drafting += self._growing or self._draft_cost(self._records[source])[0]
+        self._growing = 0.0
         return corrected
 
     def trim(self, proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -159,9 +157,10 @@ class AdaptiveBudget:
         What several drafters propose counts for each of them. Whether a drafter adds enough to
         those before it is decided in each round, by what they cover.
         """
-        texts = outcome.texts
-        seconds = drafted.seconds + drafted.nodes * self._row() + self._costs.overhead(texts)
-        return drafted.accepted - texts * seconds / self._baseline(texts)
+        row, texts = self._row(), outcome.texts
+        seconds = drafted.seconds + drafted.nodes * row
+        without = outcome.total - outcome.drafting - (outcome.rows - texts) * row
+        return drafted.accepted - texts * seconds / max(without, self._baseline(texts))
 
     def _best(self, probs: Sequence[Sequence[float]]) -> Choice:
         seconds = self._baseline(self._texts) + self._drafting + self._growing
@@ -176,13 +175,13 @@ class AdaptiveBudget:
             rate: tokens per second without it.
         """
         level, draft_row = self._draft_cost(record)
-        seconds = self._overhead + level + len(gains) * (draft_row + self._row())
+        seconds = level + len(gains) * (draft_row + self._row())
         return sum(gains) - rate * seconds
 
     def _baseline(self, texts: int) -> float:
         """Seconds of a round without a draft."""
         target = self._costs.target
-        return self._costs.without_draft(texts) or target.base + target.slope * texts or 1.0
+        return self._costs.without_draft(texts) or (target.base if target.known else 0.0) or 1.0
 
     def _draft_cost(self, record: DrafterRecord) -> tuple[float, float]:
         """Seconds for a level of drafting, and for a row in it."""
@@ -193,10 +192,8 @@ class AdaptiveBudget:
 
     def _row(self) -> float:
         """Seconds for a row of the target's pass."""
-        target, texts = self._costs.target, self._texts
-        if target.known:
-            return target.slope
-        return self._baseline(texts) / (1 / self._PRIOR_ROW + texts)
+        target = self._costs.target
+        return target.slope if target.known else self._PRIOR_ROW * self._baseline(self._texts)
 
 
 def _estimates(proposal: Proposal) -> Sequence[float]:

@@ -59,29 +59,18 @@ class LinearCost:
 class Costs:
     """Seconds of the passes of the target and of the drafters, for all texts of a decoder.
 
-    A round with proposals takes longer than one without, even for few rows: proposals are encoded,
-    masked and walked. Both kinds of rounds are therefore measured apart.
-
     Args:
         sizes: for each drafter the number of its weights, relative to the target's.
     """
 
     _MEMORY = 0.9
     _SHORTEST = 0.17
-    _LASTS = 128
-    """Rounds after which a step without a draft is measured again, since contexts grow."""
-    _PRIOR_ROUNDS = 3.0
 
     def __init__(self, sizes: Sequence[float] = ()) -> None:
         self._sizes = list(sizes)
         self.target = LinearCost(share=0.03)
-        """Of rounds with proposals."""
         self._drafts: dict[int, LinearCost] = {}
         self._without_draft: dict[int, float] = {}
-        self._measured: dict[int, int] = {}  # the last round without a draft
-        self._rounds = 0
-        self._overheads = 0.0  # decaying sum, relative to steps without a draft
-        self._weight = self._PRIOR_ROUNDS
 
     def draft(self, source: int) -> LinearCost:
         """Seconds of the passes of a drafter."""
@@ -102,28 +91,9 @@ class Costs:
         """Seconds of a target pass without a proposal; None if none was measured."""
         return self._without_draft.get(texts)
 
-    def due(self, texts: int) -> bool:
-        """Whether a step without a draft should be measured now."""
-        age = self._rounds - self._measured.get(texts, 0)
-        return self.without_draft(texts) is None or age >= self._LASTS
-
-    def overhead(self, texts: int) -> float:
-        """Seconds that a round with proposals takes longer, apart from its drafts and rows."""
-        share = max(self._overheads / self._weight, 0.0)
-        return share * (self.without_draft(texts) or 0.0)
-
     def observe_target(self, texts: int, rows: int, seconds: float) -> None:
         """Record a pass of the target; without proposals it has one row for each text."""
-        self._rounds += 1
-        old = self.without_draft(texts)
-        if rows > texts:
-            self.target.observe(1, rows, seconds)
-            if old is not None:
-                extra = seconds - self.target.slope * (rows - texts) - old
-                self._overheads = self._MEMORY * self._overheads + min(extra / old, 1.0)
-                self._weight = self._MEMORY * self._weight + 1.0
-            return
-        # A measurement counts more if the last one was long ago, but never alone.
-        keep = max(self._MEMORY ** (self._rounds - self._measured.get(texts, 0)), 0.5)
-        self._without_draft[texts] = seconds if old is None else keep * old + (1 - keep) * seconds
-        self._measured[texts] = self._rounds
+        self.target.observe(1, rows, seconds)
+        if rows == texts:
+            old = self._without_draft.get(texts, seconds)
+            self._without_draft[texts] = self._MEMORY * old + (1 - self._MEMORY) * seconds

@@ -133,7 +133,8 @@ class Payoff:
         if self._gain >= 0 and could_pay:
             self._pause = self._first_pause
             return deepest
-        self._pauses = max(self._pause, round(reading / self._PROBE_SHARE))
+        lost = min(reading, self._READING)
+        self._pauses = max(self._pause, round(lost / self._PROBE_SHARE))
         self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
         return 0
 

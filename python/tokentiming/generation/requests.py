@@ -90,4 +90,5 @@ def _noises(seed: int | list[int] | None, rows: int, prompts: int) -> list[Noise
             f"generate: seed is a list of {len(seed)} for {prompts} prompts; give one for each"
         )
     each = rows // len(seed)
-    return [Noise(scalars.seed(number), row) for number in seed for row in range(each)]
+    seeds = [scalars.seed(number, f"seed[{i}]") for i, number in enumerate(seed)]
+    return [Noise(number, row) for number in seeds for row in range(each)]

@@ -119,7 +119,7 @@ class TorchRunner(ForestRunner):
     def _forward(self, tokens: torch.Tensor, keep: int, **inputs: Any) -> torch.Tensor:
         """Logits ``[n, at least keep, V]`` of tokens ``[n, R]``."""
         context = self._context(tokens.numel()) if self._context else nullcontext()
-        with shared_heads(self.device), context:
+        with shared_heads(self.device, rows=tokens.shape[1]), context:
             output = self.model(
                 tokens,
                 past_key_values=self._cache,
