@@ -25,7 +25,7 @@ _OVERLAP = 0.5
 because their estimates err, and a level too few costs more than one too many."""
 
 
-_PAYBACK = 16
+_PAYBACK = 8
 """Maximum number of rounds in which a batch has to gain what reading its texts costs."""
 
 
