@@ -373,7 +373,28 @@ def test_a_probe_that_has_to_read_texts_comes_later(reading, pause):
     assert limits == [0] * pause + [Payoff.PROBE]
 
 
-@pytest.mark.parametrize(("unread", "drafts"), [(0, True), (1000, True), (20_000, False)])
+@pytest.mark.parametrize(("unread", "pause"), [(0, 8), (400, 40)])
+def test_the_pause_before_a_probe_counts_the_unread_tokens(unread, pause):
+    budget = AdaptiveBudget()
+    for outcome in (
+        Outcome(1, 2, 1, 1.5, [Drafted(0.5, 1, 1, read=500)]),  # 0.001 s a token
+        Outcome(1, 1, 1, 1.0, [Drafted()]),
+        Outcome(1, 2, 1, 3.0, [Drafted(2.0, 1, 1)]),  # a level that cannot pay
+    ):
+        budget.begin_round(1)
+        budget.limit(0, [0.0], unread=0)
+        budget.observe(outcome)
+    limits = []
+    for _ in range(pause + 1):
+        budget.begin_round(1)
+        limits.append(budget.limit(0, [0.0], unread=unread))
+        budget.observe(Outcome(1, 1, 1, 1.0, [Drafted()]))
+    assert limits == [0] * pause + [Payoff.PROBE]
+
+
+@pytest.mark.parametrize(
+    ("unread", "drafts"), [(0, True), (1000, True), (2000, True), (3000, False), (20_000, False)]
+)
 def test_a_batch_reads_its_texts_only_if_they_can_gain_it(unread, drafts):
     budget = AdaptiveBudget()
     budget.begin_round(1)
