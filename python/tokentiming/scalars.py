@@ -6,6 +6,16 @@ from operator import index
 from typing import Any
 
 
+def type_of(value: Any) -> str:
+    """The class of a value with an article, for errors.
+
+    >>> type_of(3), type_of("3")
+    ('an int', 'a str')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 def integer(value: Any, name: str, *, least: int, caller: str = "generate") -> int:
     """Read an integer argument of any type, NumPy integers and tensors included.
 
@@ -25,7 +35,7 @@ def integer(value: Any, name: str, *, least: int, caller: str = "generate") -> i
         result = index(value)
     except TypeError:
         raise TypeError(
-            f"{caller}: {name} is {value!r}, a {type(value).__name__}; give an integer"
+            f"{caller}: {name} is {value!r}, {type_of(value)}; give an integer"
         ) from None
     if result < least:
         raise ValueError(f"{caller}: {name} is {result}; give at least {least}")

@@ -259,7 +259,7 @@ def test_a_failed_pass_leaves_the_text_to_the_target(target, files, monkeypatch)
 @pytest.mark.parametrize(
     ("path", "options", "error", "message"),
     [
-        (3, {}, TypeError, "path is a int"),
+        (3, {}, TypeError, "path is an int"),
         ("absent.gguf", {}, ValueError, "no file 'absent.gguf'"),
         (__file__, {}, ValueError, "llama.cpp cannot load"),
         (__file__, {"threads": 0}, ValueError, "threads is 0"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tokentiming.drafters.base import Choose, DraftRequest, Grow
 from tokentiming.drafters.draft import Draft
 from tokentiming.ops import SuffixAutomaton
-from tokentiming.scalars import integer
+from tokentiming.scalars import integer, type_of
 from tokentiming.tokens.byte_tables import bytes_of
 from tokentiming.tokens.prompts import Prompt
 from tokentiming.tokens.tree import TEXT
@@ -247,6 +247,6 @@ def _read(corpus: Iterable[str | bytes | PathLike[str]]) -> Iterable[bytes]:
             yield Path(text).read_bytes()
         else:
             raise TypeError(
-                f"SuffixDrafter: corpus holds a {type(text).__name__}; give str, bytes or the "
+                f"SuffixDrafter: corpus holds {type_of(text)}; give str, bytes or the "
                 "path of a file"
             )

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from tokentiming.drafters.draft import Draft
 from tokentiming.engine.budget import MOST_CANDIDATES, Budget, FixedBudget, Outcome
 from tokentiming.methods import Method, Proposal
-from tokentiming.scalars import integer, refuse_class
+from tokentiming.scalars import integer, refuse_class, type_of
 
 _METHODS = ("begin", "begin_round", "limit", "grow", "calibrate", "propose", "trim", "observe")
 
@@ -32,7 +32,7 @@ class CheckedBudget:
         missing = [n for n in _METHODS if not callable(getattr(budget, n, None))]
         if not hasattr(budget, "candidates") or isinstance(budget, type) or missing:
             raise TypeError(
-                f"SpeculativeDecoder: budget is a {self._name}, without "
+                f"SpeculativeDecoder: budget is {type_of(budget)}, without "
                 f"{', '.join(missing) or 'candidates'}; give a tt.FixedBudget(...), or an object "
                 "with all members of tt.Budget"
             )

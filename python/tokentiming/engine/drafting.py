@@ -18,6 +18,7 @@ from tokentiming.engine.covered import Covered
 from tokentiming.engine.text import Text
 from tokentiming.methods import BoundMethod, Proposal
 from tokentiming.noise import Place
+from tokentiming.scalars import type_of
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ class Drafting:
             returned: object = self._drafter.propose(requests, choose, grow)  # type: ignore[func-returns-value]
             if returned is not None:
                 raise TypeError(
-                    f"propose returned a {type(returned).__name__}; fill the drafts it is given"
+                    f"propose returned {type_of(returned)}; fill the drafts it is given"
                 )
         except Exception as error:
             if refusals:

@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 from tokentiming.devices import send
 from tokentiming.methods import Proposal
 from tokentiming.noise import Place
+from tokentiming.scalars import type_of
 
 
 class Rows:
@@ -61,7 +62,7 @@ class Rows:
             scores = processor(ids, scores)
             whole = isinstance(scores, torch.Tensor)
             if not whole or scores.shape != shape:
-                returned = f"scores {list(scores.shape)}" if whole else f"a {type(scores).__name__}"
+                returned = f"scores {list(scores.shape)}" if whole else type_of(scores)
                 raise ValueError(
                     f"generate: logits processor {type(processor).__name__} returned {returned} "
                     f"for scores {list(shape)}; return the shape they are given, one row at a time"

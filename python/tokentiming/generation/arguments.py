@@ -11,6 +11,8 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, QuantizedCache
 from transformers.generation import GenerationMode
 
+from tokentiming.scalars import type_of
+
 _REFUSED = {
     "assistant_model": "the drafter is given to SpeculativeDecoder",
     "assistant_tokenizer": "the drafter is given to SpeculativeDecoder",
@@ -58,18 +60,18 @@ def refuse_generate_arguments(arguments: Mapping[str, Any]) -> None:
     config = arguments.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise TypeError(
-            f"generate: generation_config is a {type(config).__name__}; give a GenerationConfig"
+            f"generate: generation_config is {type_of(config)}; give a GenerationConfig"
         )
     for name in ("logits_processor", "stopping_criteria"):
         if arguments.get(name) is not None and not isinstance(arguments[name], Sequence):
-            raise TypeError(f"generate: {name} is a {type(arguments[name]).__name__}; give a list")
+            raise TypeError(f"generate: {name} is {type_of(arguments[name])}; give a list")
 
 
 def refuse_callbacks(streamer: Any, watch: Any, stop_strings: Any) -> None:
     """Refuse streamers, callbacks and stop strings of a wrong type."""
     if streamer is not None and not all(hasattr(streamer, name) for name in ("put", "end")):
         raise TypeError(
-            f"generate: streamer is a {type(streamer).__name__}; give an object with put and end, "
+            f"generate: streamer is {type_of(streamer)}; give an object with put and end, "
             "such as transformers' TextStreamer"
         )
     if watch is not None and not callable(watch):
@@ -120,7 +122,7 @@ def refuse_model_inputs(inputs: Mapping[str, Any], mask: torch.Tensor) -> None:
     lossless = type(cache).__module__ == "transformers.cache_utils"
     if cache is not None and not (lossless and not isinstance(cache, QuantizedCache)):
         raise ValueError(
-            f"generate: past_key_values is a {type(cache).__name__}, which may change the target's "
+            f"generate: past_key_values is {type_of(cache)}, which may change the target's "
             "logits; the decoder keeps a cache of its own, so leave it out"
         )
     if cache is not None and cache.get_seq_length():

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokentiming.loading.files import ModelError, as_model_error, check_folder
 from tokentiming.loading.gguf import check_gguf, load_gguf_model, load_gguf_tokenizer
+from tokentiming.scalars import type_of
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def locate(
         ModelError, ImportError: as in `load`.
     """
     if not isinstance(place, str | os.PathLike):
-        found = "None" if place is None else f"a {type(place).__name__}"
+        found = "None" if place is None else type_of(place)
         raise TypeError(
             f"{caller}: {argument} is {found}; give a hub id, a folder or a .gguf file, or hand "
             "loaded models to SpeculativeDecoder"

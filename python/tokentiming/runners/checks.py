@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tokentiming import ops
 from tokentiming.runners.cache import ForestCache
-from tokentiming.scalars import refuse_class
+from tokentiming.scalars import refuse_class, type_of
 
 
 def target(candidate: Any) -> None:
@@ -31,7 +31,7 @@ def causal_model(candidate: Any, caller: str) -> None:
     """Refuse anything but a causal language model on a supported device."""
     if not isinstance(candidate, PreTrainedModel) or not candidate.can_generate():
         raise TypeError(
-            f"{caller}: model is a {type(candidate).__name__}; pass a causal language "
+            f"{caller}: model is {type_of(candidate)}; pass a causal language "
             "model of transformers (AutoModelForCausalLM)"
         )
     device(candidate, caller)
@@ -83,7 +83,7 @@ def runner(candidate: Any, caller: str) -> None:
         return
     if missing:
         raise TypeError(
-            f"{caller}: runner is a {type(candidate).__name__} and has no {', '.join(missing)}; "
+            f"{caller}: runner is {type_of(candidate)} and has no {', '.join(missing)}; "
             "pass runners.TorchRunner(model), or an object with all members of runners.ModelRunner"
         )
 
@@ -112,7 +112,7 @@ def _drafter(candidate: Any) -> None:
         way_out = "pass ModelDrafter(model, tokenizer)"
     else:
         way_out = "pass ModelDrafter(model, tokenizer), an object with its methods, or None"
-    raise TypeError(f"SpeculativeDecoder: drafter is a {type(candidate).__name__}; {way_out}")
+    raise TypeError(f"SpeculativeDecoder: drafter is {type_of(candidate)}; {way_out}")
 
 
 def prompt_device(prompt: Any, model: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tokentiming.scalars import type_of
 from tokentiming.tokens.vocabulary import Vocabulary
 
 _LOGGER = logging.getLogger("llama-cpp-python")
@@ -54,9 +55,7 @@ class LlamaCppModel:
 
     def __init__(self, path: str | os.PathLike[str], *, gpu_layers: int, caller: str) -> None:
         if not isinstance(path, str | os.PathLike):
-            raise TypeError(
-                f"{caller}: path is a {type(path).__name__}; give the path of a GGUF file"
-            )
+            raise TypeError(f"{caller}: path is {type_of(path)}; give the path of a GGUF file")
         self.path = Path(path).expanduser()
         self.library = library(caller)
         if not self.path.is_file():

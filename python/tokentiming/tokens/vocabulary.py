@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tokentiming import ops
+from tokentiming.scalars import type_of
 from tokentiming.tokens import byte_tables
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Vocabulary:
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
             raise TypeError(
-                f"Vocabulary.from_tokenizer: tokenizer is a {type(tokenizer).__name__}, which the "
+                f"Vocabulary.from_tokenizer: tokenizer is {type_of(tokenizer)}, which the "
                 "`tokenizers` library does not serve; load its fast version (AutoTokenizer)"
             )
         if eos_token_ids is None:
