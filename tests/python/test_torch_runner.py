@@ -124,6 +124,20 @@ def test_keys_and_values_are_not_copied_for_each_head(set_before, monkeypatch):
     assert os.environ.get(setting) == set_before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_heads_give_the_same_bits(dtype, monkeypatch):
+    monkeypatch.delenv(attention._SETTING, raising=False)
+    model = make("llama").to(dtype)
+    tokens = torch.arange(40).view(2, 20)
+    mask = torch.ones(20, 20, dtype=torch.bool).tril().expand(2, 1, 20, 20).clone()
+    mask[0, 0, 12, 3:7] = False
+    with torch.no_grad():
+        copied = model(tokens, attention_mask=mask).logits
+        with attention.shared_heads(torch.device("cpu"), rows=20):
+            shared = model(tokens, attention_mask=mask).logits
+    assert torch.equal(copied, shared)
+
+
 def test_threads_share_the_setting_of_shared_heads(monkeypatch):
     monkeypatch.delenv(attention._SETTING, raising=False)
     cpu = torch.device("cpu")
