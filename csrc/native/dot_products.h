@@ -25,17 +25,16 @@ constexpr std::size_t kDepth = 768;
 
 // The inputs of a tile: `steps` vectors of each weight row, and the packed input for them. For each
 // step the packed input holds the even entries of each row, then the odd entries of each row.
-template <class Weight>
 struct TileInput {
   const float* input;
-  const Weight* weight;
+  const BFloat16* weight;
   std::size_t weight_stride;
   std::size_t steps;
 };
 
 // Accumulates into sums[kRows][kOutputs], kLanes each.
-template <class Vectors, std::size_t kRows, std::size_t kOutputs, class Weight>
-inline void tile(const TileInput<Weight>& part, float* sums_at) {
+template <class Vectors, std::size_t kRows, std::size_t kOutputs>
+inline void tile(const TileInput& part, float* sums_at) {
   using Floats = typename Vectors::Floats;
   constexpr std::size_t kLanes = Vectors::kLanes, kStep = 2 * kLanes;
   Floats sums[kRows][kOutputs];
@@ -64,7 +63,7 @@ inline void tile(const TileInput<Weight>& part, float* sums_at) {
   for (std::size_t s = 0; s < part.steps; ++s, input += kRows * kStep) {
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < kOutputs; ++n) {
-      const Weight* weight = part.weight + n * part.weight_stride + s * kStep;
+      const BFloat16* weight = part.weight + n * part.weight_stride + s * kStep;
       Vectors::prefetch(weight + Vectors::kPrefetchRows * part.weight_stride);
       w[n] = Vectors::first_half(weight);
       Vectors::pin(w[n]);
@@ -88,8 +87,8 @@ inline void tile(const TileInput<Weight>& part, float* sums_at) {
 
 // The dot products of exactly kRows rows. kOutputs weight rows make a tile; the remaining weight
 // rows are computed one by one.
-template <class Vectors, std::size_t kRows, std::size_t kOutputs, class Weight>
-void products_of_rows(const DotProducts<Weight>& task) {
+template <class Vectors, std::size_t kRows, std::size_t kOutputs>
+void products_of_rows(const DotProducts& task) {
   constexpr std::size_t kLanes = Vectors::kLanes, kStep = 2 * kLanes, kSteps = kDepth / kStep;
   const std::size_t in = task.in_features;
   const std::size_t steps = in / kStep;
@@ -97,9 +96,8 @@ void products_of_rows(const DotProducts<Weight>& task) {
   const std::size_t outputs = task.last - task.first;
   alignas(64) float sums[kOutputBlock * kRows * kLanes] = {};
   for (std::size_t s = 0; s < steps; s += kSteps) {
-    TileInput<Weight> part{task.packed + s * kRows * kStep,
-                           task.weight + task.first * in + s * kStep, in,
-                           steps - s < kSteps ? steps - s : kSteps};
+    TileInput part{task.packed + s * kRows * kStep, task.weight + task.first * in + s * kStep, in,
+                   steps - s < kSteps ? steps - s : kSteps};
     std::size_t n = 0;
     for (; n < whole; n += kOutputs, part.weight += kOutputs * in) {
       tile<Vectors, kRows, kOutputs>(part, sums + n * kRows * kLanes);
@@ -114,7 +112,7 @@ void products_of_rows(const DotProducts<Weight>& task) {
   for (std::size_t n = 0; n < outputs; ++n) {
     const std::size_t together = n < whole ? kOutputs : 1;
     const std::size_t tile_start = n < whole ? n / kOutputs * kOutputs : n;
-    const Weight* last_weights = task.weight + (task.first + n) * in + steps * kStep;
+    const BFloat16* last_weights = task.weight + (task.first + n) * in + steps * kStep;
     for (std::size_t r = 0; r < kRows; ++r) {
       const std::size_t at = tile_start * kRows + r * together + (n - tile_start);
       float sum = Vectors::sum_of_lanes(Vectors::load(sums + at * kLanes));
@@ -126,8 +124,7 @@ void products_of_rows(const DotProducts<Weight>& task) {
   }
 }
 
-template <class Weight>
-using ProductsOfRows = void (*)(const DotProducts<Weight>&);
+using ProductsOfRows = void (*)(const DotProducts&);
 
 // Calls f(first row, number of rows) for groups of rows. Up to 8 rows make one group, so that each
 // weight is used for all of them when it arrives from memory. More rows are split evenly into
@@ -142,21 +139,19 @@ inline void for_each_group(std::size_t rows, const F& f) {
   }
 }
 
-template <class Vectors, class Number>
-inline void pack(const Number* input, std::size_t rows, std::size_t in, float* packed) {
+template <class Vectors>
+inline void pack(const BFloat16* input, std::size_t rows, std::size_t in, float* packed) {
   constexpr std::size_t kLanes = Vectors::kLanes, kStep = 2 * kLanes;
   const std::size_t steps = in / kStep;
   const std::size_t rest = in - steps * kStep;
   for_each_group<Vectors>(rows, [&](std::size_t begin, std::size_t count) {
     float* to = packed + begin * in;
     for (std::size_t r = 0; r < count; ++r) {
-      const Number* from = input + (begin + r) * in;
+      const BFloat16* from = input + (begin + r) * in;
       for (std::size_t s = 0; s < steps; ++s) {
-        typename Vectors::Floats even, odd;
-        Vectors::split(from + s * kStep, even, odd);
         float* at = to + s * count * kStep + r * kLanes;
-        Vectors::store(at, even);
-        Vectors::store(at + count * kLanes, odd);
+        Vectors::store(at, Vectors::first_half(from + s * kStep));
+        Vectors::store(at + count * kLanes, Vectors::second_half(from + s * kStep));
       }
       for (std::size_t i = 0; i < rest; ++i) {
         to[steps * count * kStep + r * rest + i] = widen(from[steps * kStep + i]);
@@ -167,11 +162,10 @@ inline void pack(const Number* input, std::size_t rows, std::size_t in, float* p
 
 // `products` holds products_of_rows for each number of rows, with the most weight rows in a tile
 // whose sums fit in the registers.
-template <class Vectors, class Weight>
-inline void dot_products(const DotProducts<Weight>& task,
-                         const ProductsOfRows<Weight> (&products)[kMaxRows + 1]) {
+template <class Vectors>
+inline void dot_products(const DotProducts& task, const ProductsOfRows (&products)[kMaxRows + 1]) {
   for_each_group<Vectors>(task.rows, [&](std::size_t begin, std::size_t count) {
-    DotProducts<Weight> group = task;
+    DotProducts group = task;
     group.packed += begin * task.in_features;
     group.products += begin * task.stride;
     group.rows = count;

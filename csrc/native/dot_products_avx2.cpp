@@ -23,28 +23,6 @@ struct Avx2 {
   // of a mask, which would occupy a register.
   static Floats first_half(const BFloat16* weights) { return even_places(integers(weights)); }
   static Floats second_half(const BFloat16* weights) { return odd_places(integers(weights)); }
-  // 8-bit weights are interleaved.
-  static Floats first_half(const std::int8_t* weights) {
-    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(weights));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
-  }
-  static Floats second_half(const std::int8_t* weights) { return first_half(weights + kLanes); }
-
-  // 16 numbers as floats: those at even positions and those at odd positions.
-  static void split(const BFloat16* from, Floats& even, Floats& odd) {
-    even = first_half(from);
-    odd = second_half(from);
-  }
-  static void split(const float* from, Floats& even, Floats& odd) {
-    const Floats low = load(from);
-    const Floats high = load(from + kLanes);
-    // The shuffles work within each half of a vector; this orders the halves.
-    const auto in_order = [](Floats v) {
-      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0b11011000));
-    };
-    even = in_order(_mm256_shuffle_ps(low, high, 0b10001000));
-    odd = in_order(_mm256_shuffle_ps(low, high, 0b11011101));
-  }
 
   // sum += a * b, in assembly: from intrinsics the compiler moves the sums through more registers
   // than there are.
@@ -77,32 +55,22 @@ struct Avx2 {
   }
 };
 
-template <class Weight>
-constexpr ProductsOfRows<Weight> kProducts[kMaxRows + 1] = {nullptr,
-                                                            products_of_rows<Avx2, 1, 6, Weight>,
-                                                            products_of_rows<Avx2, 2, 4, Weight>,
-                                                            products_of_rows<Avx2, 3, 3, Weight>,
-                                                            products_of_rows<Avx2, 4, 2, Weight>,
-                                                            products_of_rows<Avx2, 5, 2, Weight>,
-                                                            products_of_rows<Avx2, 6, 2, Weight>,
-                                                            products_of_rows<Avx2, 7, 1, Weight>,
-                                                            products_of_rows<Avx2, 8, 1, Weight>};
+constexpr ProductsOfRows kProducts[kMaxRows + 1] = {nullptr,
+                                                    products_of_rows<Avx2, 1, 6>,
+                                                    products_of_rows<Avx2, 2, 4>,
+                                                    products_of_rows<Avx2, 3, 3>,
+                                                    products_of_rows<Avx2, 4, 2>,
+                                                    products_of_rows<Avx2, 5, 2>,
+                                                    products_of_rows<Avx2, 6, 2>,
+                                                    products_of_rows<Avx2, 7, 1>,
+                                                    products_of_rows<Avx2, 8, 1>};
 
 }  // namespace
 
-void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                        float* packed) {
-  pack<Avx2>(input, rows, in_features, packed);
-}
-void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed) {
+void pack_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed) {
   pack<Avx2>(input, rows, in_features, packed);
 }
 
-void dot_products_bfloat16_avx2(const DotProducts<BFloat16>& task) {
-  dot_products<Avx2>(task, kProducts<BFloat16>);
-}
-void dot_products_int8_avx2(const DotProducts<std::int8_t>& task) {
-  dot_products<Avx2>(task, kProducts<std::int8_t>);
-}
+void dot_products_avx2(const DotProducts& task) { dot_products<Avx2>(task, kProducts); }
 
 }  // namespace tokentiming::native

@@ -104,7 +104,7 @@ class Sums {
 // The dot products of kFirst + kSecond input rows. Both parts of them use a tile of weights before
 // the next tile is read.
 template <std::size_t kFirst, std::size_t kSecond>
-void products_of_rows(const DotProducts<BFloat16>& task) {
+void products_of_rows(const DotProducts& task) {
   constexpr std::size_t kOutputs = outputs_of(kFirst);
   const std::size_t in = task.in_features;
   const std::size_t chunks = in / kChunk;
@@ -153,24 +153,23 @@ void products_of_rows(const DotProducts<BFloat16>& task) {
   if constexpr (kSecond > 0) write(second_sums, second, kSecond, kFirst);
 }
 
-constexpr void (*kProducts[kGroupRows + 1])(const DotProducts<BFloat16>&) = {
-    nullptr,
-    products_of_rows<1, 0>,
-    products_of_rows<2, 0>,
-    products_of_rows<3, 0>,
-    products_of_rows<4, 0>,
-    products_of_rows<5, 0>,
-    products_of_rows<6, 0>,
-    products_of_rows<7, 0>,
-    products_of_rows<8, 0>,
-    products_of_rows<5, 4>,
-    products_of_rows<5, 5>,
-    products_of_rows<6, 5>,
-    products_of_rows<6, 6>,
-    products_of_rows<7, 6>,
-    products_of_rows<7, 7>,
-    products_of_rows<8, 7>,
-    products_of_rows<8, 8>};
+constexpr void (*kProducts[kGroupRows + 1])(const DotProducts&) = {nullptr,
+                                                                   products_of_rows<1, 0>,
+                                                                   products_of_rows<2, 0>,
+                                                                   products_of_rows<3, 0>,
+                                                                   products_of_rows<4, 0>,
+                                                                   products_of_rows<5, 0>,
+                                                                   products_of_rows<6, 0>,
+                                                                   products_of_rows<7, 0>,
+                                                                   products_of_rows<8, 0>,
+                                                                   products_of_rows<5, 4>,
+                                                                   products_of_rows<5, 5>,
+                                                                   products_of_rows<6, 5>,
+                                                                   products_of_rows<6, 6>,
+                                                                   products_of_rows<7, 6>,
+                                                                   products_of_rows<7, 7>,
+                                                                   products_of_rows<8, 7>,
+                                                                   products_of_rows<8, 8>};
 
 // Calls f(first row, number of rows) for groups of at most kGroupRows rows.
 template <class F>
@@ -197,8 +196,8 @@ inline void pack_part(const BFloat16* input, std::size_t rows, std::size_t in, B
 
 }  // namespace
 
-void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                              float* packed) {
+void pack_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                     float* packed) {
   auto* to = reinterpret_cast<BFloat16*>(packed);
   for_each_group(rows, [&](std::size_t first, std::size_t count) {
     const std::size_t half = count <= kTileRows ? count : (count + 1) / 2;
@@ -208,9 +207,9 @@ void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size
   });
 }
 
-void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task) {
+void dot_products_avx512bf16(const DotProducts& task) {
   for_each_group(task.rows, [&](std::size_t first, std::size_t count) {
-    DotProducts<BFloat16> group = task;
+    DotProducts group = task;
     group.packed += first * task.in_features / 2;
     group.products += first * task.stride;
     group.rows = count;

@@ -12,22 +12,50 @@ namespace tokentiming::native {
 // Maximum number of outputs of one call of a dot-product kernel; a multiple of most tile widths.
 inline constexpr std::size_t kOutputBlock = 48;
 
-// Maximum number of entries of a row of 8-bit weights. AMX adds up to 127 * 128 for each of them in
-// 32 bits.
-inline constexpr std::size_t kMostInputs = 131072;
-
 // products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
 // last - first <= kOutputBlock.
-//
-// 8-bit weights are interleaved: each group of Kernels::group weights of a row holds its even
-// entries, then its odd entries.
-template <class Weight>
 struct DotProducts {
   const float* packed;  // the input rows, packed by the same kernels
   std::size_t rows;
   std::size_t in_features;
-  const Weight* weight;  // [out_features, in_features]
+  const BFloat16* weight;  // [out_features, in_features]
   std::size_t first, last;
+  float* products;
+  std::size_t stride;
+};
+
+// Consecutive inputs that share a scale, of weights and of inputs.
+inline constexpr std::size_t kRoundedInputs = 32;
+
+struct GroupScale {
+  float scale;
+  float sum;  // of the group's values, times the scale
+};
+
+// Input rows rounded to 8 bits. The last group of a row is filled up with zeros.
+struct RoundedInput {
+  const std::int8_t* values;  // [rows, groups * kRoundedInputs]
+  const GroupScale* scales;   // [rows, groups]
+  std::size_t rows;
+  std::size_t groups;
+};
+
+// Outputs of a tile of quantised weights. A tile holds its groups one after another. A group holds
+// the scales of the outputs, then their minimums, in bfloat16, and then the values in steps of four
+// inputs of each output. With 4 bits, a vector of bytes holds two steps, the first one in the lower
+// bits. With 8 bits it holds one.
+inline constexpr std::size_t kTileOutputs = 8;
+inline constexpr std::size_t kScaleBytes = 2 * kTileOutputs * sizeof(BFloat16);
+static constexpr std::size_t quantised_group_bytes(bool eight_bits) {
+  return kScaleBytes + kTileOutputs * kRoundedInputs / (eight_bits ? 1 : 2);
+}
+
+// products[r * stride + n] for n < outputs. The absent outputs of the last tile are not written.
+struct QuantisedProducts {
+  RoundedInput input;
+  const std::uint8_t* weights;  // tiles
+  bool eight_bits;
+  std::size_t outputs;
   float* products;
   std::size_t stride;
 };
@@ -70,14 +98,14 @@ struct AttentionOutput {
 // well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
 // processors can run.
 struct Kernels {
-  std::size_t group;  // of interleaved 8-bit weights; 2 leaves them in order
   // Converts contiguous rows to what the dot products read. There is room for in_features + 1
   // floats for each row.
-  void (*pack_bfloat16)(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                        float* packed);
-  void (*pack_float)(const float* input, std::size_t rows, std::size_t in_features, float* packed);
-  void (*dot_products_bfloat16)(const DotProducts<BFloat16>& task);
-  void (*dot_products_int8)(const DotProducts<std::int8_t>& task);
+  void (*pack)(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed);
+  void (*dot_products)(const DotProducts& task);
+  // Rounds a row of floats to 8 bits.
+  void (*round_row)(const float* input, std::size_t in_features, std::int8_t* values,
+                    GroupScale* scales);
+  void (*quantised_products)(const QuantisedProducts& task);
   // The two steps of attention, with a softmax of the scores between them.
   void (*attention_scores)(const AttentionScores& task);
   void (*attention_output)(const AttentionOutput& task);
@@ -99,33 +127,25 @@ void linear(const Linear& layer, const Variant& variant);
 
 // Defined where the compiler targets x86-64; callable where the processor has AVX2 and FMA, or
 // AVX-512F.
-void pack_bfloat16_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                        float* packed);
-void pack_float_avx2(const float* input, std::size_t rows, std::size_t in_features, float* packed);
-void dot_products_bfloat16_avx2(const DotProducts<BFloat16>& task);
-void dot_products_int8_avx2(const DotProducts<std::int8_t>& task);
+void pack_avx2(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed);
+void dot_products_avx2(const DotProducts& task);
+void round_row_avx2(const float* input, std::size_t in_features, std::int8_t* values,
+                    GroupScale* scales);
+void quantised_products_avx2(const QuantisedProducts& task);
 void attention_scores_avx2(const AttentionScores& task);
 void attention_output_avx2(const AttentionOutput& task);
-void pack_bfloat16_avx512(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                          float* packed);
-void pack_float_avx512(const float* input, std::size_t rows, std::size_t in_features,
-                       float* packed);
-void dot_products_bfloat16_avx512(const DotProducts<BFloat16>& task);
-void dot_products_int8_avx512(const DotProducts<std::int8_t>& task);
+void pack_avx512(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed);
+void dot_products_avx512(const DotProducts& task);
 void attention_scores_avx512(const AttentionScores& task);
 void attention_output_avx512(const AttentionOutput& task);
 // Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16. Its instructions
 // and those of AMX take subnormal numbers for 0.
-void pack_bfloat16_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                              float* packed);
-void dot_products_bfloat16_avx512bf16(const DotProducts<BFloat16>& task);
-// Defined on Linux; callable where the processor has AVX-512F, and AMX for bfloat16 and int8, and
-// Linux permits its use. For 8-bit weights each input row is rounded to 2080768ths of its largest
-// magnitude, or to 0 if that is below 2^-99.
-void pack_bfloat16_amx(const BFloat16* input, std::size_t rows, std::size_t in_features,
-                       float* packed);
-void pack_float_amx(const float* input, std::size_t rows, std::size_t in_features, float* packed);
-void dot_products_bfloat16_amx(const DotProducts<BFloat16>& task);
-void dot_products_int8_amx(const DotProducts<std::int8_t>& task);
+void pack_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,
+                     float* packed);
+void dot_products_avx512bf16(const DotProducts& task);
+// Defined on Linux; callable where the processor has AVX-512F and AMX for bfloat16, and Linux
+// permits its use.
+void pack_amx(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed);
+void dot_products_amx(const DotProducts& task);
 
 }  // namespace tokentiming::native

@@ -16,9 +16,9 @@ namespace {
 void write_block(const Linear& layer, const Kernels& kernels, const PackedRows& input,
                  std::size_t first, std::size_t count) {
   std::vector<float> products(layer.rows * count);
-  kernels.dot_products_bfloat16({input.data(), layer.rows, layer.in_features,
-                                 layer.weight + first * layer.in_features, 0, count,
-                                 products.data(), count});
+  kernels.dot_products({input.data(), layer.rows, layer.in_features,
+                        layer.weight + first * layer.in_features, 0, count, products.data(),
+                        count});
   for (std::size_t r = 0; r < layer.rows; ++r) {
     for (std::size_t n = 0; n < count; ++n) {
       float sum = products[r * count + n];

@@ -13,12 +13,9 @@ class PackedRows {
   // Packs `rows` contiguous rows of `in_features` entries each.
   PackedRows(const Kernels& kernels, const BFloat16* input, std::size_t rows,
              std::size_t in_features)
-      : PackedRows(rows, in_features) {
-    kernels.pack_bfloat16(input, rows, in_features, data());
-  }
-  PackedRows(const Kernels& kernels, const float* input, std::size_t rows, std::size_t in_features)
-      : PackedRows(rows, in_features) {
-    kernels.pack_float(input, rows, in_features, data());
+      : rows_(rows), in_features_(in_features) {
+    memory_.resize(rows * (in_features + 1));
+    kernels.pack(input, rows, in_features, memory_.data());
   }
 
   std::size_t rows() const { return rows_; }
@@ -26,11 +23,6 @@ class PackedRows {
   const float* data() const { return memory_.data(); }
 
  private:
-  PackedRows(std::size_t rows, std::size_t in_features) : rows_(rows), in_features_(in_features) {
-    memory_.resize(rows * (in_features + 1));
-  }
-  float* data() { return memory_.data(); }
-
   std::size_t rows_;
   std::size_t in_features_;
   AlignedFloats memory_;

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "native/kernels.h"
-#include "native/packed_rows.h"
 #include "native/quantised.h"
 #include "native/sequence.h"
 #include "parallel.h"
@@ -328,11 +327,11 @@ class Transformer::State {
     return angles;
   }
 
-  PackedRows packed(const Matrix& x, std::size_t features) const {
+  RoundedRows rounded(const Matrix& x, std::size_t features) const {
     return {kernels_, x.data(), x.size() / features, features};
   }
 
-  Matrix projected(const PackedRows& input, const Quantised& projection) const {
+  Matrix projected(const RoundedRows& input, const Quantised& projection) const {
     const std::size_t outputs = projection.out_features();
     Matrix out(input.rows() * outputs);
     over_outputs(outputs, [&](std::size_t first, std::size_t last) {
@@ -346,15 +345,15 @@ class Transformer::State {
     const Layer& layer = layers_[index];
     const std::size_t hidden = weights_.hidden;
     const auto norm = [&](const BFloat16* weight) {
-      return packed(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
+      return rounded(normalised(x, hidden, weight, weights_.norm_epsilon), hidden);
     };
     const BFloat16* attention_norm = weights_.layers[index].attention_norm;
     add(projected(attention(index, rows, norm(attention_norm), angles), layer.output), x);
     add(projected(gated(layer, norm(weights_.layers[index].mlp_norm)), layer.down), x);
   }
 
-  PackedRows attention(std::size_t index, std::span<const Row> rows, const PackedRows& input,
-                       const Angles& angles) {
+  RoundedRows attention(std::size_t index, std::span<const Row> rows, const RoundedRows& input,
+                        const Angles& angles) {
     const Layer& layer = layers_[index];
     const std::size_t size = weights_.head_size;
     Matrix query = projected(input, layer.query);
@@ -377,7 +376,7 @@ class Transformer::State {
       const std::size_t at = (row * weights_.key_heads + key_head) * group;
       attend(index, key_head, rows[row], query.data() + at, out.data() + at);
     });
-    return packed(out, weights_.heads * size);
+    return rounded(out, weights_.heads * size);
   }
 
   // Attention of the queries that share a key head over the row's committed tokens, its ancestors
@@ -427,7 +426,7 @@ class Transformer::State {
     }
   }
 
-  PackedRows gated(const Layer& layer, const PackedRows& input) const {
+  RoundedRows gated(const Layer& layer, const RoundedRows& input) const {
     const std::size_t features = layer.gate.out_features();
     Matrix gate(input.rows() * features);
     Matrix up(input.rows() * features);
@@ -439,7 +438,7 @@ class Transformer::State {
         gate_block(gate.data() + at, up.data() + at, last - first);
       }
     });
-    return packed(gate, features);
+    return rounded(gate, features);
   }
 
   // Writes the logits of wanted rows, of which row `first` is the first one of x, from row `to` of
@@ -454,8 +453,8 @@ class Transformer::State {
       const float* at = x.data() + (static_cast<std::size_t>(row) - first) * hidden;
       picked.insert(picked.end(), at, at + hidden);
     }
-    const PackedRows input =
-        packed(normalised(picked, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
+    const RoundedRows input =
+        rounded(normalised(picked, hidden, weights_.final_norm, weights_.norm_epsilon), hidden);
     over_outputs(weights_.vocabulary, [&](std::size_t begin, std::size_t end) {
       head_.multiply(input, begin, end, logits[to], static_cast<std::size_t>(logits.stride));
     });

@@ -57,17 +57,15 @@ struct ForestRows {
 //
 // It is meant for drafting, where the output distribution does not depend on the logits. All rows
 // of a call, up to 192 at a time, share one pass over the weights. Projections are copied with
-// weights rounded to 8 bits and one scale for each output; activations are float32, which AMX
-// rounds to 22 bits before it multiplies them. All other weights are borrowed and must outlive this
-// object, as must the biases.
+// rounded weights, and round their inputs (quantised.h); all else is float32. All other weights are
+// borrowed and must outlive this object, as must the biases.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.
 class Transformer {
  public:
-  // Throws std::invalid_argument if sizes disagree, if a projection has more than 131072 inputs or
-  // a weight that is not finite, or if the processor lacks the instruction sets that this class
-  // needs: AVX2 and FMA on x86-64.
+  // Throws std::invalid_argument if sizes disagree, if a weight of a projection is not finite, or
+  // if the processor lacks the instruction sets that this class needs: AVX2 and FMA on x86-64.
   explicit Transformer(TransformerWeights weights);
   // As above, with the given variant instead of the fastest one of this processor (kernels.h).
   Transformer(TransformerWeights weights, const Variant& variant);

@@ -13,27 +13,25 @@ namespace {
 
 #ifdef TOKENTIMING_X86
 constexpr Kernels kAvx2{
-    16,
-    pack_bfloat16_avx2,
-    pack_float_avx2,
-    dot_products_bfloat16_avx2,
-    dot_products_int8_avx2,
+    pack_avx2,
+    dot_products_avx2,
+    round_row_avx2,
+    quantised_products_avx2,
     attention_scores_avx2,
     attention_output_avx2,
 };
 constexpr Kernels kAvx512{
-    32,
-    pack_bfloat16_avx512,
-    pack_float_avx512,
-    dot_products_bfloat16_avx512,
-    dot_products_int8_avx512,
+    pack_avx512,
+    dot_products_avx512,
+    round_row_avx2,
+    quantised_products_avx2,
     attention_scores_avx512,
     attention_output_avx512,
 };
 constexpr Kernels kAvx512BFloat16 = [] {
   Kernels kernels = kAvx512;
-  kernels.pack_bfloat16 = pack_bfloat16_avx512bf16;
-  kernels.dot_products_bfloat16 = dot_products_bfloat16_avx512bf16;
+  kernels.pack = pack_avx512bf16;
+  kernels.dot_products = dot_products_avx512bf16;
   return kernels;
 }();
 #endif
@@ -41,19 +39,16 @@ constexpr Kernels kAvx512BFloat16 = [] {
 #ifdef TOKENTIMING_AMX
 constexpr Kernels kAmxKernels = [] {
   Kernels kernels = kAvx512;
-  kernels.group = 2;
-  kernels.pack_bfloat16 = pack_bfloat16_amx;
-  kernels.pack_float = pack_float_amx;
-  kernels.dot_products_bfloat16 = dot_products_bfloat16_amx;
-  kernels.dot_products_int8 = dot_products_int8_amx;
+  kernels.pack = pack_amx;
+  kernels.dot_products = dot_products_amx;
   return kernels;
 }();
 
 // Whether the processor has AMX and Linux lets this process use it. Linux asks for such a request
 // since tiles make the state of a thread larger. The permission holds for all threads.
 bool amx_is_permitted() {
-  constexpr unsigned kAmx = 1u << 22 | 1u << 24 | 1u << 25;  // CPUID leaf 7, EDX: BF16, TILE, INT8
-  constexpr long kRequest = 0x1023, kTileData = 18;          // ARCH_REQ_XCOMP_PERM
+  constexpr unsigned kAmx = 1u << 22 | 1u << 24;     // CPUID leaf 7, EDX: BF16, TILE
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   if ((d & kAmx) != kAmx) return false;

@@ -3,18 +3,14 @@
 #include <doctest/doctest.h>
 #include <omp.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
 #include <string_view>
 #include <vector>
 
 #include "native/bfloat16.h"
 #include "native/kernels.h"
-#include "native/packed_rows.h"
-#include "native/quantised.h"
 #include "support.h"
 #include "widen.h"
 
@@ -44,13 +40,6 @@ Exact exact_output(const Linear& layer, std::size_t r, std::size_t n) {
             double{widen(layer.weight[n * layer.in_features + k])});
   }
   return sum;
-}
-
-// The index of weight k of a row in the interleaved order of 8-bit weights.
-std::size_t interleaved(std::size_t k, std::size_t in_features, std::size_t group) {
-  const std::size_t start = k / group * group;
-  if (start + group > in_features) return k;
-  return start + (k % 2) * (group / 2) + (k - start) / 2;
 }
 
 }  // namespace
@@ -112,93 +101,6 @@ TEST_CASE("linear takes the fastest variant") {
   linear({input.data(), weight.data(), nullptr, chosen.data(), 3, 40, 50});
   linear({input.data(), weight.data(), nullptr, fastest.data(), 3, 40, 50}, variants().front());
   for (std::size_t i = 0; i < chosen.size(); ++i) REQUIRE(chosen[i].bits == fastest[i].bits);
-}
-
-TEST_CASE("8-bit dot products of every variant agree with double up to rounding") {
-  for (const Variant& variant : variants()) {
-    if (variant.kernels == nullptr) continue;  // Transformer, the only caller, refuses it
-    CAPTURE(variant.name);
-    for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 33, 70}) {
-      for (std::size_t inner : {1, 15, 16, 31, 32, 100, 1600}) {
-        for (std::size_t outputs : {1, 5, 20, 48}) {
-          const auto numbers = random_bfloat16(rows * inner, 1);
-          std::vector<float> input;
-          for (const BFloat16& x : numbers) input.push_back(widen(x));
-          std::vector<std::int8_t> weight(outputs * inner);
-          for (std::size_t n = 0; n < outputs; ++n) {
-            for (std::size_t k = 0; k < inner; ++k) {
-              weight[n * inner + interleaved(k, inner, variant.kernels->group)] =
-                  static_cast<std::int8_t>(static_cast<int>((7 * n + 31 * k) % 255) - 127);
-            }
-          }
-          const PackedRows packed(*variant.kernels, input.data(), rows, inner);
-          const std::size_t first = outputs / 2;
-          std::vector<float> products(rows * outputs, -1.0f);
-          variant.kernels->dot_products_int8({packed.data(), rows, inner, weight.data(), first,
-                                              outputs, products.data(), outputs});
-          for (std::size_t r = 0; r < rows; ++r) {
-            for (std::size_t n = 0; n < first; ++n) REQUIRE(products[r * outputs + n] == -1.0f);
-            for (std::size_t n = first; n < outputs; ++n) {
-              Exact exact;
-              double largest = 0.0, weights = 0.0;
-              for (std::size_t k = 0; k < inner; ++k) {
-                const double number = input[r * inner + k];
-                const double factor = static_cast<double>((7 * n + 31 * k) % 255) - 127.0;
-                exact.add(number * factor);
-                largest = std::max(largest, std::abs(number));
-                weights += std::abs(factor);
-              }
-              double bound = exact.magnitude * static_cast<double>(inner + 2) * 0x1p-23;
-              if (variant.name == std::string_view("amx"))
-                bound += largest * weights / 4161536 * 1.001;
-              REQUIRE(std::abs(products[r * outputs + n] - exact.value) <= bound);
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("8-bit dot products of a row with NaN or infinity are not finite") {
-  constexpr std::size_t kInner = 70;
-  const std::vector<std::int8_t> weight(20 * kInner, 3);
-  for (const Variant& variant : variants()) {
-    if (variant.kernels == nullptr) continue;
-    CAPTURE(variant.name);
-    for (const float broken : {std::nanf("1"), std::numeric_limits<float>::infinity(),
-                               -std::numeric_limits<float>::infinity()}) {
-      std::vector<float> input(2 * kInner, 1.0f);
-      input[kInner + 69] = broken;
-      const PackedRows packed(*variant.kernels, input.data(), 2, kInner);
-      std::vector<float> products(2 * 20);
-      variant.kernels->dot_products_int8(
-          {packed.data(), 2, kInner, weight.data(), 0, 20, products.data(), 20});
-      for (std::size_t n = 0; n < 20; ++n) {
-        REQUIRE(products[n] == doctest::Approx(3.0 * kInner));
-        REQUIRE(!std::isfinite(products[20 + n]));
-      }
-    }
-  }
-}
-
-TEST_CASE("8-bit sums of the largest row do not overflow, and larger rows are refused") {
-  const std::vector<BFloat16> ones(kMostInputs + 1, to_bfloat16(1.0f));
-  const std::vector<float> input(kMostInputs, 1.0f);
-  for (const Variant& variant : variants()) {
-    if (variant.kernels == nullptr) continue;
-    CAPTURE(variant.name);
-    const Projection projection{ones.data(), nullptr, 1};
-    const Quantised layer(*variant.kernels, projection, kMostInputs, "down");
-    const PackedRows packed(*variant.kernels, input.data(), 1, kMostInputs);
-    float sum = 0.0f;
-    layer.multiply(packed, 0, 1, &sum, 1);
-    CHECK(sum == doctest::Approx(double{kMostInputs}));
-    CHECK_THROWS_WITH_AS(Quantised(*variant.kernels, projection, kMostInputs + 1, "down"),
-                         "transformer: down has 131073 inputs, more than 131072; run the model "
-                         "with torch",
-                         std::invalid_argument);
-  }
 }
 
 TEST_CASE("linear gives the same bits on one thread and on several") {

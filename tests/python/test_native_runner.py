@@ -1,8 +1,9 @@
-"""``NativeRunner`` against the same models in float32, with weights rounded in the same way."""
+"""``NativeRunner`` against the same models in float32, with numbers rounded in the same way."""
 
 from __future__ import annotations
 
 import copy
+import math
 import random
 
 import pytest
@@ -25,7 +26,6 @@ from tokentiming.runners.native_module import is_fast
 from tokentiming.runners.torch import TorchRunner
 from tokentiming.tokens.tree import TEXT, Tree
 
-NEAR = {"rtol": 1e-3, "atol": 1e-3}
 LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
 pytestmark = pytest.mark.skipif(
@@ -33,13 +33,50 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+class Rounded(nn.Module):
+    """A linear layer whose weights and inputs are rounded in groups of 32, as ``_native`` does."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        outputs, self.inputs = layer.weight.shape
+        groups = self.grouped(layer.weight.detach().float(), fill=math.nan).double()
+        bits = next(bits for bits in (4, 8) if self.fits(groups, bits) or bits == 8)
+        weight = self.rounded(groups, bits).reshape(outputs, -1)[:, : self.inputs]
+        self.weight = nn.Parameter(weight.float())
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        groups = self.grouped(x, fill=0.0)
+        largest = groups.abs().amax(-1, keepdim=True)
+        values = (groups * (127 / largest)).nan_to_num().round()
+        rounded = (values * (largest / 127)).flatten(-2)[..., : self.inputs]
+        return nn.functional.linear(rounded, self.weight, self.bias)
+
+    @staticmethod
+    def grouped(x: torch.Tensor, *, fill: float) -> torch.Tensor:
+        padded = nn.functional.pad(x, (0, -x.shape[-1] % 32), value=fill)
+        return padded.unflatten(-1, (-1, 32))
+
+    @staticmethod
+    def rounded(groups: torch.Tensor, bits: int) -> torch.Tensor:
+        low = groups.nan_to_num(math.inf).amin(-1, keepdim=True)
+        high = groups.nan_to_num(-math.inf).amax(-1, keepdim=True)
+        fraction, exponent = torch.frexp((high - low) / (2**bits - 1))
+        scale = torch.ldexp((fraction * 2**8).ceil(), exponent - 8)  # a bfloat16, rounded up
+        return low + ((groups - low) / scale).round() * scale
+
+    @classmethod
+    def fits(cls, groups: torch.Tensor, bits: int) -> bool:
+        error = (cls.rounded(groups, bits) - groups).square().nansum()
+        return bool(error <= 0.02**2 * groups.square().nansum())
+
+
 def twin(model: nn.Module) -> nn.Module:
-    """The model in float32 with the weights of its linear layers rounded to 8 bits."""
+    """The model in float32 with the numbers of its linear layers rounded."""
     result = copy.deepcopy(model).float()
-    for layer in result.modules():
+    for name, layer in list(result.named_modules()):
         if isinstance(layer, nn.Linear):
-            scale = layer.weight.detach().abs().amax(1, keepdim=True) / 127
-            layer.weight = nn.Parameter((layer.weight / scale).round() * scale)  # unties a head
+            result.set_submodule(name, Rounded(layer))
     return result
 
 
@@ -66,10 +103,28 @@ def plain(model: nn.Module, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids]), use_cache=False).logits[0]
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Logits ``[n, V]`` agree up to the order of float32 sums.
+
+    The order may decide to which of its neighbours an input is rounded. This moves the logits of
+    its row and of later rows a little.
+    """
+    distance = (found - expected).abs()
+    near = (distance <= 1e-3 + 1e-3 * expected.abs()).all(-1)
+    assert near.float().mean() > 0.5, f"only {near.sum()} of {len(near)} rows are near"
+    assert distance.max() < 0.02 * expected.std() + 0.05
+
+
 def chain(runner: NativeRunner, ids: list[int], keep: int = 1) -> torch.Tensor:
     """Logits after the last ``keep`` ids."""
     known = len(ids) - keep + 1
     return runner.read([ids[:known]], [Tree.chain(ids[known:])])[0]
+
+
+def of_tree(model: nn.Module, text: list[int], tree: Tree) -> torch.Tensor:
+    """Logits after a text and after each node of its tree."""
+    paths = [[tree.tokens[n] for n in tree.path(node)] for node in range(TEXT, len(tree))]
+    return torch.stack([plain(model, text + path)[-1] for path in paths])
 
 
 def random_nodes(rng: random.Random, known: int, count: int) -> Tree:
@@ -82,10 +137,12 @@ def random_nodes(rng: random.Random, known: int, count: int) -> Tree:
 def test_logits_equal_those_of_the_twin(kind):
     model, precise = pair(kind)
     native = NativeRunner(model)
+    found, expected = [], []
     # 230 tokens: more than one pass over the weights reads
     for count, keep in ((5, 5), (6, 1), (230, 200), (9, 3)):
-        expected = plain(precise, random_ids(count))[-keep:]
-        torch.testing.assert_close(chain(native, random_ids(count), keep), expected, **NEAR)
+        found.append(chain(native, random_ids(count), keep))
+        expected.append(plain(precise, random_ids(count))[-keep:])
+    assert_near(torch.cat(found), torch.cat(expected))
 
 
 def test_gates_of_any_magnitude():
@@ -95,7 +152,7 @@ def test_gates_of_any_magnitude():
             layer.mlp.gate_proj.weight.mul_(1000)
             layer.mlp.up_proj.weight.div_(1000)
     expected = plain(twin(model), random_ids(9))
-    torch.testing.assert_close(chain(NativeRunner(model), random_ids(9), 9), expected, **NEAR)
+    assert_near(chain(NativeRunner(model), random_ids(9), 9), expected)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "stretched"])
@@ -104,11 +161,9 @@ def test_logits_of_trees_equal_those_of_the_twin(kind):
     native, rng = NativeRunner(model), random.Random(5)
     texts = [random_ids(40), random_ids(3)]
     trees = [random_nodes(rng, 0, 12), random_nodes(rng, 0, 7)]
-    for text, tree, found in zip(texts, trees, native.read(texts, trees), strict=True):
-        for node in range(TEXT, len(tree)):
-            path = [tree.tokens[n] for n in tree.path(node)]
-            expected = plain(precise, text + path)[-1]
-            torch.testing.assert_close(found[1 + node], expected, **NEAR)
+    found = native.read(texts, trees)
+    expected = [of_tree(precise, text, tree) for text, tree in zip(texts, trees, strict=True)]
+    assert_near(torch.cat(found), torch.cat(expected))
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "stretched", "wide heads"])
@@ -123,16 +178,12 @@ def test_a_prompt_read_in_torch_continues_in_the_native_module(kind, monkeypatch
     long, short = random_ids(40), random_ids(9)
     rng = random.Random(6)
     trees = [random_nodes(rng, 0, 5), random_nodes(rng, 0, 4)]
-    for text, tree, found in zip(
-        [long, short], trees, native.read([long, short], trees), strict=True
-    ):
-        for node in range(TEXT, len(tree)):
-            path = [tree.tokens[n] for n in tree.path(node)]
-            expected = plain(precise, text + path)[-1]
-            torch.testing.assert_close(found[1 + node], expected, **NEAR)
+    found = native.read([long, short], trees)
+    expected = [of_tree(precise, long, trees[0]), of_tree(precise, short, trees[1])]
+    assert_near(torch.cat(found), torch.cat(expected))
     assert native.forwards == 4, "three chunks of the long prompt, and what follows both"
     native.drop(1)
-    torch.testing.assert_close(chain(native, long[:30]), plain(precise, long[:30])[-1:], **NEAR)
+    assert_near(chain(native, long[:30]), plain(precise, long[:30])[-1:])
 
 
 def test_truncated_tokens_do_not_affect_later_logits():
@@ -215,12 +266,17 @@ def test_rounds_over_several_texts_and_trees(seed):
 
 
 def test_real_weights(smollm2):
+    """Of the first layer: an input rounded to another neighbour moves all inputs after it."""
     model, tokenizer = smollm2
     rounded = copy.deepcopy(model).to(torch.bfloat16)
+    rounded.model.layers = rounded.model.layers[:1]
     text = "Speculative decoding lets a small model guess and a large one verify. Größe, 你好, 🐍!"
     ids = tokenizer(text).input_ids
     expected = plain(twin(rounded), ids)
-    torch.testing.assert_close(chain(NativeRunner(rounded), ids, len(ids)), expected, **NEAR)
+    difference = chain(NativeRunner(rounded), ids, len(ids)) - expected
+    relative = difference.square().mean(-1).sqrt() / expected.std(-1)
+    assert relative.median() < 1e-5
+    assert relative.max() < 0.01
 
 
 def gemma() -> nn.Module:
@@ -254,7 +310,7 @@ def rotating_by_length() -> nn.Module:
     return LlamaForCausalLM(config).to(torch.bfloat16)
 
 
-def test_rounding_to_8_bits_hardly_changes_the_distribution(smollm2):
+def test_rounding_hardly_changes_the_distribution(smollm2):
     model, tokenizer = smollm2
     ids = tokenizer("The capital of France is Paris. The capital of Italy is Rome.").input_ids
     distribution = plain(model, ids).softmax(-1)

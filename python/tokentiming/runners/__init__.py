@@ -23,8 +23,8 @@ __all__ = [
 def runner_for(model: PreTrainedModel) -> ModelRunner:
     """The fastest runner of a draft model on its device.
 
-    Its logits may differ from the model's own by rounding to 8 bits. This lowers the acceptance
-    rate and does not change the emitted distribution.
+    Its logits may differ from the model's own by the rounding of ``NativeRunner``. This lowers the
+    acceptance rate and does not change the emitted distribution.
     """
     if NativeRunner.runs(model):
         return NativeRunner(model)

@@ -24,22 +24,22 @@ _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
 class NativeRunner(ForestRunner):
-    """Runs a bfloat16 model of Llama's architecture with weights rounded to 8 bits.
+    """Runs a bfloat16 model of Llama's architecture with rounded weights.
 
     In torch, the overhead of many small operations takes most of a small model's time. Here one
     token costs about as much as one read of the rounded weights, and the rows of all texts share
-    it. The logits, float32, differ from the model's own by that rounding, and with AMX by that of
-    inputs to 22 bits. The runner is meant for drafting, where the output distribution does not
-    depend on the logits. On processors with AVX-512 the model itself reads long prompts, for which
-    many rows share each weight.
+    it. Weights are rounded to 8 bits, or to 4 if that hardly changes them, as for weights that come
+    from 4-bit files; inputs of linear layers are rounded to 8 bits. In both, 32 numbers share a
+    scale. The logits, float32, differ from the model's own by that rounding. The runner is meant
+    for drafting, where the output distribution does not depend on the logits. On processors with
+    AVX-512 the model itself reads long prompts, for which many rows share each weight.
 
     Args:
         model: borrowed, never changed; one for which ``NativeRunner.runs`` is True.
 
     Raises:
         RuntimeError: tokentiming was built without ``tokentiming._native``.
-        ValueError: this processor lacks AVX2 and FMA (x86-64), a weight is not finite, or a
-            projection has more than 131072 inputs.
+        ValueError: this processor lacks AVX2 and FMA (x86-64), or a weight is not finite.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
