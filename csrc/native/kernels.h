@@ -41,10 +41,12 @@ struct RoundedInput {
 };
 
 // Outputs of a tile of quantised weights. A tile holds its groups one after another. A group holds
-// the scales of the outputs, then their minimums, in bfloat16, and then the values in steps of four
-// inputs of each output. With 4 bits, a vector of bytes holds two steps, the first one in the lower
-// bits. With 8 bits it holds one.
+// the scales of the outputs, then their minimums, in bfloat16, and then the values in steps of
+// kStepInputs inputs of each output. With 4 bits, a vector of bytes holds two steps, the first one
+// in the lower bits. With 8 bits it holds one.
 inline constexpr std::size_t kTileOutputs = 8;
+inline constexpr std::size_t kStepInputs = 4;
+static_assert(kOutputBlock % kTileOutputs == 0);  // blocks of outputs start with whole tiles
 inline constexpr std::size_t kScaleBytes = 2 * kTileOutputs * sizeof(BFloat16);
 static constexpr std::size_t quantised_group_bytes(bool eight_bits) {
   return kScaleBytes + kTileOutputs * kRoundedInputs / (eight_bits ? 1 : 2);

@@ -16,8 +16,6 @@
 namespace tokentiming::native {
 namespace {
 
-constexpr std::size_t kUnit = 4;  // consecutive inputs of an output that one step multiplies
-
 // The error of 4 bits, over all weights, as a share of the weights: root mean squares. Weights from
 // 4-bit files stay below a half of it, as files store scales in other types; normally distributed
 // weights have an error of 0.08.
@@ -48,7 +46,7 @@ struct Rounding {
   std::uint8_t value(BFloat16 weight) const {
     if (widen(scale) == 0.0f) return 0;
     const double steps = (double{widen(weight)} - widen(minimum)) / widen(scale);
-    return static_cast<std::uint8_t>(std::nearbyint(steps));
+    return static_cast<std::uint8_t>(static_cast<int>(steps + 0.5));
   }
 
   double error(BFloat16 weight) const {
@@ -66,10 +64,11 @@ void write_group(std::uint8_t* group, std::size_t output, std::span<const BFloat
   std::memcpy(group + place, &rounding.scale, sizeof(BFloat16));
   std::memcpy(group + kScaleBytes / 2 + place, &rounding.minimum, sizeof(BFloat16));
   for (std::size_t k = 0; k < weights.size(); ++k) {
-    const std::size_t step = k / kUnit;
+    const std::size_t step = k / kStepInputs;
     const std::size_t vector = eight_bits ? step : step / 2;
     const std::size_t shift = eight_bits || step % 2 == 0 ? 0 : 4;
-    std::uint8_t& byte = group[kScaleBytes + (vector * kTileOutputs + output) * kUnit + k % kUnit];
+    std::uint8_t& byte =
+        group[kScaleBytes + (vector * kTileOutputs + output) * kStepInputs + k % kStepInputs];
     byte = static_cast<std::uint8_t>(byte | rounding.value(weights[k]) << shift);
   }
 }
@@ -93,8 +92,9 @@ bool needs_eight_bits(const Projection& projection, std::size_t in_features) {
     for_each_group(row_of(projection, in_features, n), [&](std::size_t, const auto& weights) {
       const Rounding rounding(weights, false);
       for (const BFloat16 weight : weights) {
-        errors[n] += std::pow(rounding.error(weight), 2.0);
-        squares[n] += std::pow(double{widen(weight)}, 2.0);
+        const double error = rounding.error(weight), number = widen(weight);
+        errors[n] += error * error;
+        squares[n] += number * number;
       }
     });
   });

@@ -9,7 +9,6 @@ namespace {
 
 constexpr std::size_t kMaxRows = 4;   // rows whose sums fit in the registers
 constexpr std::size_t kVector = 32;   // bytes
-constexpr std::size_t kUnit = 4;      // consecutive inputs of an output that one step multiplies
 constexpr std::size_t kAhead = 2048;  // bytes between the weights that are read and prefetched
 
 // 8 bfloat16 numbers as floats.
@@ -18,7 +17,8 @@ inline __m256 widened(const std::uint8_t* from) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
-inline __m256i unit(const std::int8_t* inputs) {
+// kStepInputs inputs, repeated for each output.
+inline __m256i step(const std::int8_t* inputs) {
   int bits;
   __builtin_memcpy(&bits, inputs, sizeof bits);
   return _mm256_set1_epi32(bits);
@@ -46,16 +46,17 @@ inline void tile(const RoundedInput& input, std::size_t first, const std::uint8_
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
       const __m256i lower = _mm256_and_si256(bytes, mask);
       const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
-      const std::size_t k = g * kRoundedInputs + v * kUnit * (kEightBits ? 1 : 2);
+      const std::size_t k = g * kRoundedInputs + v * kStepInputs * (kEightBits ? 1 : 2);
 #pragma GCC unroll 4
       for (std::size_t r = 0; r < kRows; ++r) {
         const std::int8_t* inputs = values + r * width + k;
-        const __m256i one = unit(inputs);
+        const __m256i one = step(inputs);
         low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(lower, one));
         if constexpr (kEightBits) {
           high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(upper, one));
         } else {
-          low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(upper, unit(inputs + kUnit)));
+          low[r] =
+              _mm256_add_epi16(low[r], _mm256_maddubs_epi16(upper, step(inputs + kStepInputs)));
         }
       }
     }

@@ -53,7 +53,7 @@ std::vector<double> rounded_group(const BFloat16* weights, std::size_t count, do
   const double scale = std::ldexp(std::ceil(std::ldexp(fraction, 8)), exponent - 8);
   std::vector<double> rounded;
   for (std::size_t k = 0; k < count; ++k) {
-    const double value = scale == 0.0 ? 0.0 : std::nearbyint((widen(weights[k]) - low) / scale);
+    const double value = scale == 0.0 ? 0.0 : std::floor((widen(weights[k]) - low) / scale + 0.5);
     REQUIRE(value <= most);
     rounded.push_back(low + scale * value);
     REQUIRE(std::abs(rounded.back() - widen(weights[k])) <= scale / 2);

@@ -26,6 +26,8 @@ from tokentiming.runners.native_module import is_fast
 from tokentiming.runners.torch import TorchRunner
 from tokentiming.tokens.tree import TEXT, Tree
 
+ROUNDED = 0.03
+"""Maximum ``error`` of a row that an input rounded to another neighbour has moved."""
 LONGER = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +65,7 @@ class Rounded(nn.Module):
         high = groups.nan_to_num(-math.inf).amax(-1, keepdim=True)
         fraction, exponent = torch.frexp((high - low) / (2**bits - 1))
         scale = torch.ldexp((fraction * 2**8).ceil(), exponent - 8)  # a bfloat16, rounded up
-        return low + ((groups - low) / scale).round() * scale
+        return low + ((groups - low) / scale + 0.5).floor() * scale
 
     @classmethod
     def fits(cls, groups: torch.Tensor, bits: int) -> bool:
@@ -103,16 +105,13 @@ def plain(model: nn.Module, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids]), use_cache=False).logits[0]
 
 
-def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Logits ``[n, V]`` agree up to the order of float32 sums.
+def error(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Root mean square error of the logits ``[n, V]`` of each row, in standard deviations.
 
-    The order may decide to which of its neighbours an input is rounded. This moves the logits of
-    its row and of later rows a little.
+    It is about 1e-7 until the order of float32 sums decides to which of its neighbours an input is
+    rounded. This moves the logits of its row and of later rows a little.
     """
-    distance = (found - expected).abs()
-    near = (distance <= 1e-3 + 1e-3 * expected.abs()).all(-1)
-    assert near.float().mean() > 0.5, f"only {near.sum()} of {len(near)} rows are near"
-    assert distance.max() < 0.02 * expected.std() + 0.05
+    return (found - expected).square().mean(-1).sqrt() / expected.std(-1)
 
 
 def chain(runner: NativeRunner, ids: list[int], keep: int = 1) -> torch.Tensor:
@@ -142,7 +141,9 @@ def test_logits_equal_those_of_the_twin(kind):
     for count, keep in ((5, 5), (6, 1), (230, 200), (9, 3)):
         found.append(chain(native, random_ids(count), keep))
         expected.append(plain(precise, random_ids(count))[-keep:])
-    assert_near(torch.cat(found), torch.cat(expected))
+    of_rows = error(torch.cat(found), torch.cat(expected))
+    assert of_rows.quantile(0.1) < 1e-5
+    assert of_rows.max() < ROUNDED
 
 
 def test_gates_of_any_magnitude():
@@ -152,7 +153,7 @@ def test_gates_of_any_magnitude():
             layer.mlp.gate_proj.weight.mul_(1000)
             layer.mlp.up_proj.weight.div_(1000)
     expected = plain(twin(model), random_ids(9))
-    assert_near(chain(NativeRunner(model), random_ids(9), 9), expected)
+    assert error(chain(NativeRunner(model), random_ids(9), 9), expected).max() < ROUNDED
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "stretched"])
@@ -163,7 +164,7 @@ def test_logits_of_trees_equal_those_of_the_twin(kind):
     trees = [random_nodes(rng, 0, 12), random_nodes(rng, 0, 7)]
     found = native.read(texts, trees)
     expected = [of_tree(precise, text, tree) for text, tree in zip(texts, trees, strict=True)]
-    assert_near(torch.cat(found), torch.cat(expected))
+    assert error(torch.cat(found), torch.cat(expected)).max() < ROUNDED
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "stretched", "wide heads"])
@@ -180,10 +181,10 @@ def test_a_prompt_read_in_torch_continues_in_the_native_module(kind, monkeypatch
     trees = [random_nodes(rng, 0, 5), random_nodes(rng, 0, 4)]
     found = native.read([long, short], trees)
     expected = [of_tree(precise, long, trees[0]), of_tree(precise, short, trees[1])]
-    assert_near(torch.cat(found), torch.cat(expected))
+    assert error(torch.cat(found), torch.cat(expected)).max() < ROUNDED
     assert native.forwards == 4, "three chunks of the long prompt, and what follows both"
     native.drop(1)
-    assert_near(chain(native, long[:30]), plain(precise, long[:30])[-1:])
+    assert error(chain(native, long[:30]), plain(precise, long[:30])[-1:]).max() < ROUNDED
 
 
 def test_truncated_tokens_do_not_affect_later_logits():
@@ -272,11 +273,9 @@ def test_real_weights(smollm2):
     rounded.model.layers = rounded.model.layers[:1]
     text = "Speculative decoding lets a small model guess and a large one verify. Größe, 你好, 🐍!"
     ids = tokenizer(text).input_ids
-    expected = plain(twin(rounded), ids)
-    difference = chain(NativeRunner(rounded), ids, len(ids)) - expected
-    relative = difference.square().mean(-1).sqrt() / expected.std(-1)
-    assert relative.median() < 1e-5
-    assert relative.max() < 0.01
+    of_rows = error(chain(NativeRunner(rounded), ids, len(ids)), plain(twin(rounded), ids))
+    assert of_rows.median() < 1e-5
+    assert of_rows.max() < ROUNDED
 
 
 def gemma() -> nn.Module:
