@@ -23,7 +23,6 @@ namespace tokentiming {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | sign);
 }
 
-[[gnu::always_inline]] constexpr float widen(std::int8_t x) { return x; }
 [[gnu::always_inline]] constexpr float widen(float x) { return x; }
 [[gnu::always_inline]] constexpr double widen(double x) { return x; }
 
