@@ -30,7 +30,7 @@ class RoundedRows {
 
 // Weights of each output are rounded in groups of kRoundedInputs: weight[n, k] is approximated by
 // minimum + scale * value, where values have 4 bits if they approximate the projection well, as for
-// weights that come from 4-bit files, and otherwise 8. The error is at most half the scale, which
+// weights that come from a Q4_1 file, and otherwise 8. The error is at most half the scale, which
 // is a bfloat16 number: the range of the group divided by the largest value, rounded up. The bias
 // stays borrowed.
 class Quantised {

@@ -29,7 +29,7 @@ class NativeRunner(ForestRunner):
     In torch, the overhead of many small operations takes most of a small model's time. Here one
     token costs about as much as one read of the rounded weights, and the rows of all texts share
     it. Weights are rounded to 8 bits, or to 4 if that hardly changes them, as for weights that come
-    from 4-bit files; inputs of linear layers are rounded to 8 bits. In both, 32 numbers share a
+    from Q4_1 files; inputs of linear layers are rounded to 8 bits. In both, 32 numbers share a
     scale. The logits, float32, differ from the model's own by that rounding. The runner is meant
     for drafting, where the output distribution does not depend on the logits. On processors with
     AVX-512 the model itself reads long prompts, for which many rows share each weight.
