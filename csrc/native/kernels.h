@@ -140,6 +140,8 @@ void pack_avx512(const BFloat16* input, std::size_t rows, std::size_t in_feature
 void dot_products_avx512(const DotProducts& task);
 void attention_scores_avx512(const AttentionScores& task);
 void attention_output_avx512(const AttentionOutput& task);
+// Callable where the processor has AVX-512 VL and VNNI too.
+void quantised_products_avx512vnni(const QuantisedProducts& task);
 // Callable where the processor has AVX-512 BF16 too. The packed rows are bfloat16. Its instructions
 // and those of AMX take subnormal numbers for 0.
 void pack_avx512bf16(const BFloat16* input, std::size_t rows, std::size_t in_features,

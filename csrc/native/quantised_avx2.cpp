@@ -1,116 +1,39 @@
-// Products of quantised weights for AVX2: 32 values of 4 bits are multiplied by 32 inputs of 8 bits
-// at once, in 16-bit sums that no group overflows.
+// Products of quantised weights for AVX2, which multiplies 32 values of 4 bits by 32 inputs of 8
+// bits at once.
 #include <immintrin.h>
 
 #include "native/kernels.h"
+#include "native/quantised_products.h"
 
 namespace tokentiming::native {
 namespace {
 
-constexpr std::size_t kMaxRows = 4;   // rows whose sums fit in the registers
-constexpr std::size_t kVector = 32;   // bytes
-constexpr std::size_t kAhead = 2048;  // bytes between the weights that are read and prefetched
+struct Avx2 {
+  static constexpr std::size_t kMaxRows = 4;
 
-// 8 bfloat16 numbers as floats.
-inline __m256 widened(const std::uint8_t* from) {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
+  // 16-bit sums, which no group overflows, of the lower and of the upper bits.
+  struct Sums {
+    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+  };
 
-// kStepInputs inputs, repeated for each output.
-inline __m256i step(const std::int8_t* inputs) {
-  int bits;
-  __builtin_memcpy(&bits, inputs, sizeof bits);
-  return _mm256_set1_epi32(bits);
-}
-
-// The products of one tile of outputs and kRows rows, from row `first` on.
-template <std::size_t kRows, bool kEightBits>
-inline void tile(const RoundedInput& input, std::size_t first, const std::uint8_t* weights,
-                 __m256* sums) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  const std::size_t width = input.groups * kRoundedInputs;
-  const std::int8_t* values = input.values + first * width;
-  const GroupScale* scales = input.scales + first * input.groups;
-#pragma GCC unroll 4
-  for (std::size_t r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_ps();
-  for (std::size_t g = 0; g < input.groups; ++g) {
-    __m256i low[kRows], high[kRows];
-#pragma GCC unroll 4
-    for (std::size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_si256();
-    constexpr std::size_t kVectors = kEightBits ? 8 : 4;
-#pragma GCC unroll 8
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      const std::uint8_t* at = weights + kScaleBytes + v * kVector;
-      _mm_prefetch(reinterpret_cast<const char*>(at) + kAhead, _MM_HINT_T0);
-      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-      const __m256i lower = _mm256_and_si256(bytes, mask);
-      const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
-      const std::size_t k = g * kRoundedInputs + v * kStepInputs * (kEightBits ? 1 : 2);
-#pragma GCC unroll 4
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const std::int8_t* inputs = values + r * width + k;
-        const __m256i one = step(inputs);
-        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(lower, one));
-        if constexpr (kEightBits) {
-          high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(upper, one));
-        } else {
-          low[r] =
-              _mm256_add_epi16(low[r], _mm256_maddubs_epi16(upper, step(inputs + kStepInputs)));
-        }
-      }
-    }
-    const __m256 scale = widened(weights);
-    const __m256 minimum = widened(weights + kScaleBytes / 2);
-#pragma GCC unroll 4
-    for (std::size_t r = 0; r < kRows; ++r) {
-      __m256i total = _mm256_madd_epi16(low[r], _mm256_set1_epi16(1));
-      if constexpr (kEightBits) {
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(high[r], _mm256_set1_epi16(16)));
-      }
-      const GroupScale& of_row = scales[r * input.groups + g];
-      const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(of_row.scale));
-      sums[r] = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(total), sums[r]);
-      sums[r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(of_row.sum), sums[r]);
-    }
-    weights += quantised_group_bytes(kEightBits);
+  static void add_four_bits(Sums& sums, __m256i bytes, const std::int8_t* inputs) {
+    add(sums.low, lower_bits(bytes), inputs);
+    add(sums.low, upper_bits(bytes), inputs + kStepInputs);
   }
-}
-
-template <std::size_t kRows, bool kEightBits>
-void write_rows(const QuantisedProducts& task, std::size_t first, std::size_t output,
-                const std::uint8_t* weights) {
-  __m256 sums[kRows];
-  tile<kRows, kEightBits>(task.input, first, weights, sums);
-  const std::size_t count = task.outputs - output;
-  for (std::size_t r = 0; r < kRows; ++r) {
-    float* to = task.products + (first + r) * task.stride + output;
-    if (count >= kTileOutputs) {
-      _mm256_storeu_ps(to, sums[r]);
-    } else {
-      alignas(32) float all[kTileOutputs];
-      _mm256_store_ps(all, sums[r]);
-      __builtin_memcpy(to, all, count * sizeof(float));
-    }
+  static void add_eight_bits(Sums& sums, __m256i bytes, const std::int8_t* inputs) {
+    add(sums.low, lower_bits(bytes), inputs);
+    add(sums.high, upper_bits(bytes), inputs);
   }
-}
-
-template <bool kEightBits>
-void products(const QuantisedProducts& task) {
-  constexpr decltype(&write_rows<1, kEightBits>) kWrite[kMaxRows + 1] = {
-      nullptr, write_rows<1, kEightBits>, write_rows<2, kEightBits>, write_rows<3, kEightBits>,
-      write_rows<4, kEightBits>};
-  const std::size_t rows = task.input.rows;
-  const std::size_t blocks = (rows + kMaxRows - 1) / kMaxRows;
-  const std::size_t tile_bytes = task.input.groups * quantised_group_bytes(kEightBits);
-  const std::uint8_t* weights = task.weights;
-  for (std::size_t n = 0; n < task.outputs; n += kTileOutputs, weights += tile_bytes) {
-    for (std::size_t b = 0; b < blocks; ++b) {
-      const std::size_t first = rows * b / blocks;
-      kWrite[rows * (b + 1) / blocks - first](task, first, n, weights);
-    }
+  static __m256i total(const Sums& sums) {
+    return _mm256_add_epi32(_mm256_madd_epi16(sums.low, _mm256_set1_epi16(1)),
+                            _mm256_madd_epi16(sums.high, _mm256_set1_epi16(16)));
   }
-}
+
+ private:
+  static void add(__m256i& sums, __m256i weights, const std::int8_t* inputs) {
+    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, step(inputs)));
+  }
+};
 
 inline __m256 magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 
@@ -175,8 +98,6 @@ void round_row_avx2(const float* input, std::size_t in_features, std::int8_t* va
   }
 }
 
-void quantised_products_avx2(const QuantisedProducts& task) {
-  task.eight_bits ? products<true>(task) : products<false>(task);
-}
+void quantised_products_avx2(const QuantisedProducts& task) { quantised_products<Avx2>(task); }
 
 }  // namespace tokentiming::native

@@ -32,13 +32,14 @@ constexpr Kernels kAvx512BFloat16 = [] {
   Kernels kernels = kAvx512;
   kernels.pack = pack_avx512bf16;
   kernels.dot_products = dot_products_avx512bf16;
+  kernels.quantised_products = quantised_products_avx512vnni;
   return kernels;
 }();
 #endif
 
 #ifdef TOKENTIMING_AMX
 constexpr Kernels kAmxKernels = [] {
-  Kernels kernels = kAvx512;
+  Kernels kernels = kAvx512BFloat16;
   kernels.pack = pack_amx;
   kernels.dot_products = dot_products_amx;
   return kernels;
@@ -64,7 +65,8 @@ std::span<const Variant> variants() {
 #ifdef TOKENTIMING_X86
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       if (__builtin_cpu_supports("avx512f")) {
-        if (__builtin_cpu_supports("avx512bf16")) {
+        if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+            __builtin_cpu_supports("avx512vl")) {
 #ifdef TOKENTIMING_AMX
           if (amx_is_permitted()) usable.push_back({"amx", &kAmxKernels});
 #endif
