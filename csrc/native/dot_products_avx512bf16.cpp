@@ -43,7 +43,8 @@ inline void multiply_add(__m512& sums, __m512i a, __m512i b) {
   sums = _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
 }
 
-// Prefetches the vectors [start, start + count) of what follows a tile, for each chunk that is due.
+// What a part prefetches of the memory after a tile: in each chunk that is due as many vectors as a
+// chunk of the tile has, at the same place. All parts together prefetch as much as the tile holds.
 struct Prefetch {
   const char* start;
   std::size_t due;   // the first chunk
