@@ -47,7 +47,7 @@ inline void multiply_add(__m512& sums, __m512i a, __m512i b) {
 // chunk of the tile has, at the same place. All parts together prefetch as much as the tile holds.
 struct Prefetch {
   const char* start;
-  std::size_t due;   // the first chunk
+  std::size_t due;   // the next chunk in which to prefetch
   std::size_t step;  // chunks between two that are due
 
   template <std::size_t kVectors>
