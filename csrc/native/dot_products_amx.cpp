@@ -1,7 +1,9 @@
 // Dot products for AMX: one instruction multiplies a tile of 16 weight rows, 64 bytes each, by up
 // to 16 input rows.
 //
-// A tile of weights is multiplied by up to four groups of input rows when it arrives from memory.
+// A tile of weights is multiplied by up to four groups of input rows at a time. It is read from
+// memory once: with more rows, the next weights are prefetched meanwhile, and rows that would not
+// fit in the L2 cache are multiplied in slices of their entries.
 #include <immintrin.h>
 
 #include <cstddef>
@@ -16,11 +18,13 @@ namespace {
 constexpr std::size_t kTileRows = 16;  // weight rows, or input rows, of a tile
 constexpr std::size_t kChunk = 64;     // bytes of a weight row in a tile
 constexpr std::size_t kUnit = 4;       // bytes that one step multiplies
-constexpr std::size_t kTogether = 4;   // groups of input rows that share a tile of weights
+constexpr std::size_t kTogether = 4;   // groups of input rows that are multiplied together
 
-// Bytes of a tile's weight rows up to which the next tile is prefetched. Longer rows are prefetched
-// by the processor.
+// Bytes of a tile's weight rows up to which the next tile is prefetched even for a single group.
+// Longer rows are then prefetched by the processor.
 constexpr std::size_t kPrefetched = 32768;
+
+constexpr std::size_t kSliceBytes = 1 << 20;  // of the input of a slice, half of the L2 cache
 
 constexpr std::size_t kSums = kTileRows * kTileRows;
 
@@ -37,7 +41,8 @@ struct Packed {
 
   static constexpr std::size_t kChunkEntries = kChunk / sizeof(BFloat16);
 
-  std::size_t whole() const { return in / kChunkEntries * kChunkEntries; }
+  std::size_t chunks() const { return in / kChunkEntries; }
+  std::size_t whole() const { return chunks() * kChunkEntries; }
   std::size_t group_bytes() const { return rows * in * sizeof(BFloat16); }
   std::size_t rows_of(std::size_t group) const {
     const std::size_t before = group * rows;
@@ -55,7 +60,9 @@ struct Packed {
   std::size_t in;
 };
 
-// Tiles 0 to 3 hold sums, 4 weights, and 5 and 6 input rows. This is the layout of `ldtilecfg`.
+// Tiles 0 to 3 hold sums, 4 weights, and 5 input rows. Two threads of a core share the registers
+// into which tiles are renamed, so code that uses fewer tiles waits less. This is the layout of
+// `ldtilecfg`.
 struct alignas(64) Configuration {
   std::uint8_t palette = 1;
   std::uint8_t start = 0;
@@ -64,7 +71,7 @@ struct alignas(64) Configuration {
   std::uint8_t rows[16] = {};
 
   Configuration(std::size_t outputs, std::size_t input_rows) {
-    for (std::size_t t = 0; t < 7; ++t) {
+    for (std::size_t t = 0; t < 6; ++t) {
       rows[t] = static_cast<std::uint8_t>(t < 5 ? outputs : kChunk / kUnit);
       bytes[t] = static_cast<std::uint16_t>(t == 4 ? kChunk : input_rows * kUnit);
     }
@@ -79,52 +86,52 @@ inline void configure(std::size_t outputs, std::size_t input_rows) {
   _tile_loadconfig(&configuration);
 }
 
-struct WeightTile {
+// A slice of 16 weight rows, `stride` bytes apart, and the weight rows to prefetch meanwhile, from
+// `next` to before `end`.
+struct Weights {
   const char* data;
-  const char* next;    // the tile to prefetch, or null
-  std::size_t stride;  // in bytes
+  std::size_t stride;
   std::size_t chunks;
+  const char* next;
+  const char* end;
 };
 
-inline void prefetch(const char* weights) {
-#pragma GCC unroll 16
-  for (std::size_t line = 0; line < kTileRows; ++line) {
-    _mm_prefetch(weights + line * kChunk, _MM_HINT_T0);
-  }
-}
-
-// Writes sums[group][16, rows] for kGroups groups of `rows` input rows.
+// Adds to sums[group][16, 16] for kGroups groups of `rows` input rows. Columns beyond `rows` are
+// neither read nor written.
 template <std::size_t kGroups>
-void multiply(const WeightTile& weight, const char* input, std::size_t group_bytes,
-              std::size_t rows, float* sums) {
+void multiply_add(const Weights& weights, const char* input, std::size_t group_bytes,
+                  std::size_t rows, float* sums) {
+  constexpr std::size_t kSumsBytes = kTileRows * sizeof(float);
   const std::size_t bytes = rows * kUnit;
-  _tile_zero(0);
-  if constexpr (kGroups > 1) _tile_zero(1);
-  if constexpr (kGroups > 2) _tile_zero(2);
-  if constexpr (kGroups > 3) _tile_zero(3);
-  for (std::size_t c = 0; c < weight.chunks; ++c) {
+  _tile_loadd(0, sums, kSumsBytes);
+  if constexpr (kGroups > 1) _tile_loadd(1, sums + kSums, kSumsBytes);
+  if constexpr (kGroups > 2) _tile_loadd(2, sums + 2 * kSums, kSumsBytes);
+  if constexpr (kGroups > 3) _tile_loadd(3, sums + 3 * kSums, kSumsBytes);
+  for (std::size_t c = 0; c < weights.chunks; ++c) {
+    for (const char* next = weights.next; next != weights.end; next += weights.stride) {
+      _mm_prefetch(next + c * kChunk, _MM_HINT_T1);
+    }
     const char* units = input + c * kChunk * rows;
-    if (weight.next != nullptr) prefetch(weight.next + c * kTileRows * kChunk);
-    _tile_loadd(4, weight.data + c * kChunk, weight.stride);
+    _tile_loadd(4, weights.data + c * kChunk, weights.stride);
     _tile_loadd(5, units, bytes);
     _tile_dpbf16ps(0, 4, 5);
     if constexpr (kGroups > 1) {
-      _tile_loadd(6, units + group_bytes, bytes);
-      _tile_dpbf16ps(1, 4, 6);
+      _tile_loadd(5, units + group_bytes, bytes);
+      _tile_dpbf16ps(1, 4, 5);
     }
     if constexpr (kGroups > 2) {
       _tile_loadd(5, units + 2 * group_bytes, bytes);
       _tile_dpbf16ps(2, 4, 5);
     }
     if constexpr (kGroups > 3) {
-      _tile_loadd(6, units + 3 * group_bytes, bytes);
-      _tile_dpbf16ps(3, 4, 6);
+      _tile_loadd(5, units + 3 * group_bytes, bytes);
+      _tile_dpbf16ps(3, 4, 5);
     }
   }
-  _tile_stored(0, sums, bytes);
-  if constexpr (kGroups > 1) _tile_stored(1, sums + kSums, bytes);
-  if constexpr (kGroups > 2) _tile_stored(2, sums + 2 * kSums, bytes);
-  if constexpr (kGroups > 3) _tile_stored(3, sums + 3 * kSums, bytes);
+  _tile_stored(0, sums, kSumsBytes);
+  if constexpr (kGroups > 1) _tile_stored(1, sums + kSums, kSumsBytes);
+  if constexpr (kGroups > 2) _tile_stored(2, sums + 2 * kSums, kSumsBytes);
+  if constexpr (kGroups > 3) _tile_stored(3, sums + 3 * kSums, kSumsBytes);
 }
 
 // Indices of 16 numbers that lie `stride` numbers apart.
@@ -137,31 +144,108 @@ inline __mmask16 first_of(std::size_t count) {
   return static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1u << count) - 1);
 }
 
-// The product of the entries of input row r and weight row n beyond the last chunk.
-float rest_of(const DotProducts& task, const Packed& packed, std::size_t group, std::size_t r,
-              std::size_t n) {
-  const BFloat16* weights = task.weight + n * packed.in + packed.whole();
-  const BFloat16* inputs = packed.rest(group, r);
-  float sum = 0.0f;
-  for (std::size_t i = 0; i < packed.in - packed.whole(); ++i) {
-    sum += widen(inputs[i]) * widen(weights[i]);
+// Exchanges rows and columns.
+inline void transpose(__m512 (&rows)[kTileRows]) {
+  const __m512i lanes = every(1);
+#pragma GCC unroll 4
+  for (int bit = 1; bit < 16; bit *= 2) {  // exchanges this bit of the row and of the lane
+    const __m512i in_bit = _mm512_set1_epi32(bit), second = _mm512_set1_epi32(16);
+    const __mmask16 set = _mm512_test_epi32_mask(lanes, in_bit);
+    const __m512i other = _mm512_xor_si512(lanes, in_bit);
+    const __m512i low = _mm512_mask_add_epi32(lanes, set, other, second);
+    const __m512i high = _mm512_mask_add_epi32(other, set, lanes, second);
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; ++n) {
+      if (n & bit) continue;
+      const __m512 a = rows[n], b = rows[n | bit];
+      rows[n] = _mm512_permutex2var_ps(a, low, b);
+      rows[n | bit] = _mm512_permutex2var_ps(a, high, b);
+    }
   }
-  return sum;
 }
 
-// Writes the outputs [first, first + count) of a group from its sums, [16, rows].
-void write(const DotProducts& task, const Packed& packed, std::size_t group, std::size_t first,
-           std::size_t count, const float* sums) {
-  const __m512i column = every(packed.rows);
-  const __mmask16 mask = first_of(count);
-  for (std::size_t r = 0; r < packed.rows_of(group); ++r) {
-    float* products = task.products + (group * packed.rows + r) * task.stride + first;
-    _mm512_mask_storeu_ps(
-        products, mask,
-        _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, column, sums + r, sizeof(float)));
-    if (packed.whole() == packed.in) continue;
-    for (std::size_t n = 0; n < count; ++n)
-      products[n] += rest_of(task, packed, group, r, first + n);
+// The outputs of a group for a tile of weights: `rows` rows of those in the mask.
+struct Outputs {
+  float* products;
+  std::size_t stride;
+  std::size_t rows;
+  __mmask16 mask;
+
+  void load(float* sums) const {
+    __m512 values[kTileRows];
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < kTileRows; ++r) {
+      const __mmask16 present = r < rows ? mask : 0;
+      values[r] = _mm512_maskz_loadu_ps(present, products + (r < rows ? r : 0) * stride);
+    }
+    transpose(values);
+#pragma GCC unroll 16
+    for (std::size_t n = 0; n < kTileRows; ++n) _mm512_store_ps(sums + n * kTileRows, values[n]);
+  }
+
+  void store(const float* sums) const {
+    __m512 values[kTileRows];
+#pragma GCC unroll 16
+    for (std::size_t n = 0; n < kTileRows; ++n) values[n] = _mm512_load_ps(sums + n * kTileRows);
+    transpose(values);
+    for (std::size_t r = 0; r < rows; ++r) {
+      _mm512_mask_storeu_ps(products + r * stride, mask, values[r]);
+    }
+  }
+};
+
+// Multiplies the chunks [begin, end) of all rows and adds the products to those of earlier chunks.
+void multiply_slice(const DotProducts& task, const Packed& packed, std::size_t begin,
+                    std::size_t end) {
+  constexpr decltype(&multiply_add<1>) kMultiplyAdd[] = {nullptr, multiply_add<1>, multiply_add<2>,
+                                                         multiply_add<3>, multiply_add<4>};
+  const std::size_t stride = packed.in * sizeof(BFloat16);
+  const std::size_t rounds = (packed.groups + kTogether - 1) / kTogether;
+  const std::size_t prefetched =
+      packed.groups > 1 || kTileRows * stride <= kPrefetched ? kTileRows : 0;
+  alignas(64) float sums[kTogether][kSums];
+  for (std::size_t n = task.first; n < task.last; n += kTileRows) {
+    const std::size_t count = task.last - n < kTileRows ? task.last - n : kTileRows;
+    if (n == task.first || count < kTileRows) configure(count, packed.rows);
+    const char* weights =
+        reinterpret_cast<const char*>(task.weight + n * packed.in) + begin * kChunk;
+    const char* next = weights + kTileRows * stride;
+    for (std::size_t round = 0; round < rounds; ++round) {
+      const std::size_t g = round * kTogether;
+      const std::size_t used = packed.groups - g < kTogether ? packed.groups - g : kTogether;
+      const auto outputs = [&](std::size_t u) {
+        float* products = task.products + (g + u) * packed.rows * task.stride + n;
+        return Outputs{products, task.stride, packed.rows_of(g + u), first_of(count)};
+      };
+      for (std::size_t u = 0; u < used; ++u) {
+        if (begin == 0) {
+          for (float& sum : sums[u]) sum = 0.0f;
+        } else {
+          outputs(u).load(sums[u]);
+        }
+      }
+      kMultiplyAdd[used]({weights, stride, end - begin, next + prefetched * round / rounds * stride,
+                          next + prefetched * (round + 1) / rounds * stride},
+                         packed.data + g * packed.group_bytes() + begin * kChunk * packed.rows,
+                         packed.group_bytes(), packed.rows, sums[0]);
+      for (std::size_t u = 0; u < used; ++u) outputs(u).store(sums[u]);
+    }
+  }
+}
+
+// Adds the products of the entries beyond the last chunk.
+void add_rest(const DotProducts& task, const Packed& packed) {
+  for (std::size_t g = 0; g < packed.groups; ++g) {
+    for (std::size_t r = 0; r < packed.rows_of(g); ++r) {
+      const BFloat16* inputs = packed.rest(g, r);
+      float* products = task.products + (g * packed.rows + r) * task.stride;
+      for (std::size_t n = task.first; n < task.last; ++n) {
+        const BFloat16* weights = task.weight + n * packed.in + packed.whole();
+        for (std::size_t i = 0; i < packed.in - packed.whole(); ++i) {
+          products[n] += widen(inputs[i]) * widen(weights[i]);
+        }
+      }
+    }
   }
 }
 
@@ -192,30 +276,14 @@ void pack_amx(const BFloat16* input, std::size_t rows, std::size_t in_features, 
 
 void dot_products_amx(const DotProducts& task) {
   if (task.rows == 0 || task.first == task.last) return;
-  constexpr decltype(&multiply<1>) kMultiply[] = {nullptr, multiply<1>, multiply<2>, multiply<3>,
-                                                  multiply<4>};
   const Packed packed(task.packed, task.rows, task.in_features);
-  const std::size_t stride = packed.in * sizeof(BFloat16);
-  const auto weights = [&](std::size_t n) {
-    return reinterpret_cast<const char*>(task.weight + n * packed.in);
-  };
-  alignas(64) float sums[kTogether * kSums];
-  for (std::size_t n = task.first; n < task.last; n += kTileRows) {
-    const std::size_t count = task.last - n < kTileRows ? task.last - n : kTileRows;
-    if (n == task.first || count < kTileRows) configure(count, packed.rows);
-    const bool prefetched = kTileRows * stride <= kPrefetched;
-    const WeightTile tile{weights(n), prefetched ? weights(n + kTileRows) : nullptr, stride,
-                          packed.whole() / Packed::kChunkEntries};
-    for (std::size_t g = 0; g < packed.groups; g += kTogether) {
-      const std::size_t used = packed.groups - g < kTogether ? packed.groups - g : kTogether;
-      kMultiply[used](tile, packed.data + g * packed.group_bytes(), packed.group_bytes(),
-                      packed.rows, sums);
-      for (std::size_t u = 0; u < used; ++u) {
-        write(task, packed, g + u, n, count, sums + u * kSums);
-      }
-    }
+  const std::size_t chunks = packed.chunks();
+  const std::size_t slices = task.rows * chunks * kChunk / kSliceBytes + 1;
+  for (std::size_t s = 0; s < slices; ++s) {
+    multiply_slice(task, packed, chunks * s / slices, chunks * (s + 1) / slices);
   }
   _tile_release();
+  if (packed.whole() < packed.in) add_rest(task, packed);
 }
 
 }  // namespace tokentiming::native

@@ -9,11 +9,11 @@
 
 namespace tokentiming::native {
 
-// Maximum number of outputs of one call of a dot-product kernel; a multiple of most tile widths.
+// Outputs that a thread computes together; a multiple of most tile widths.
 inline constexpr std::size_t kOutputBlock = 48;
 
-// products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), where
-// last - first <= kOutputBlock.
+// products[r * stride + n] = sum over k of input[r, k] * weight[n, k] for n in [first, last), which
+// are at most as many as Kernels::outputs.
 struct DotProducts {
   const float* packed;  // the input rows, packed by the same kernels
   std::size_t rows;
@@ -100,6 +100,7 @@ struct AttentionOutput {
 // well (containers, threads): the linker keeps one copy of it, possibly the one that only newer
 // processors can run.
 struct Kernels {
+  std::size_t outputs;  // of a call of dot_products, at most
   // Converts contiguous rows to what the dot products read. There is room for in_features + 1
   // floats for each row.
   void (*pack)(const BFloat16* input, std::size_t rows, std::size_t in_features, float* packed);

@@ -1,7 +1,7 @@
 #include "native/linear.h"
 
 #include <algorithm>
-#include <vector>
+#include <memory>
 
 #include "native/bfloat16.h"
 #include "native/kernels.h"
@@ -12,27 +12,33 @@
 namespace tokentiming::native {
 namespace {
 
-// Writes `count` outputs of all rows, at most kOutputBlock.
+// Rounds the sum of products and bias, which may be null.
+void round_sums(const float* products, const BFloat16* bias, std::size_t count, BFloat16* output) {
+  if (bias == nullptr) {
+    for (std::size_t n = 0; n < count; ++n) output[n] = to_bfloat16(products[n]);
+  } else {
+    for (std::size_t n = 0; n < count; ++n) output[n] = to_bfloat16(products[n] + widen(bias[n]));
+  }
+}
+
+// Writes `count` outputs of all rows. `products` has room for them.
 void write_block(const Linear& layer, const Kernels& kernels, const PackedRows& input,
-                 std::size_t first, std::size_t count) {
-  std::vector<float> products(layer.rows * count);
+                 std::size_t first, std::size_t count, float* products) {
   kernels.dot_products({input.data(), layer.rows, layer.in_features,
-                        layer.weight + first * layer.in_features, 0, count, products.data(),
-                        count});
+                        layer.weight + first * layer.in_features, 0, count, products, count});
+  const BFloat16* bias = layer.bias == nullptr ? nullptr : layer.bias + first;
   for (std::size_t r = 0; r < layer.rows; ++r) {
-    for (std::size_t n = 0; n < count; ++n) {
-      float sum = products[r * count + n];
-      if (layer.bias) sum += widen(layer.bias[first + n]);
-      layer.output[r * layer.out_features + first + n] = to_bfloat16(sum);
-    }
+    round_sums(products + r * count, bias, count, layer.output + r * layer.out_features + first);
   }
 }
 
 void linear_blocked(const Linear& layer, const Kernels& kernels) {
   const PackedRows input(kernels, layer.input, layer.rows, layer.in_features);
   parallel_ranges(layer.out_features, kOutputBlock, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t first = begin; first < end; first += kOutputBlock) {
-      write_block(layer, kernels, input, first, std::min(kOutputBlock, end - first));
+    const std::size_t block = std::min(kernels.outputs, end - begin);
+    const auto products = std::make_unique_for_overwrite<float[]>(layer.rows * block);
+    for (std::size_t first = begin; first < end; first += block) {
+      write_block(layer, kernels, input, first, std::min(block, end - first), products.get());
     }
   });
 }

@@ -13,6 +13,7 @@ namespace {
 
 #ifdef TOKENTIMING_X86
 constexpr Kernels kAvx2{
+    kOutputBlock,
     pack_avx2,
     dot_products_avx2,
     round_row_avx2,
@@ -21,6 +22,7 @@ constexpr Kernels kAvx2{
     attention_output_avx2,
 };
 constexpr Kernels kAvx512{
+    kOutputBlock,
     pack_avx512,
     dot_products_avx512,
     round_row_avx2,
@@ -40,6 +42,7 @@ constexpr Kernels kAvx512BFloat16 = [] {
 #ifdef TOKENTIMING_AMX
 constexpr Kernels kAmxKernels = [] {
   Kernels kernels = kAvx512BFloat16;
+  kernels.outputs = 4 * kOutputBlock;  // which share a read of many rows from the L3 cache
   kernels.pack = pack_amx;
   kernels.dot_products = dot_products_amx;
   return kernels;

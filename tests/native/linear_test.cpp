@@ -93,6 +93,29 @@ TEST_CASE("every variant of linear agrees with double up to rounding") {
   }
 }
 
+TEST_CASE("a row of many has the same bits as alone") {
+  // More rows than share a tile, more outputs than a call computes, and inputs that fill the cache.
+  constexpr std::size_t kRows = 150, kInner = 4000, kOutputs = 450;
+  const auto input = random_bfloat16(kRows * kInner, 1);
+  const auto weight = random_bfloat16(kOutputs * kInner, 2);
+  const auto bias = random_bfloat16(kOutputs, 3);
+  for (const Variant& variant : variants()) {
+    CAPTURE(variant.name);
+    if (variant.kernels == nullptr) continue;
+    std::vector<BFloat16> all(kRows * kOutputs), alone(kOutputs);
+    linear({input.data(), weight.data(), bias.data(), all.data(), kRows, kInner, kOutputs},
+           variant);
+    for (std::size_t r = 0; r < kRows; r += 7) {
+      linear({input.data() + r * kInner, weight.data(), bias.data(), alone.data(), 1, kInner,
+              kOutputs},
+             variant);
+      for (std::size_t n = 0; n < kOutputs; ++n) {
+        REQUIRE(all[r * kOutputs + n].bits == alone[n].bits);
+      }
+    }
+  }
+}
+
 TEST_CASE("linear takes the fastest variant") {
   const auto input = random_bfloat16(3 * 40, 1);
   const auto weight = random_bfloat16(50 * 40, 2);

@@ -32,7 +32,7 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 _SMALL = 1024
 """For smaller hidden sizes torch computes a single row."""
 
-_FEW_ROWS = {"amx": 128, "avx512bf16": 64}
+_FEW_ROWS = {"amx": math.inf, "avx512bf16": 64}
 """The most rows for which a variant of ``_native`` is faster than torch."""
 
 
