@@ -1,4 +1,4 @@
-// The forward pass of a small causal transformer, for drafting on a CPU.
+// A causal transformer on a CPU.
 #pragma once
 
 #include <cstddef>
@@ -41,6 +41,18 @@ struct TransformerWeights {
   float rotation_scale;         // factor of cosines and sines
 };
 
+// The numbers with which a transformer computes.
+enum class Numbers {
+  // Those of its weights: every operation rounds its results to bfloat16, at the places where torch
+  // does. Logits differ from those of torch by the order of sums only.
+  kOwn,
+  // Weights and inputs of projections are rounded to 8 bits, or weights to 4 (quantised.h). All
+  // else
+  // is float32. It is faster, and meant for drafting, where the output distribution does not depend
+  // on the logits.
+  kRounded,
+};
+
 // Rows to read: those of sequence s are offsets[s] .. offsets[s + 1] - 1.
 struct ForestRows {
   std::span<const std::int64_t> tokens;  // [T]
@@ -55,20 +67,18 @@ struct ForestRows {
 // grouped queries. It keeps the keys and values of the rows it has read: for each sequence the
 // committed tokens, and pending nodes, which form a tree after them.
 //
-// It is meant for drafting, where the output distribution does not depend on the logits. All rows
-// of a call, up to 192 at a time, share one pass over the weights. Projections are copied with
-// rounded weights, and round their inputs (quantised.h); all else is float32. All other weights are
-// borrowed and must outlive this object, as must the biases.
+// All rows of a call, up to 192 at a time, share one pass over the weights. Rounded projections are
+// copies. All other weights are borrowed and must outlive this object, as must the biases.
 //
 // Not safe for concurrent calls. Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped
 // queries: Ainslie et al., arXiv 2305.13245.
 class Transformer {
  public:
-  // Throws std::invalid_argument if sizes disagree, if a weight of a projection is not finite, or
-  // if the processor lacks the instruction sets that this class needs: AVX2 and FMA on x86-64.
-  explicit Transformer(TransformerWeights weights);
+  // Throws std::invalid_argument if sizes disagree, if a weight to be rounded is not finite, or if
+  // the processor lacks the instruction sets that this class needs: AVX2 and FMA on x86-64.
+  Transformer(TransformerWeights weights, Numbers numbers);
   // As above, with the given variant instead of the fastest one of this processor (kernels.h).
-  Transformer(TransformerWeights weights, const Variant& variant);
+  Transformer(TransformerWeights weights, Numbers numbers, const Variant& variant);
   ~Transformer();
 
   // The number of sequences.

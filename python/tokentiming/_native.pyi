@@ -55,6 +55,9 @@ class Transformer:
         heads: query heads.
         key_heads: heads of keys and values, a divisor of ``heads``.
         norm_epsilon: added to the mean square in norms.
+        rounded: whether projections have their weights rounded to 8 bits, or 4, and their inputs to
+            8, and all else is float32. Otherwise every operation rounds its results to bfloat16,
+            where torch does.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Transformer:
         heads: int,
         key_heads: int,
         norm_epsilon: float,
+        rounded: bool,
         /,
     ) -> None: ...
     def sequences(self) -> int:

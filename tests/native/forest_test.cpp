@@ -43,9 +43,9 @@ class Twin {
   }
 
   // Logits after a node.
-  std::vector<float> logits(const Weights& weights, const Variant& variant,
+  std::vector<float> logits(const Weights& weights, const Implementation& how,
                             std::int64_t node) const {
-    Transformer fresh(*weights, variant);
+    Transformer fresh(*weights, how.numbers, how.variant);
     return read_chain(fresh, text(node), 1);
   }
 
@@ -62,8 +62,8 @@ class Twin {
 // A transformer beside the twins of its sequences.
 class Pair {
  public:
-  Pair(const Weights& weights, const Variant& variant)
-      : weights_(weights), variant_(variant), model_(*weights, variant) {}
+  Pair(const Weights& weights, const Implementation& how)
+      : weights_(weights), how_(how), model_(*weights, how.numbers, how.variant) {}
 
   Transformer& model() { return model_; }
   const std::vector<Twin>& twins() const { return twins_; }
@@ -94,7 +94,7 @@ class Pair {
     for (std::size_t w = 0; w < asked.size(); ++w) {
       const std::size_t sequence = asked[w].sequence;  // no bindings, which clang 14 cannot capture
       const std::int64_t node = asked[w].node;
-      const auto expected = twins_[sequence].logits(weights_, variant_, node);
+      const auto expected = twins_[sequence].logits(weights_, how_, node);
       CAPTURE(sequence);
       CAPTURE(node);
       REQUIRE(std::equal(expected.begin(), expected.end(),
@@ -121,7 +121,7 @@ class Pair {
 
  private:
   const Weights& weights_;
-  const Variant& variant_;
+  Implementation how_;
   Transformer model_;
   std::vector<Twin> twins_;
 };
@@ -164,8 +164,8 @@ std::vector<Node> chain(std::size_t length) {
 
 TEST_CASE("siblings do not attend to each other, and have the same position") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Pair pair(weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Pair pair(weights, how);
     pair.read({{{3, -1}, {9, -1}, {9, 0}, {40, 1}, {3, 2}, {17, 0}, {8, -1}}});
     pair.read({{{5, 3}, {6, 6}, {6, 8}, {7, -1}}});
   });
@@ -173,8 +173,8 @@ TEST_CASE("siblings do not attend to each other, and have the same position") {
 
 TEST_CASE("a kept path in the middle of the tree keeps its order") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Pair pair(weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Pair pair(weights, how);
     pair.read({chain(5)});
     pair.keep(0, 4);
     pair.read({{{1, -1}, {2, -1}, {3, 1}, {4, 1}, {5, 3}, {6, 0}}});
@@ -190,11 +190,11 @@ TEST_CASE("a kept path in the middle of the tree keeps its order") {
 
 TEST_CASE("random forests with keeps, truncations, drops and additions") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
+  for_each_implementation([&](const Implementation& how) {
     for (unsigned seed = 0; seed < 8; ++seed) {
       CAPTURE(seed);
       Random random(seed);
-      Pair pair(weights, variant);
+      Pair pair(weights, how);
       for (int round = 0; round < 25; ++round) {
         CAPTURE(round);
         const auto before = static_cast<std::int64_t>(pair.twins().size());
@@ -234,8 +234,8 @@ TEST_CASE("random forests with keeps, truncations, drops and additions") {
 
 TEST_CASE("a forest of more rows than one pass reads") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Pair pair(weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Pair pair(weights, how);
     Random random(1);
     pair.read({chain(3), {}, chain(1)});
     pair.keep(0, 2);
@@ -245,8 +245,8 @@ TEST_CASE("a forest of more rows than one pass reads") {
 
 TEST_CASE("a tree after a long pending chain") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Pair pair(weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Pair pair(weights, how);
     pair.read({chain(2000)}, 1999);
     pair.read({{{1, 1999}, {2, 1999}, {3, 2000}, {4, 2001}, {5, 700}}});
     pair.keep(0, 2003);
@@ -256,8 +256,8 @@ TEST_CASE("a tree after a long pending chain") {
 
 TEST_CASE("clear forgets all sequences") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Transformer model(*weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Transformer model(*weights, how.numbers, how.variant);
     const auto first = read_chain(model, {1, 2, 3}, 3);
     model.clear();
     CHECK(model.sequences() == 0);
@@ -267,8 +267,8 @@ TEST_CASE("clear forgets all sequences") {
 
 TEST_CASE("refused calls change nothing and name the argument") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Transformer model(*weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Transformer model(*weights, how.numbers, how.variant);
     const auto refusal = [](const auto& call) -> std::string {
       try {
         call();
@@ -339,7 +339,7 @@ TEST_CASE("refused calls change nothing and name the argument") {
     CHECK(model.pending(1) == 1);
     CHECK(model.length(0) == 0);
     model.keep(0, Ids{0, 2});
-    Transformer fresh(*weights, variant);
+    Transformer fresh(*weights, how.numbers, how.variant);
     const auto expected = read_chain(fresh, {1, 3, 9}, 1);
     CHECK(read_chain(model, {9}, 1) == expected);
   });

@@ -97,4 +97,20 @@ void for_each_usable(const F& f) {
   }
 }
 
+struct Implementation {
+  Numbers numbers;
+  const Variant& variant;
+};
+
+// Calls f with every variant that Transformer accepts, for all numbers.
+template <class F>
+void for_each_implementation(const F& f) {
+  for_each_usable([&](const Variant& variant) {
+    for (const Numbers numbers : {Numbers::kOwn, Numbers::kRounded}) {
+      CAPTURE(static_cast<int>(numbers));
+      f(Implementation{numbers, variant});
+    }
+  });
+}
+
 }  // namespace tokentiming::native

@@ -3,21 +3,24 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "native/bfloat16.h"
 #include "native/kernels.h"
 #include "small_model.h"
 
 using namespace tokentiming::native;
+using tokentiming::BFloat16;
 
 TEST_CASE("a processor without AVX2 and FMA is refused at construction") {
   const Weights weights;
   const auto refusal = [&](const auto&... variant) -> std::string {
     try {
-      const Transformer model(*weights, variant...);
+      const Transformer model(*weights, Numbers::kRounded, variant...);
     } catch (const std::invalid_argument& error) {
       return error.what();
     }
@@ -36,9 +39,9 @@ TEST_CASE("a processor without AVX2 and FMA is refused at construction") {
 
 TEST_CASE("reading one by one, together, or again after truncation gives the same bits") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
-    Transformer together(*weights, variant);
-    Transformer single(*weights, variant);
+  for_each_implementation([&](const Implementation& how) {
+    Transformer together(*weights, how.numbers, how.variant);
+    Transformer single(*weights, how.numbers, how.variant);
     const std::vector<std::int64_t> ids = {3, 52, 0, 17, 3, 3, 9};
     const std::vector<float> all = read_chain(together, ids, ids.size());
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -59,21 +62,34 @@ TEST_CASE("reading one by one, together, or again after truncation gives the sam
 
 TEST_CASE("sizes that disagree are refused") {
   const Weights weights;
-  for_each_usable([&](const Variant& variant) {
+  for_each_implementation([&](const Implementation& how) {
     TransformerWeights odd = *weights;
     odd.heads = 3;
-    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    CHECK_THROWS_AS(Transformer(odd, how.numbers, how.variant), std::invalid_argument);
     odd = *weights;
     odd.layers[1].down.out_features = 23;
-    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    CHECK_THROWS_AS(Transformer(odd, how.numbers, how.variant), std::invalid_argument);
     odd = *weights;
     odd.hidden = 0;
-    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    CHECK_THROWS_AS(Transformer(odd, how.numbers, how.variant), std::invalid_argument);
     odd = *weights;
     odd.heads = 0;
-    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    CHECK_THROWS_AS(Transformer(odd, how.numbers, how.variant), std::invalid_argument);
     odd = *weights;
     odd.layers[0].gate.out_features = odd.layers[0].up.out_features = 0;
-    CHECK_THROWS_AS(Transformer(odd, variant), std::invalid_argument);
+    CHECK_THROWS_AS(Transformer(odd, how.numbers, how.variant), std::invalid_argument);
+  });
+}
+
+TEST_CASE("only weights that are rounded have to be finite") {
+  const Weights weights;
+  const std::vector<BFloat16> infinite(40 * Weights::kHidden, to_bfloat16(INFINITY));
+  TransformerWeights odd = *weights;
+  odd.layers[1].gate.weight = infinite.data();
+  for_each_usable([&](const Variant& variant) {
+    CHECK_THROWS_WITH_AS(Transformer(odd, Numbers::kRounded, variant), doctest::Contains("gate"),
+                         std::invalid_argument);
+    Transformer model(odd, Numbers::kOwn, variant);
+    CHECK(std::isnan(read_chain(model, {1}, 1)[0]));
   });
 }

@@ -44,6 +44,7 @@ def model() -> dict[str, Any]:
         "heads": 1,
         "key_heads": 1,
         "norm_epsilon": 1e-5,
+        "rounded": True,
     }
 
 

@@ -29,7 +29,7 @@ class BoundTransformer {
   // Each projection is a pair (weight, bias or None).
   BoundTransformer(py::object embedding, py::list layers, py::object final_norm, py::object head,
                    std::vector<float> rotation, float rotation_scale, std::size_t heads,
-                   std::size_t key_heads, float norm_epsilon)
+                   std::size_t key_heads, float norm_epsilon, bool rounded)
       : owners_{py::make_tuple(embedding, layers, final_norm, head)} {
     TransformerWeights weights;
     const Tensor table(embedding, kTransformer, "embedding");
@@ -48,7 +48,8 @@ class BoundTransformer {
     for (const py::handle layer : layers) {
       weights.layers.push_back(read_layer(tuple_of(layer, 9, "layers"), weights));
     }
-    transformer_.emplace(std::move(weights));
+    transformer_.emplace(std::move(weights),
+                         rounded ? native::Numbers::kRounded : native::Numbers::kOwn);
   }
 
   std::size_t sequences() const { return transformer_->sequences(); }
@@ -156,7 +157,7 @@ class BoundTransformer {
 void bind_transformer(py::module_& module) {
   py::class_<BoundTransformer>(module, "Transformer")
       .def(py::init<py::object, py::list, py::object, py::object, std::vector<float>, float,
-                    std::size_t, std::size_t, float>())
+                    std::size_t, std::size_t, float, bool>())
       .def("sequences", &BoundTransformer::sequences)
       .def("length", &BoundTransformer::length)
       .def("pending", &BoundTransformer::pending)

@@ -7,11 +7,12 @@ from transformers import PreTrainedModel
 from tokentiming.runners.base import ModelRunner
 from tokentiming.runners.cuda_graph import CudaGraphRunner
 from tokentiming.runners.linear import native_linear
-from tokentiming.runners.native import NativeRunner
+from tokentiming.runners.native import ExactNativeRunner, NativeRunner
 from tokentiming.runners.torch import TorchRunner
 
 __all__ = [
     "CudaGraphRunner",
+    "ExactNativeRunner",
     "ModelRunner",
     "NativeRunner",
     "TorchRunner",
@@ -34,10 +35,12 @@ def runner_for(model: PreTrainedModel) -> ModelRunner:
 
 
 def exact_runner_for(model: PreTrainedModel) -> ModelRunner:
-    """The runner of a target model, whose logits are the model's own.
+    """The fastest runner of a target model whose logits are the model's own.
 
-    Linear layers in bfloat16 are computed by ``tokentiming._native`` where that is faster
-    (``native_linear``), and only during this runner's passes. ``TorchRunner(model)`` computes all
-    layers with torch.
+    ``tokentiming._native`` runs bfloat16 models of Llama's architecture on a CPU
+    (``ExactNativeRunner``), and computes the linear layers of other models (``native_linear``),
+    where that is faster. ``TorchRunner(model)`` computes all with torch.
     """
+    if ExactNativeRunner.runs(model):
+        return ExactNativeRunner(model)
     return TorchRunner(model, context=native_linear(model.get_input_embeddings().weight))

@@ -2,8 +2,7 @@
 
 With AVX2 and without AVX-512, torch takes about seven times as long for eight rows as for one, so
 drafting would not pay. ``_native`` takes less than twice as long, and is also faster than torch for
-one row. With AVX-512 BF16 or AMX, ``_native`` is faster than torch for few rows, and torch is
-faster for many. A single row of a small model is computed by torch, because the call costs as much
+one row. With AMX it is faster for any number of rows, and with AVX-512 BF16 for few. A single row of a small model is computed by torch, because the call costs as much
 as reading the weights.
 """
 
@@ -32,7 +31,7 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 _SMALL = 1024
 """For smaller hidden sizes torch computes a single row."""
 
-_FEW_ROWS = {"amx": math.inf, "avx512bf16": 64}
+_MOST_ROWS = {"amx": math.inf, "avx512bf16": 64}
 """The most rows for which a variant of ``_native`` is faster than torch."""
 
 
@@ -60,8 +59,8 @@ def _most_rows() -> float:
     if not is_fast():
         return 0
     fastest = _native.variants()[0]
-    if fastest in _FEW_ROWS:
-        return _FEW_ROWS[fastest]
+    if fastest in _MOST_ROWS:
+        return _MOST_ROWS[fastest]
     return math.inf if torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
 
 

@@ -1,8 +1,9 @@
-"""Draft models run on the CPU by ``tokentiming._native``, for the architectures it supports."""
+"""Models run on the CPU by ``tokentiming._native``, for the architectures it supports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2F
 
 from tokentiming.runners.base import context_length
 from tokentiming.runners.forest import ForestRunner
+from tokentiming.runners.linear import native_linear
 from tokentiming.runners.native_module import BUILT, is_fast, require_built
+from tokentiming.runners.torch import MASKED
 from tokentiming.tokens.tree import Tree
 
 if TYPE_CHECKING or BUILT:
@@ -42,8 +45,10 @@ class NativeRunner(ForestRunner):
         ValueError: this processor lacks AVX2 and FMA (x86-64), or a weight is not finite.
     """
 
+    _rounds = True
+
     def __init__(self, model: PreTrainedModel) -> None:
-        require_built("NativeRunner")
+        require_built(type(self).__name__)
         super().__init__(model, device=model.device, max_length=context_length(model))
         config = model.config
         body = model.model
@@ -58,6 +63,7 @@ class NativeRunner(ForestRunner):
             config.num_attention_heads,
             config.num_key_value_heads,
             config.rms_norm_eps,
+            self._rounds,
         )
 
     def cache_bytes(self, texts: int, tokens: int) -> int:
@@ -109,9 +115,11 @@ class NativeRunner(ForestRunner):
         """Read the beginning of a text by the model itself."""
         self._add_unread()
         cache = DynamicCache(config=self.model.config)
+        linear = native_linear(self.model.get_input_embeddings().weight)
         for start in range(0, len(ids), self._prefill_chunk):
             chunk = torch.tensor([ids[start : start + self._prefill_chunk]], device="cpu")
-            self.model.model(input_ids=chunk, past_key_values=cache, use_cache=True)
+            with linear(chunk.numel()) if linear else nullcontext():
+                self.model.model(input_ids=chunk, past_key_values=cache, use_cache=True)
             self.forwards += 1
         keys, values = (
             torch.stack([x[0].transpose(0, 1).flatten(1).float() for x in of_layers])
@@ -138,6 +146,54 @@ class NativeRunner(ForestRunner):
     def _add_unread(self) -> None:
         """Add texts of which nothing has been read because their first pass was refused."""
         self._pass([], len(self._texts), [])
+
+
+class ExactNativeRunner(NativeRunner):
+    """Runs a bfloat16 model of Llama's architecture with its own weights.
+
+    Results are rounded where torch rounds them, so that logits differ from the model's own by the
+    order of sums, as they do between versions of torch. In torch the many small operations take
+    about a third of the time of a pass over few rows; here it is the time to read the weights.
+
+    Args:
+        model: borrowed, never changed; one for which ``ExactNativeRunner.runs`` is True.
+
+    Raises:
+        RuntimeError: tokentiming was built without ``tokentiming._native``; or, at a new text, a
+            module or a weight of the model was replaced since.
+        ValueError: this processor lacks AVX2 and FMA (x86-64).
+    """
+
+    _rounds = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self._addresses = self._current_addresses()
+
+    @staticmethod
+    def runs(model: PreTrainedModel) -> bool:
+        """Whether ``_native`` computes the model's own logits, and faster than torch."""
+        return (
+            NativeRunner.runs(model)
+            and native_linear(model.get_input_embeddings().weight) is not None
+            and model.config._attn_implementation in MASKED
+        )
+
+    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
+        if not self._texts[index].kept:
+            self._require_unchanged()
+        super()._prefill(index, ids, limit)
+
+    def _require_unchanged(self) -> None:
+        if not self.runs(self.model) or self._current_addresses() != self._addresses:
+            raise RuntimeError(
+                "ExactNativeRunner: a module or a weight of the model was replaced, or got a hook, "
+                "since this runner was made; make a new SpeculativeDecoder, or pass "
+                "runner=TorchRunner(model), which runs the model's own code"
+            )
+
+    def _current_addresses(self) -> list[int]:
+        return [weight.data_ptr() for weight in self.model.parameters()]
 
 
 def _torch_reads_fast() -> bool:
@@ -169,9 +225,11 @@ def _projection(linear: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """False if a hook or a subclass of ``nn.Linear`` changes what a module computes."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and (not isinstance(module, nn.Linear) or type(module) is nn.Linear)
+    """False if a hook, a forward of its own or another class changes what a module computes."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    known = type(module).__module__.partition(".")[0] in ("torch", "transformers")
+    is_linear = isinstance(module, nn.Linear)
+    return not hooked and known and (not is_linear or type(module) is nn.Linear)
 
 
 def _is_readable(weight: torch.Tensor) -> bool:

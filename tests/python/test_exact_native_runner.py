@@ -1,0 +1,169 @@
+"""``ExactNativeRunner`` against the model written out, and which models it runs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.python.test_native_runner import chain, error, pair, plain, random_nodes
+from tests.support import rounded_llama
+from tests.support.small_models import SIZES, random_ids
+from tokentiming.runners import ExactNativeRunner, TorchRunner, exact_runner_for
+from tokentiming.runners import native as native_runner
+from tokentiming.tokens.tree import TEXT, Tree
+
+FLIPPED = 0.02
+"""Maximum ``error`` of a row in which another order of sums has changed a rounding."""
+
+pytestmark = pytest.mark.skipif(
+    not ExactNativeRunner.runs(pair("tied")[0]),
+    reason="torch runs bfloat16 targets on processors where _native is not faster",
+)
+
+
+@torch.no_grad()
+def written_out(model: nn.Module, ids: list[int]) -> torch.Tensor:
+    return rounded_llama.logits(model, ids).float()
+
+
+def check(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Most rows have the same bits. In the others some sum was rounded the other way."""
+    assert error(found, expected).max() < FLIPPED
+    assert (found == expected).all(-1).float().mean() > 0.75
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "tied", "stretched", "wide heads"])
+def test_logits_are_those_of_the_model_written_out(kind):
+    model, _ = pair(kind)
+    ids = random_ids(40)
+    check(chain(ExactNativeRunner(model), ids, len(ids)), written_out(model, ids))
+
+
+def test_logits_in_trees_are_those_of_the_model_written_out():
+    model, _ = pair("qwen2")
+    text, tree = random_ids(9), random_nodes(random.Random(4), 0, 12)
+    (found,) = ExactNativeRunner(model).read([text], [tree])
+    paths = [[], *([tree.tokens[n] for n in tree.path(node)] for node in range(len(tree)))]
+    check(found, torch.cat([written_out(model, text + path)[-1:] for path in paths]))
+
+
+def test_logits_are_as_close_to_those_of_torch_as_bfloat16_allows():
+    model, _ = pair("qwen2")
+    ids = random_ids(40)
+    own, exact = plain(model, ids).float(), plain(model.float(), ids)
+    model.bfloat16()
+    found = chain(ExactNativeRunner(model), ids, len(ids))
+    assert error(found, exact).mean() < 1.5 * error(own, exact).mean()
+    assert error(found, own).max() < FLIPPED
+
+
+def test_a_long_prompt_is_read_in_torch(monkeypatch):
+    monkeypatch.setattr(native_runner, "_torch_reads_fast", lambda: True)
+    model, _ = pair("qwen2")
+    ids = random_ids(150)
+    runner = ExactNativeRunner(model)
+    (found,) = runner.read([ids], [Tree([7, 8], [TEXT, TEXT])])
+    assert runner.forwards == 2, "the prompt, and its last token with the tree"
+    expected = torch.stack([plain(model, [*ids, *more])[-1] for more in ([], [7], [8])])
+    assert error(found, expected.float()).max() < FLIPPED
+
+
+def test_a_row_has_the_same_bits_alone_and_with_others():
+    model, _ = pair("tied")
+    ids = random_ids(31)
+    whole = chain(ExactNativeRunner(model), ids, 31)
+    runner = ExactNativeRunner(model)
+    for end in (1, 2, 5, 12, 31):
+        assert torch.equal(chain(runner, ids[:end])[0], whole[end - 1])
+
+
+def hooked() -> nn.Module:
+    model, _ = pair("tied")
+    hook(model)
+    return model
+
+
+def patched() -> nn.Module:
+    model, _ = pair("tied")
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda x: x
+    return model
+
+
+class Adapted(nn.Module):
+    """A linear layer with an adapter, which has the weight of the layer as well."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + x.mean()
+
+
+def adapted() -> nn.Module:
+    model, _ = pair("tied")
+    adapt(model)
+    return model
+
+
+def other_attention() -> nn.Module:
+    model, _ = pair("tied")
+    model.config._attn_implementation = "flex_attention"
+    return model
+
+
+def in_float32() -> nn.Module:
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+
+
+@pytest.mark.parametrize("make", [hooked, patched, adapted, other_attention, in_float32])
+def test_torch_runs_models_that_compute_something_else(make):
+    assert type(exact_runner_for(make())) is TorchRunner
+
+
+def test_models_of_its_kind_are_run_natively():
+    assert type(exact_runner_for(pair("tied")[0])) is ExactNativeRunner
+
+
+def hook(model: nn.Module) -> None:
+    model.lm_head.register_forward_hook(lambda *_: None)
+
+
+def adapt(model: nn.Module) -> None:
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj = Adapted(mlp.up_proj)
+
+
+def replace_a_weight(model: nn.Module) -> None:
+    model.model.norm.weight = nn.Parameter(model.model.norm.weight.detach().clone())
+
+
+def convert(model: nn.Module) -> None:
+    model.float()
+
+
+@pytest.mark.parametrize("change", [hook, adapt, replace_a_weight, convert])
+def test_a_model_that_was_changed_is_refused_at_the_next_text(change):
+    model, _ = pair("qwen2")
+    runner = ExactNativeRunner(model)
+    chain(runner, [1, 2, 3])
+    change(model)
+    runner.reset()
+    with pytest.raises(RuntimeError, match=r"replaced, or got a hook.*pass runner=TorchRunner"):
+        chain(runner, [1, 2, 3])
+
+
+def test_weights_changed_in_place_are_used():
+    model, _ = pair("qwen2")
+    runner = ExactNativeRunner(model)
+    chain(runner, [1, 2, 3])
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    runner.reset()
+    ids = random_ids(9)
+    check(chain(runner, ids, 9), written_out(model, ids))
