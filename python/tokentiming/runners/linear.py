@@ -2,8 +2,8 @@
 
 With AVX2 and without AVX-512, torch takes about seven times as long for eight rows as for one, so
 drafting would not pay. ``_native`` takes less than twice as long, and is also faster than torch for
-one row. With AMX it is faster for any number of rows, and with AVX-512 BF16 for few. A single row of a small model is computed by torch, because the call costs as much
-as reading the weights.
+one row. With AMX it is faster for any number of rows, and with AVX-512 BF16 for few. A single row
+of a small model is computed by torch, because the call costs as much as reading the weights.
 """
 
 from __future__ import annotations
