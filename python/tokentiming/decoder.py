@@ -61,8 +61,9 @@ class SpeculativeDecoder:
         budget: decides the shape of proposals, such as ``FixedBudget(depth=6, nodes=16, width=4,
             candidates=4)``, or a ``Budget`` of your own; in place of ``draft_length``.
         runner: runs the target model; by default ``runners.exact_runner_for(target_model)``, which
-            computes bfloat16 linear layers with ``tokentiming._native`` on processors where that is
-            faster. ``runners.TorchRunner(target_model)`` computes them with torch.
+            runs bfloat16 models of Llama's architecture, and the linear layers of others, with
+            ``tokentiming._native`` on processors where that is faster.
+            ``runners.TorchRunner(target_model)`` runs the model's own code.
 
     Raises:
         TypeError: the target is not a causal language model of transformers, ``drafter`` is not a

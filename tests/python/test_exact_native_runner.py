@@ -13,7 +13,6 @@ from tests.python.test_native_runner import chain, error, pair, plain, random_no
 from tests.support import rounded_llama
 from tests.support.small_models import SIZES, random_ids
 from tokentiming.runners import ExactNativeRunner, TorchRunner, exact_runner_for
-from tokentiming.runners import native as native_runner
 from tokentiming.tokens.tree import TEXT, Tree
 
 FLIPPED = 0.02
@@ -61,8 +60,7 @@ def test_logits_are_as_close_to_those_of_torch_as_bfloat16_allows():
     assert error(found, own).max() < FLIPPED
 
 
-def test_a_long_prompt_is_read_in_torch(monkeypatch):
-    monkeypatch.setattr(native_runner, "_torch_reads_fast", lambda: True)
+def test_a_long_prompt_is_read_in_torch():
     model, _ = pair("qwen2")
     ids = random_ids(150)
     runner = ExactNativeRunner(model)

@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from tests.support.small_models import SIZES, random_ids
-from tokentiming.runners import native as native_runner
 from tokentiming.runners import runner_for
 from tokentiming.runners.native import NativeRunner
 from tokentiming.runners.native_module import is_fast
@@ -171,8 +170,7 @@ def test_logits_of_trees_equal_those_of_the_twin(kind):
 def test_a_prompt_read_in_torch_continues_in_the_native_module(kind, monkeypatch):
     """The twin reads the prompt, so that all weights are rounded in the same way."""
     model, precise = pair(kind)
-    monkeypatch.setattr(native_runner, "_torch_reads_fast", lambda: True)
-    monkeypatch.setattr(native_runner, "_LONG", 20)
+    monkeypatch.setattr(NativeRunner, "_most_rows", lambda self: 20)
     native = NativeRunner(model)
     native._prefill_chunk = 16
     native.model = precise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import accumulate, chain
@@ -22,7 +23,7 @@ if TYPE_CHECKING or BUILT:
     from tokentiming import _native
 
 _LONG = 64
-"""Prompts of more tokens are read in torch."""
+"""Longer prompts are read in torch where that is faster."""
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
@@ -107,9 +108,13 @@ class NativeRunner(ForestRunner):
         return list(torch.split(logits, counts))
 
     def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
-        if not self._texts[index].kept and len(ids) > _LONG and _torch_reads_fast():
+        if not self._texts[index].kept and len(ids) > self._most_rows():
             self._read_in_torch(index, ids[:-1])
         super()._prefill(index, ids, limit)
+
+    def _most_rows(self) -> float:
+        """The most tokens of a new text that are read natively; torch reads longer texts."""
+        return _LONG if torch.backends.cpu.get_cpu_capability() != "AVX2" else math.inf
 
     def _read_in_torch(self, index: int, ids: Sequence[int]) -> None:
         """Read the beginning of a text by the model itself."""
@@ -184,6 +189,9 @@ class ExactNativeRunner(NativeRunner):
             self._require_unchanged()
         super()._prefill(index, ids, limit)
 
+    def _most_rows(self) -> float:
+        return _LONG
+
     def _require_unchanged(self) -> None:
         if not self.runs(self.model) or self._current_addresses() != self._addresses:
             raise RuntimeError(
@@ -194,11 +202,6 @@ class ExactNativeRunner(NativeRunner):
 
     def _current_addresses(self) -> list[int]:
         return [weight.data_ptr() for weight in self.model.parameters()]
-
-
-def _torch_reads_fast() -> bool:
-    """Whether torch multiplies matrices in bfloat16 faster than ``_native`` on this processor."""
-    return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def _tensor(numbers: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
