@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.python.test_native_runner import chain, error, pair, plain, random_nodes
 from tests.support import rounded_llama
 from tests.support.small_models import SIZES, random_ids
-from tokentiming.runners import ExactNativeRunner, TorchRunner, exact_runner_for
+from tokentiming.runners import ExactNativeRunner, NativeRunner, TorchRunner, exact_runner_for
 from tokentiming.tokens.tree import TEXT, Tree
 
 FLIPPED = 0.02
@@ -109,19 +111,71 @@ def adapted() -> nn.Module:
     return model
 
 
-def other_attention() -> nn.Module:
+def changed(change: Callable[[nn.Module], object]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        model, _ = pair("tied")
+        change(model)
+        return model
+
+    return make
+
+
+def set_at(path: str, value: object) -> Callable[[], nn.Module]:
+    """A model of which an attribute, at a dotted path, has another value."""
+    *parents, name = path.split(".")
+
+    def change(model: nn.Module) -> None:
+        found = model
+        for parent in parents:
+            found = found[int(parent)] if parent.isdigit() else getattr(found, parent)
+        setattr(found, name, value)
+
+    return changed(change)
+
+
+BFLOAT16 = torch.bfloat16
+OTHERS = {
+    "hook": hooked,
+    "forward of an instance": patched,
+    "adapter": adapted,
+    "attention": set_at("config._attn_implementation", "flex_attention"),
+    "attention of a layer": changed(
+        lambda model: setattr(
+            model.model.layers[1].self_attn, "config", copy.deepcopy(model.config)
+        )
+    ),
+    "bias of the head": set_at("lm_head.bias", nn.Parameter(torch.ones(101, dtype=BFLOAT16))),
+    "fewer layers": set_at("config.num_hidden_layers", 2),
+    "norm": set_at("model.norm", nn.LayerNorm(SIZES["hidden_size"], dtype=BFLOAT16)),
+    "no norm": set_at("model.norm", nn.Identity()),
+    "activation": set_at("model.layers.0.mlp.act_fn", nn.GELU()),
+    "epsilon": set_at("model.layers.0.input_layernorm.variance_epsilon", 1.0),
+    "scaling": set_at("model.layers.0.self_attn.scaling", 1.0),
+    "no mask": set_at("model.layers.0.self_attn.is_causal", False),
+    "longest embedding": set_at("model.embed_tokens.max_norm", 0.1),
+    "heads": set_at("config.num_attention_heads", 2),
+    "larger head": set_at("lm_head", nn.Linear(SIZES["hidden_size"], 128, False, dtype=BFLOAT16)),
+    "head size": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=12)).bfloat16().eval(),
+    "float32": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)).eval(),
+}
+"""Models that the native core would compute wrongly, or not at all."""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_torch_runs_models_that_compute_something_else(kind):
+    model = OTHERS[kind]()
+    assert type(exact_runner_for(model)) is TorchRunner
+    assert not NativeRunner.runs(model) or kind == "attention"
+
+
+def test_torch_runs_models_whose_class_or_whose_hooks_compute_something_else(monkeypatch):
     model, _ = pair("tied")
-    model.config._attn_implementation = "flex_attention"
-    return model
-
-
-def in_float32() -> nn.Module:
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-
-
-@pytest.mark.parametrize("make", [hooked, patched, adapted, other_attention, in_float32])
-def test_torch_runs_models_that_compute_something_else(make):
-    assert type(exact_runner_for(make())) is TorchRunner
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert type(exact_runner_for(model)) is TorchRunner
+    hook.remove()
+    assert type(exact_runner_for(model)) is ExactNativeRunner
+    monkeypatch.setattr(type(model.model.layers[0].mlp), "forward", lambda self, x: x)
+    assert type(exact_runner_for(model)) is TorchRunner
 
 
 def test_models_of_its_kind_are_run_natively():
@@ -145,14 +199,37 @@ def convert(model: nn.Module) -> None:
     model.float()
 
 
-@pytest.mark.parametrize("change", [hook, adapt, replace_a_weight, convert])
+def rotate_differently(model: nn.Module) -> None:
+    model.model.rotary_emb.inv_freq.mul_(0.1)
+
+
+def rotate_longer(model: nn.Module) -> None:
+    model.model.rotary_emb.attention_scaling = 2.0
+
+
+def attend_differently(model: nn.Module) -> None:
+    model.model.layers[0].self_attn.scaling = 0.9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        hook,
+        adapt,
+        replace_a_weight,
+        convert,
+        rotate_differently,
+        rotate_longer,
+        attend_differently,
+    ],
+)
 def test_a_model_that_was_changed_is_refused_at_the_next_text(change):
     model, _ = pair("qwen2")
     runner = ExactNativeRunner(model)
     chain(runner, [1, 2, 3])
     change(model)
     runner.reset()
-    with pytest.raises(RuntimeError, match=r"replaced, or got a hook.*pass runner=TorchRunner"):
+    with pytest.raises(RuntimeError, match=r"was replaced, or a hook.*pass runner=TorchRunner"):
         chain(runner, [1, 2, 3])
 
 

@@ -9,12 +9,12 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
+from transformers import DynamicCache, PreTrainedModel
 
 from tokentiming.runners.base import context_length
 from tokentiming.runners.forest import ForestRunner
 from tokentiming.runners.linear import native_linear
+from tokentiming.runners.native_models import computes
 from tokentiming.runners.native_module import BUILT, is_fast, require_built
 from tokentiming.runners.torch import MASKED
 from tokentiming.tokens.tree import Tree
@@ -24,7 +24,6 @@ if TYPE_CHECKING or BUILT:
 
 _LONG = 64
 """Longer prompts are read in torch where that is faster."""
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 
 
 class NativeRunner(ForestRunner):
@@ -82,16 +81,7 @@ class NativeRunner(ForestRunner):
 
         False if tokentiming was built without ``_native``, or if the processor lacks AVX2 and FMA.
         """
-        if type(model) not in (LlamaForCausalLM, Qwen2ForCausalLM) or not is_fast():
-            return False
-        config = model.config
-        return (
-            config.hidden_act == "silu"
-            and set(getattr(config, "layer_types", ["full_attention"])) == {"full_attention"}
-            and config.rope_parameters["rope_type"] in _FIXED_ROTATIONS
-            and all(_is_plain(module) for module in model.modules())
-            and all(_is_readable(weight) for weight in model.parameters())
-        )
+        return is_fast() and computes(model)
 
     def _pass(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         ends = list(accumulate(map(len, rows)))
@@ -165,7 +155,7 @@ class ExactNativeRunner(NativeRunner):
 
     Raises:
         RuntimeError: tokentiming was built without ``tokentiming._native``; or, at a new text, a
-            module or a weight of the model was replaced since.
+            module, a setting or a weight of the model was replaced since.
         ValueError: this processor lacks AVX2 and FMA (x86-64).
     """
 
@@ -173,7 +163,7 @@ class ExactNativeRunner(NativeRunner):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self._addresses = self._current_addresses()
+        self._known = self._state()
 
     @staticmethod
     def runs(model: PreTrainedModel) -> bool:
@@ -184,24 +174,27 @@ class ExactNativeRunner(NativeRunner):
             and model.config._attn_implementation in MASKED
         )
 
-    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
-        if not self._texts[index].kept:
+    def read(self, texts: Sequence[Sequence[int]], trees: Sequence[Tree]) -> list[torch.Tensor]:
+        if len(texts) > len(self._texts):
             self._require_unchanged()
-        super()._prefill(index, ids, limit)
+        return super().read(texts, trees)
 
     def _most_rows(self) -> float:
         return _LONG
 
     def _require_unchanged(self) -> None:
-        if not self.runs(self.model) or self._current_addresses() != self._addresses:
+        if not self.runs(self.model) or self._state() != self._known:
             raise RuntimeError(
-                "ExactNativeRunner: a module or a weight of the model was replaced, or got a hook, "
-                "since this runner was made; make a new SpeculativeDecoder, or pass "
-                "runner=TorchRunner(model), which runs the model's own code"
+                "ExactNativeRunner: a module, a setting or a weight of the model was replaced, or "
+                "a hook was added, since this runner was made; make a new SpeculativeDecoder, or "
+                "pass runner=TorchRunner(model), which runs the model's own code"
             )
 
-    def _current_addresses(self) -> list[int]:
-        return [weight.data_ptr() for weight in self.model.parameters()]
+    def _state(self) -> list[float]:
+        """Where the weights are, and the rotation of positions, of which a copy is used."""
+        rotation = self.model.model.rotary_emb
+        addresses = [weight.data_ptr() for weight in self.model.parameters()]
+        return [*addresses, *rotation.inv_freq.tolist(), rotation.attention_scaling]
 
 
 def _tensor(numbers: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
@@ -225,16 +218,3 @@ def _layer(layer: Any) -> tuple[Any, ...]:
 
 def _projection(linear: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """False if a hook, a forward of its own or another class changes what a module computes."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    known = type(module).__module__.partition(".")[0] in ("torch", "transformers")
-    is_linear = isinstance(module, nn.Linear)
-    return not hooked and known and (not is_linear or type(module) is nn.Linear)
-
-
-def _is_readable(weight: torch.Tensor) -> bool:
-    on_cpu = weight.device.type == "cpu" and weight.is_contiguous()
-    return on_cpu and weight.dtype == torch.bfloat16
