@@ -84,13 +84,7 @@ def main(
     table = Table("rows", *(f"{name}, ms" for name in ways), title="medians and quartiles")
     for count in map(int, rows.split(",")):
         found = measure(ways, weights, count, repeats)
-        table.add_row(
-            str(count),
-            *(
-                f"{s.median * 1e3:.0f} ({s.low * 1e3:.0f}-{s.high * 1e3:.0f})"
-                for s in found.values()
-            ),
-        )
+        table.add_row(str(count), *map(str, found.values()))
     console.print(table)
 
 

@@ -30,6 +30,10 @@ class Seconds:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """In milliseconds."""
+        return f"{self.median * 1e3:.0f} ({self.low * 1e3:.0f}-{self.high * 1e3:.0f})"
+
     def __truediv__(self, count: int) -> Seconds:
         return Seconds(self.median / count, self.low / count, self.high / count)
 

@@ -43,13 +43,12 @@ struct TransformerWeights {
 
 // The numbers with which a transformer computes.
 enum class Numbers {
-  // Those of its weights: every operation rounds its results to bfloat16, at the places where torch
-  // does. Logits differ from those of torch by the order of sums only.
+  // Those of its weights: every operation rounds its results to bfloat16, where torch does. Logits
+  // differ from those of torch by the order of sums and by what torch rounds within attention.
   kOwn,
-  // Weights and inputs of projections are rounded to 8 bits, or weights to 4 (quantised.h). All
-  // else
-  // is float32. It is faster, and meant for drafting, where the output distribution does not depend
-  // on the logits.
+  // Weights and inputs of projections are rounded to 8 bits, or weights to 4 (quantised.h), and all
+  // else is float32. It is faster, and meant for drafting, where the output distribution does not
+  // depend on the logits.
   kRounded,
 };
 

@@ -146,9 +146,9 @@ class NativeRunner(ForestRunner):
 class ExactNativeRunner(NativeRunner):
     """Runs a bfloat16 model of Llama's architecture with its own weights.
 
-    Results are rounded where torch rounds them, so that logits differ from the model's own by the
-    order of sums, as they do between versions of torch. In torch the many small operations take
-    about a third of the time of a pass over few rows; here it is the time to read the weights.
+    Results are rounded where torch rounds them. Logits differ from the model's own by the order of
+    sums and by what torch rounds within attention: about as much as those of two kernels of torch.
+    In torch the many small operations take about a third of the time of a pass over few rows.
 
     Args:
         model: borrowed, never changed; one for which ``ExactNativeRunner.runs`` is True.
