@@ -4,8 +4,10 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <exception>
+#include <vector>
 
 namespace tokentiming {
 
@@ -38,17 +40,34 @@ void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// Calls f(first, last) for one range of 0 .. n - 1 for each thread. All ranges but the last one are
-// as long, a multiple of `grain`. A thread reads contiguous memory, so that what it prefetches is
-// its own, but the slowest one sets the time.
+// Calls f(first, last) for blocks of 0 .. n - 1. A block is as long as the part of a thread, but at
+// most `most`, and a multiple of `grain`; the last one may be shorter.
+//
+// Each thread starts with contiguous blocks, so that the memory it prefetches is its own, and then
+// takes blocks that slower threads have not begun.
 template <class Function>
-void parallel_ranges(std::size_t n, std::size_t grain, const Function& f) {
+void parallel_blocks(std::size_t n, std::size_t grain, std::size_t most, const Function& f) {
+  struct alignas(64) Part {  // in a cache line of its own
+    std::atomic<std::size_t> next;
+    std::size_t end;
+  };
   const auto threads = static_cast<std::size_t>(omp_get_max_threads());
-  const std::size_t grains = (n + grain - 1) / grain;
-  const std::size_t length = (grains + threads - 1) / threads * grain;
-  const std::size_t ranges = n == 0 ? 0 : (n + length - 1) / length;
-  parallel_for(ranges, 1,
-               [&](std::size_t range) { f(range * length, std::min(n, (range + 1) * length)); });
+  const std::size_t block = std::clamp(n / threads / grain * grain, grain, most);
+  const std::size_t blocks = (n + block - 1) / block;
+  std::vector<Part> parts(std::min(threads, blocks));
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    parts[p].next = blocks * p / parts.size();
+    parts[p].end = blocks * (p + 1) / parts.size();
+  }
+  parallel_for(parts.size(), 1, [&](std::size_t own) {
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      Part& part = parts[(own + p) % parts.size()];
+      while (part.next < part.end) {
+        const std::size_t taken = part.next++;
+        if (taken < part.end) f(taken * block, std::min(n, (taken + 1) * block));
+      }
+    }
+  });
 }
 
 }  // namespace tokentiming

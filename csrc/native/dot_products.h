@@ -19,10 +19,6 @@ namespace {
 
 constexpr std::size_t kMaxRows = 8;  // input rows in a tile
 
-// Entries of a row before the next outputs. The input's part then stays in the L1 cache while the
-// weights stream through it.
-constexpr std::size_t kDepth = 768;
-
 // The inputs of a tile: `steps` vectors of each weight row, and the packed input for them. For each
 // step the packed input holds the even entries of each row, then the odd entries of each row.
 struct TileInput {
@@ -86,10 +82,12 @@ inline void tile(const TileInput& part, float* sums_at) {
 }
 
 // The dot products of exactly kRows rows. kOutputs weight rows make a tile; the remaining weight
-// rows are computed one by one.
+// rows are computed one by one. Vectors::depth gives the entries that are read of each weight row
+// before the next slice of entries.
 template <class Vectors, std::size_t kRows, std::size_t kOutputs>
 void products_of_rows(const DotProducts& task) {
-  constexpr std::size_t kLanes = Vectors::kLanes, kStep = 2 * kLanes, kSteps = kDepth / kStep;
+  constexpr std::size_t kLanes = Vectors::kLanes, kStep = 2 * kLanes,
+                        kSteps = Vectors::depth(kRows) / kStep;
   const std::size_t in = task.in_features;
   const std::size_t steps = in / kStep;
   const std::size_t whole = (task.last - task.first) / kOutputs * kOutputs;

@@ -12,6 +12,8 @@ struct Avx512 {
   static constexpr std::size_t kGroup = 8;  // rows
   // Weight rows between the one that is read and the one that is prefetched.
   static constexpr std::size_t kPrefetchRows = 32;
+  // A slice of the input stays in the L1 cache while the weights stream through it.
+  static constexpr std::size_t depth(std::size_t /*rows*/) { return 768; }
 
   static Floats load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Floats v) { _mm512_storeu_ps(to, v); }

@@ -92,11 +92,7 @@ struct OwnNumbers {
 // Calls f(first, last) for blocks of outputs, on all threads.
 template <class F>
 void over_outputs(std::size_t outputs, const F& f) {
-  parallel_ranges(outputs, kOutputBlock, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t first = begin; first < end; first += kOutputBlock) {
-      f(first, std::min(first + kOutputBlock, end));
-    }
-  });
+  parallel_blocks(outputs, kOutputBlock, kOutputBlock, f);
 }
 
 float maximum(const float* x, std::size_t count) {

@@ -1,6 +1,5 @@
 #include "native/linear.h"
 
-#include <algorithm>
 #include <memory>
 
 #include "native/bfloat16.h"
@@ -21,26 +20,25 @@ void round_sums(const float* products, const BFloat16* bias, std::size_t count, 
   }
 }
 
-// Writes `count` outputs of all rows. `products` has room for them.
+// Writes `count` outputs of all rows.
 void write_block(const Linear& layer, const Kernels& kernels, const PackedRows& input,
-                 std::size_t first, std::size_t count, float* products) {
+                 std::size_t first, std::size_t count) {
+  const auto products = std::make_unique_for_overwrite<float[]>(layer.rows * count);
   kernels.dot_products({input.data(), layer.rows, layer.in_features,
-                        layer.weight + first * layer.in_features, 0, count, products, count});
+                        layer.weight + first * layer.in_features, 0, count, products.get(), count});
   const BFloat16* bias = layer.bias == nullptr ? nullptr : layer.bias + first;
   for (std::size_t r = 0; r < layer.rows; ++r) {
-    round_sums(products + r * count, bias, count, layer.output + r * layer.out_features + first);
+    round_sums(products.get() + r * count, bias, count,
+               layer.output + r * layer.out_features + first);
   }
 }
 
 void linear_blocked(const Linear& layer, const Kernels& kernels) {
   const PackedRows input(kernels, layer.input, layer.rows, layer.in_features);
-  parallel_ranges(layer.out_features, kOutputBlock, [&](std::size_t begin, std::size_t end) {
-    const std::size_t block = std::min(kernels.outputs, end - begin);
-    const auto products = std::make_unique_for_overwrite<float[]>(layer.rows * block);
-    for (std::size_t first = begin; first < end; first += block) {
-      write_block(layer, kernels, input, first, std::min(block, end - first), products.get());
-    }
-  });
+  parallel_blocks(layer.out_features, kOutputBlock, kernels.outputs,
+                  [&](std::size_t first, std::size_t last) {
+                    write_block(layer, kernels, input, first, last - first);
+                  });
 }
 
 void linear_portable(const Linear& layer) {

@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 #include <omp.h>
 
+#include <atomic>
 #include <cmath>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -170,7 +172,7 @@ TEST_CASE("transfer and restrict_to_shared on several threads") {
   });
 }
 
-TEST_CASE("ranges for each thread cover all numbers once, whole grains at a time") {
+TEST_CASE("blocks cover all numbers once, whole grains at a time") {
   const int threads = omp_get_max_threads();
   // At most 4, as above: libomp leaks the buffers of a team that grows beyond that.
   for (const int count : {1, 2, 3, 4}) {
@@ -179,19 +181,31 @@ TEST_CASE("ranges for each thread cover all numbers once, whole grains at a time
       CAPTURE(count);
       CAPTURE(n);
       std::vector<int> calls(n);
-      std::vector<int> starts(n);
-      tokentiming::parallel_ranges(n, 48, [&](std::size_t first, std::size_t last) {
-        ++starts.at(first);
+      std::vector<std::size_t> lengths(n);
+      tokentiming::parallel_blocks(n, 48, 144, [&](std::size_t first, std::size_t last) {
+        lengths.at(first) = last - first;
         for (std::size_t k = first; k < last; ++k) ++calls.at(k);
       });
       CHECK(calls == std::vector<int>(n, 1));
-      int ranges = 0;
       for (std::size_t k = 0; k < n; ++k) {
-        ranges += starts[k];
-        if (k % 48 != 0) CHECK(starts[k] == 0);
+        if (k % 48 != 0) CHECK(lengths[k] == 0);
+        CHECK(lengths[k] <= 144);
       }
-      CHECK(ranges <= count);
     }
   }
+  omp_set_num_threads(threads);
+}
+
+TEST_CASE("a thread takes the blocks of one that is slower") {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(2);
+  std::atomic<int> done = 0;
+  // Block 0 ends only after all others, also those that its thread would have computed next.
+  tokentiming::parallel_blocks(8, 1, 1, [&](std::size_t first, std::size_t) {
+    const bool alone = omp_get_num_threads() == 1;
+    while (first == 0 && done < 7 && !alone) std::this_thread::yield();
+    ++done;
+  });
+  CHECK(done == 8);
   omp_set_num_threads(threads);
 }
