@@ -17,8 +17,8 @@ PREFILL_CHUNK = 512
 """Maximum number of tokens of a text in a prefill pass, which bounds the memory of a pass."""
 
 _JOINT = 16
-"""Maximum number of unread tokens of a text that are read together with other texts. Texts are
-padded to a common number of rows, so that a text with more is first read by passes of its own."""
+"""Maximum number of unread tokens of a text in a pass over all texts. Texts are padded to a common
+number of rows, so that a text with more is first read in passes over texts of similar lengths."""
 
 
 @dataclass
@@ -99,11 +99,10 @@ class ForestRunner(ABC):
         if not self.supports_forests and not (len(texts) == 1 and continues(trees[0].parents, 0)):
             raise ValueError(f"read: {self._refusal()}")
         self._texts += [Text() for _ in texts[len(self._texts) :]]
-        several = len(texts) > 1
         for index, ids in enumerate(texts):
             if ids:
                 self._match(index, ids)
-                self._prefill(index, ids, self._joint if several else self._prefill_chunk)
+        self._prefill(texts, self._joint if len(texts) > 1 else self._prefill_chunk)
         rows: list[Tree] = []
         for text, ids, tree in zip(self._texts, texts, trees, strict=True):
             if not ids:
@@ -177,14 +176,20 @@ class ForestRunner(ABC):
             del text.kept[self._truncate(index, length) :]
             text.valid = True
 
-    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
-        """Read and keep tokens of a text until at most ``limit`` are unread."""
-        text = self._texts[index]
-        while (unread := len(ids) - len(text.kept)) > limit:
-            count = min(self._prefill_chunk, unread - 1)
-            known = len(text.kept)
-            self._read([Tree.chain(ids[known : known + count])], index, [0])
-            self._keep_path(index, range(count))
+    def _prefill(self, texts: Sequence[Sequence[int]], limit: int) -> None:
+        """Read and keep tokens of texts until at most ``limit`` of each are unread."""
+        while any(counts := self._counts(texts, limit)):
+            for joint in joint_texts(counts, self._prefill_chunk):
+                unread = [texts[index][len(self._texts[index].kept) :] for index in joint]
+                rows = [Tree.chain(ids[: counts[i]]) for i, ids in zip(joint, unread, strict=True)]
+                self._read(rows, joint.start, [0] * len(joint))
+                for index in joint:
+                    self._keep_path(index, range(counts[index]))
+
+    def _counts(self, texts: Sequence[Sequence[int]], limit: int) -> list[int]:
+        """For each text the number of tokens in the next prefill pass."""
+        unread = [len(ids) - len(text.kept) for ids, text in zip(texts, self._texts, strict=True)]
+        return [min(self._prefill_chunk, n - 1) if n > limit else 0 for n in unread]
 
     def _read(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         texts = self._texts[first : first + len(rows)]
@@ -250,6 +255,33 @@ class ForestRunner(ABC):
     @abstractmethod
     def _clear(self) -> None:
         """Forget all texts."""
+
+
+def joint_texts(counts: Sequence[int], most: int) -> list[range]:
+    """Which texts to read in a pass: consecutive ones, each in one pass if it has any tokens.
+
+    The texts of a pass are padded to the longest. A text joins a pass if this takes at most
+    ``_JOINT`` further rows of padding, which cost about as much as a pass of its own saves.
+
+    Args:
+        counts: for each text the number of tokens to read.
+        most: maximum number of rows in a pass of several texts.
+
+    >>> joint_texts([30, 32, 0, 30, 100], most=512)
+    [range(0, 2), range(3, 4), range(4, 5)]
+    """
+    found: list[range] = []
+    for index, count in enumerate(counts):
+        alone = range(index, index + 1)
+        joint = range(found[-1].start, index + 1) if found and found[-1].stop == index else alone
+        longest = max(counts[i] for i in joint)
+        before = max((counts[i] for i in joint[:-1]), default=0)
+        padding = (longest - before) * (len(joint) - 1) + longest - count
+        if len(joint) > 1 and padding <= _JOINT and longest * len(joint) <= most and count:
+            found[-1] = joint
+        elif count:
+            found.append(alone)
+    return found
 
 
 def continues(parents: Sequence[int], nodes: int) -> bool:

@@ -97,10 +97,11 @@ class NativeRunner(ForestRunner):
         )
         return list(torch.split(logits, counts))
 
-    def _prefill(self, index: int, ids: Sequence[int], limit: int) -> None:
-        if not self._texts[index].kept and len(ids) > self._most_rows():
-            self._read_in_torch(index, ids[:-1])
-        super()._prefill(index, ids, limit)
+    def _prefill(self, texts: Sequence[Sequence[int]], limit: int) -> None:
+        for index, ids in enumerate(texts):
+            if not self._texts[index].kept and len(ids) > self._most_rows():
+                self._read_in_torch(index, ids[:-1])
+        super()._prefill(texts, limit)
 
     def _most_rows(self) -> float:
         """The most tokens of a new text that are read natively; torch reads longer texts."""

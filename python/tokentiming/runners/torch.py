@@ -97,7 +97,7 @@ class TorchRunner(ForestRunner):
         text = self._texts[index]
         tokens = send(torch.tensor([list(tree.tokens)], device="cpu"), self.device)
         self._cache.write_one(index, len(text.kept) + len(text.tokens), len(tree))
-        return last_rows(self._forward(tokens, max(wanted, 1)), [wanted])[0]
+        return last_rows(self._forward(tokens, wanted), [wanted])[0]
 
     def _read_forest(
         self, trees: Sequence[Tree], first: int, wanted: Sequence[int]
@@ -110,7 +110,7 @@ class TorchRunner(ForestRunner):
             self._cache.write(first, rows.columns, rows.end)
         logits = self._forward(
             rows.tokens,
-            max(1, *wanted),
+            max(wanted),
             position_ids=rows.positions,
             attention_mask=self._masks.of(rows, rows.end),
         )
@@ -118,13 +118,15 @@ class TorchRunner(ForestRunner):
 
     def _forward(self, tokens: torch.Tensor, keep: int, **inputs: Any) -> torch.Tensor:
         """Logits ``[n, at least keep, V]`` of tokens ``[n, R]``."""
+        # The number 0 would mean all rows. No row needs none of the head's weights.
+        kept = keep or torch.empty(0, dtype=torch.int64, device=self.device)
         context = self._context(tokens.numel()) if self._context else nullcontext()
         with shared_heads(self.device, rows=tokens.shape[1]), context:
             output = self.model(
                 tokens,
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=keep,
+                logits_to_keep=kept,
                 **inputs,
             )
         if self.model not in _numbers_per_token:
