@@ -75,6 +75,12 @@ def test_chains_are_replayed_too(device):
     rounds(graphed(make("llama", device), capacity=24), branches=False).play(12)
 
 
+def test_passes_that_read_prompts_are_not_recorded():
+    runner = graphed(make("llama", "cpu"))
+    runner.read([list(range(30)), list(range(1, 30))], [Tree(), Tree()])
+    assert (runner.forwards, list(runner._recordings)) == (2, [(2, 1)])
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_pass_does_not_write_over_the_logits_of_the_one_before(device):
     runner = graphed(make("llama", device))

@@ -81,7 +81,8 @@ class CudaGraphRunner(TorchRunner):
         padded = next((number for number in _ROWS if number >= count), None)
         whole = first == 0 and len(rows) in (1, len(self._texts))  # padding overwrites no text
         one_by_one = self._one_by_one and len(rows) > 1
-        if self._records and self.supports_forests and whole and padded and not one_by_one:
+        recordable = whole and not one_by_one and any(wanted)  # a recording computes all logits
+        if self._records and self.supports_forests and recordable and padded:
             try:
                 return last_rows(self._replayed(rows, padded), wanted)
             except _NotRecordedError as error:  # the ordinary pass overwrites its rows
