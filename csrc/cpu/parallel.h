@@ -44,7 +44,7 @@ void parallel_for(std::size_t n, std::size_t grain, const Function& f) {
 // most `most`, and a multiple of `grain`; the last one may be shorter.
 //
 // Each thread starts with contiguous blocks, so that the memory it prefetches is its own, and then
-// takes blocks that slower threads have not begun.
+// takes blocks that slower threads have not begun. Of several exceptions any is rethrown.
 template <class Function>
 void parallel_blocks(std::size_t n, std::size_t grain, std::size_t most, const Function& f) {
   struct alignas(64) Part {  // in a cache line of its own

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Gemma4ForCausalLM, Gemma4TextConfig, LlamaConfig, LlamaForCausalLM
 
-from tests.python.test_torch_runner import CASES, make, rows_read
+from tests.python.test_torch_runner import CASES, SIZES, make, rows_read
 from tests.support.forests import full_pass, path_logits
 from tokentiming.runners import NativeRunner, TorchRunner
 from tokentiming.runners.forest import _JOINT, joint_texts
@@ -57,6 +58,60 @@ def test_tokens_before_the_last_need_no_logits(lengths):
     model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
     runner.read(random_texts(lengths, 4), [Tree()] * len(lengths))
     assert (rows[-1], set(rows[:-1])) == (1, {0})
+
+
+def test_layers_that_need_the_last_row_only_read_no_others():
+    sizes = {name: size for name, size in SIZES.items() if name != "initializer_range"}
+    config = Gemma4TextConfig(
+        **sizes | {"num_hidden_layers": 4}, head_dim=8, global_head_dim=8, sliding_window=8,
+        num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=61,
+    )  # fmt: skip
+    model = Gemma4ForCausalLM(config).eval()
+    rows: list[int] = []
+    model.model.layers[-1].register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    TorchRunner(model, prefill_chunk=16).read(random_texts([50], 6), [Tree()])
+    assert set(rows) == {1}
+
+
+def test_a_model_of_another_package_gets_a_number():
+    class Own(LlamaForCausalLM):
+        def forward(self, *args, logits_to_keep: int, **inputs):
+            output = super().forward(*args, **inputs)
+            output.logits = output.logits[:, -logits_to_keep:]
+            return output
+
+    model = Own(LlamaConfig(**SIZES)).eval()
+    (text,) = random_texts([50], 7)
+    (logits,) = TorchRunner(model, prefill_chunk=16).read([text], [Tree()])
+    torch.testing.assert_close(logits, model(torch.tensor([text]), logits_to_keep=1).logits[0])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("passes", range(5))
+def test_an_interrupted_read_can_be_repeated_but_not_extended(passes, error):
+    model = make("llama")
+    runner, reference = TorchRunner(model), full_pass(model)
+    texts = random_texts(LENGTHS, 8)
+    left = passes
+
+    def interrupt(*_) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error("interrupted")
+
+    handle = model.register_forward_hook(interrupt)
+    with pytest.raises(error):
+        runner.read(texts, [Tree()] * len(texts))
+    handle.remove()
+    with pytest.raises(ValueError, match="not have been read to their end; call read first"):
+        runner.extend([Tree([3], [TEXT])] * len(texts))
+    (first, *_) = runner.read([[], *texts[1:]], [Tree()] * len(texts))
+    assert len(first) == 0
+    found = runner.read(texts, [Tree()] * len(texts))
+    for logits, text in zip(found, texts, strict=True):
+        torch.testing.assert_close(logits, reference(text)[-1:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not NativeRunner.runs(make("llama").bfloat16()), reason="needs AVX2 and FMA")

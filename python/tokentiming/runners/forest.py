@@ -82,6 +82,7 @@ class ForestRunner(ABC):
         )
         self._joint = _JOINT
         self._texts: list[Text] = []
+        self._complete = False  # whether the last read came to its end
 
     def cache_bytes(self, texts: int, tokens: int) -> int:
         """Bytes of memory for so many texts of so many tokens each; 0 if it is not known."""
@@ -98,6 +99,7 @@ class ForestRunner(ABC):
         self._check_texts(texts, trees)
         if not self.supports_forests and not (len(texts) == 1 and continues(trees[0].parents, 0)):
             raise ValueError(f"read: {self._refusal()}")
+        self._complete = False
         self._texts += [Text() for _ in texts[len(self._texts) :]]
         for index, ids in enumerate(texts):
             if ids:
@@ -117,11 +119,13 @@ class ForestRunner(ABC):
         wanted = [1 + len(tree) if ids else 0 for ids, tree in zip(texts, trees, strict=True)]
         logits = self._read(rows, 0, wanted)
         self._no_logits = logits[0].new_empty((0, logits[0].shape[-1]))
+        self._complete = True
         return logits
 
     @torch.no_grad()
     def extend(self, trees: Sequence[Tree]) -> list[torch.Tensor]:
-        if not trees or len(trees) != len(self._texts) or not all(t.valid for t in self._texts):
+        known = self._complete and all(text.valid for text in self._texts)
+        if not trees or len(trees) != len(self._texts) or not known:
             raise ValueError(
                 f"extend: {len(trees)} trees, for {len(self._texts)} texts of which some may not "
                 "have been read to their end; call read first, and give one tree for each text"
@@ -193,11 +197,12 @@ class ForestRunner(ABC):
 
     def _read(self, rows: Sequence[Tree], first: int, wanted: Sequence[int]) -> list[torch.Tensor]:
         texts = self._texts[first : first + len(rows)]
-        for text in texts:
+        changed = [(text, tree) for text, tree in zip(texts, rows, strict=True) if len(tree)]
+        for text, _ in changed:
             text.valid = False
         logits = self._pass(rows, first, wanted)
         self.forwards += 1
-        for text, tree in zip(texts, rows, strict=True):
+        for text, tree in changed:
             text.tokens += tree.tokens
             text.parents += tree.parents
             text.valid = True

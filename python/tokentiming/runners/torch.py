@@ -65,6 +65,7 @@ class TorchRunner(ForestRunner):
         if short is not None:
             self._prefill_chunk = max(self._prefill_chunk, short + 1)
         self._context = context
+        self._no_logits_to_keep = _no_logits_to_keep(model)
         self._cache = ForestCache(model.config)
         self._masks = Masks(config, model.get_input_embeddings().weight.dtype)
         self._one_by_one = _rotates_by_pass(config)
@@ -118,8 +119,7 @@ class TorchRunner(ForestRunner):
 
     def _forward(self, tokens: torch.Tensor, keep: int, **inputs: Any) -> torch.Tensor:
         """Logits ``[n, at least keep, V]`` of tokens ``[n, R]``."""
-        # The number 0 would mean all rows. No row needs none of the head's weights.
-        kept = keep or torch.empty(0, dtype=torch.int64, device=self.device)
+        kept = keep or self._no_logits_to_keep
         context = self._context(tokens.numel()) if self._context else nullcontext()
         with shared_heads(self.device, rows=tokens.shape[1]), context:
             output = self.model(
@@ -168,6 +168,17 @@ class TorchRunner(ForestRunner):
 def last_rows(logits: torch.Tensor, wanted: Sequence[int]) -> list[torch.Tensor]:
     """The last rows of each text's logits, ``[wanted[i], V]`` of ``[n, R, V]``."""
     return [text[len(text) - count :] for text, count in zip(logits, wanted, strict=True)]
+
+
+def _no_logits_to_keep(model: PreTrainedModel) -> int | torch.Tensor:
+    """The ``logits_to_keep`` of a pass without logits, which then does not read the head's weights.
+
+    No index, as the number 0 means all rows. One row for models that may accept numbers only: those
+    of other packages, and Gemma 4, which skips other rows in its last layers if it gets a number.
+    """
+    own = type(model).__module__.startswith("transformers.")
+    skips = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
+    return torch.empty(0, dtype=torch.int64) if own and not skips else 1
 
 
 def _rotates_by_pass(config: Any) -> bool:
