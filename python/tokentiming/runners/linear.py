@@ -1,8 +1,8 @@
 """Linear layers in bfloat16, where ``tokentiming._native`` computes them faster than torch.
 
-With AVX2 and without AVX-512, torch takes about seven times as long for eight rows as for one, so
-drafting would not pay. ``_native`` takes less than twice as long, and is also faster than torch for
-one row. With AMX it is faster for any number of rows, and with AVX-512 BF16 for few. A single row
+With AVX2 and without AVX-512, torch takes about six times as long for eight rows as for one, so
+drafting would not pay. ``_native`` takes about twice as long, and is also faster than torch for one
+row. With AMX it is faster for any number of rows, and with AVX-512 BF16 for few. A single row
 of a small model is computed by torch, because the call costs as much as reading the weights.
 """
 
