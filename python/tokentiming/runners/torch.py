@@ -178,7 +178,7 @@ def _no_logits_to_keep(model: PreTrainedModel) -> int | torch.Tensor:
     """
     own = type(model).__module__.startswith("transformers.")
     skips = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
-    return torch.empty(0, dtype=torch.int64) if own and not skips else 1
+    return torch.empty(0, dtype=torch.int64, device="cpu") if own and not skips else 1
 
 
 def _rotates_by_pass(config: Any) -> bool:
