@@ -14,7 +14,7 @@ from transformers import Gemma4ForCausalLM, Gemma4TextConfig, LlamaConfig, Llama
 from tests.python.test_torch_runner import CASES, SIZES, make, rows_read
 from tests.support.forests import full_pass, path_logits
 from tokentiming.runners import NativeRunner, TorchRunner
-from tokentiming.runners.forest import _JOINT, joint_texts
+from tokentiming.runners.joint import JOINT, joint_texts
 from tokentiming.tokens.tree import TEXT, Tree
 
 LENGTHS = [40, 37, 3, 30, 75, 71, 20, 18]
@@ -139,8 +139,8 @@ def test_joint_texts(counts, most):
 
     for joint in passes:
         assert len(joint) == 1 or padded(joint) <= most
-        assert padding(joint) <= _JOINT * (len(joint) - 1)
+        assert padding(joint) <= JOINT * (len(joint) - 1)
     for before, after in pairwise(passes):
         more = range(before.start, after.start + 1)
         if before.stop == after.start and padded(more) <= most:
-            assert padding(more) - padding(before) > _JOINT, "a pass would be saved"
+            assert padding(more) - padding(before) > JOINT, "a pass would be saved"

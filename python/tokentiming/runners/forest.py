@@ -10,15 +10,12 @@ from typing import Any
 import torch
 
 from tokentiming.runners.base import common_prefix
+from tokentiming.runners.joint import JOINT, joint_texts
 from tokentiming.scalars import integer
 from tokentiming.tokens.tree import NO_TREE, TEXT, Tree
 
 PREFILL_CHUNK = 512
 """Maximum number of tokens of a text in a prefill pass, which bounds the memory of a pass."""
-
-_JOINT = 16
-"""Maximum number of unread tokens of a text in a pass over all texts. Texts are padded to a common
-number of rows, so that a text with more is first read in passes over texts of similar lengths."""
 
 
 @dataclass
@@ -80,7 +77,7 @@ class ForestRunner(ABC):
         self._prefill_chunk = integer(
             prefill_chunk, "prefill_chunk", least=1, caller=type(self).__name__
         )
-        self._joint = _JOINT
+        self._joint = JOINT
         self._texts: list[Text] = []
         self._complete = False  # whether the last read came to its end
 
@@ -260,33 +257,6 @@ class ForestRunner(ABC):
     @abstractmethod
     def _clear(self) -> None:
         """Forget all texts."""
-
-
-def joint_texts(counts: Sequence[int], most: int) -> list[range]:
-    """Which texts to read in a pass: consecutive ones, each in one pass if it has any tokens.
-
-    The texts of a pass are padded to the longest. A text joins a pass if this takes at most
-    ``_JOINT`` further rows of padding, which cost about as much as a pass of its own saves.
-
-    Args:
-        counts: for each text the number of tokens to read.
-        most: maximum number of rows in a pass of several texts.
-
-    >>> joint_texts([30, 32, 0, 30, 100], most=512)
-    [range(0, 2), range(3, 4), range(4, 5)]
-    """
-    found: list[range] = []
-    for index, count in enumerate(counts):
-        alone = range(index, index + 1)
-        joint = range(found[-1].start, index + 1) if found and found[-1].stop == index else alone
-        longest = max(counts[i] for i in joint)
-        before = max((counts[i] for i in joint[:-1]), default=0)
-        padding = (longest - before) * (len(joint) - 1) + longest - count
-        if len(joint) > 1 and padding <= _JOINT and longest * len(joint) <= most and count:
-            found[-1] = joint
-        elif count:
-            found.append(alone)
-    return found
 
 
 def continues(parents: Sequence[int], nodes: int) -> bool:
